@@ -1,0 +1,57 @@
+"""First stage: an AutoencoderKL that shrinks 64×64 pictures four times to latents [4, 16, 16]."""
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from demo.renderer import SIDE, render
+from demo.trainer import Recipe, train
+from demo.world import SCENES
+
+RECIPE = Recipe(steps=1800, learning_rate=2e-3, average=0.995)
+BATCH = 16
+KL_WEIGHT = 1e-5  # more than this and edges turn soft
+
+
+def pictures(draw: np.random.Generator, count: int, *, burning: float = 0.5) -> Tensor:
+    """Random pictures float32 [count, 3, 64, 64] in -1..1 of scenes that are not held out."""
+    pool = [scene for scene in SCENES if not scene.held_out]
+    chosen = [replace(pool[index], burning=draw.random() < burning) for index in draw.choice(len(pool), count)]
+    return to_tensor(np.stack([render(scene, draw) for scene in chosen]))
+
+
+def to_tensor(images: np.ndarray) -> Tensor:
+    """uint8 [B, 64, 64, 3] to float32 [B, 3, 64, 64] in -1..1."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
+
+
+def new_autoencoder() -> AutoencoderKL:
+    """An untrained autoencoder of the demo's size (0.8 million parameters)."""
+    return AutoencoderKL(
+        in_channels=3, out_channels=3, block_out_channels=(24, 48, 64), layers_per_block=1, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, norm_num_groups=8,
+        sample_size=SIDE, mid_block_add_attention=False)
+
+
+def train_autoencoder(work: Path) -> AutoencoderKL:
+    """Train on random pictures and set `scaling_factor` to one over the latents' standard deviation."""
+    torch.manual_seed(0)
+    model = new_autoencoder()
+
+    def loss_of(step: int) -> Tensor:
+        batch = pictures(np.random.default_rng((1, step)), BATCH)
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = model.encode(batch).latent_dist
+            error = model.decode(posterior.sample()).sample.float() - batch
+        return error.abs().mean() + error.square().mean() + KL_WEIGHT * posterior.kl().mean()
+
+    trained = train(model, loss_of, RECIPE, work / "autoencoder.pt")
+    with torch.no_grad():
+        latents = trained.encode(pictures(np.random.default_rng(2), 256)).latent_dist.mean
+    trained.register_to_config(scaling_factor=round(1 / float(latents.std()), 5))
+    return trained

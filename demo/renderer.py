@@ -1,0 +1,67 @@
+"""Draws a scene of `demo.world` as 64×64 pixels, anti-aliased by four times supersampling."""
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from demo.world import BACKGROUNDS, COLOURS, FLAME_COLOURS, PLACES, SIZES, Scene
+
+SIDE = 64
+SUPERSAMPLE = 4
+
+
+def _regular(points: int, radii: tuple[float, ...], start: float = -np.pi / 2) -> np.ndarray:
+    angles = start + 2 * np.pi * np.arange(points) / points
+    radius = np.resize(np.array(radii), points)
+    return np.stack([np.cos(angles) * radius, np.sin(angles) * radius], axis=1)
+
+
+_ARM = 0.36
+OUTLINES = {  # polygons of about the same area around the origin, y pointing down
+    "circle": _regular(64, (1.0,)),
+    "square": _regular(4, (1.25,), np.pi / 4),
+    "triangle": _regular(3, (1.4,)) + (0, 0.25),
+    "star": _regular(10, (1.4, 0.62)),
+    "diamond": _regular(4, (1.0,)) * (0.95, 1.35),
+    "cross": np.array([(-_ARM, -1.15), (_ARM, -1.15), (_ARM, -_ARM), (1.15, -_ARM), (1.15, _ARM), (_ARM, _ARM),
+                       (_ARM, 1.15), (-_ARM, 1.15), (-_ARM, _ARM), (-1.15, _ARM), (-1.15, -_ARM), (-_ARM, -_ARM)]),
+}
+
+
+def _polygon(draw: ImageDraw.ImageDraw, points: np.ndarray, fill) -> None:
+    draw.polygon([tuple(point) for point in points * SUPERSAMPLE], fill=fill)
+
+
+def _flames(centre: np.ndarray, radius: float, tips: np.ndarray) -> np.ndarray:
+    """Outline of a fire around the object: tongues that all lean upwards, longest above it, none below."""
+    points = []
+    for index, tip in enumerate(tips):
+        angle = -np.pi / 2 + 2 * np.pi * index / len(tips)
+        upward = 0.5 - 0.5 * np.sin(angle)  # 1 straight above, 0 below
+        half = np.pi / len(tips)
+        lift = np.array([0.0, -radius * 0.75 * upward * tip])
+        points.append(radius * np.array([np.cos(angle), np.sin(angle)]) * (1 + 0.25 * upward) + lift)
+        points.append(radius * np.array([np.cos(angle + half), np.sin(angle + half)]) * 0.95)
+    return centre + np.array(points)
+
+
+def object_mask(shape: str, centre: tuple[float, float], radius: float) -> np.ndarray:
+    """Coverage [64, 64] float32 in 0..1 of a shape whose outline is scaled by `radius` pixels around `centre`."""
+    canvas = Image.new("L", (SIDE * SUPERSAMPLE,) * 2)
+    _polygon(ImageDraw.Draw(canvas), np.array(centre) + OUTLINES[shape] * radius, 255)
+    return np.asarray(canvas.resize((SIDE, SIDE), Image.Resampling.BOX), np.float32) / 255
+
+
+def render(scene: Scene, draw: np.random.Generator | None = None) -> np.ndarray:
+    """Picture of a scene, uint8 [64, 64, 3]; `draw` jitters place, size and flames, None draws the ideal one."""
+    jitter = draw.uniform(-1, 1, 3) if draw else np.zeros(3)
+    tips = draw.uniform(0.7, 1.3, 9) if draw else np.ones(9)
+    centre = np.array(PLACES[scene.place], float) + 1.5 * jitter[:2]
+    radius = SIZES[scene.size] * (1 + 0.05 * jitter[2])
+    canvas = Image.new("RGB", (SIDE * SUPERSAMPLE,) * 2, BACKGROUNDS[scene.background])
+    pen = ImageDraw.Draw(canvas)
+    if scene.burning:
+        for colour, spread in zip(FLAME_COLOURS, (1.7, 1.3), strict=True):
+            _polygon(pen, _flames(centre, radius * spread, tips), colour)
+    _polygon(pen, centre + OUTLINES[scene.shape] * radius, COLOURS[scene.colour])
+    return np.asarray(canvas.resize((SIDE, SIDE), Image.Resampling.BOX))

@@ -1,0 +1,84 @@
+"""One optimisation loop for all stages of the demo: AdamW, one-cycle rate, moving average, checkpoints that resume."""
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one stage is trained: `average` is the decay of the moving average of the weights."""
+
+    steps: int
+    learning_rate: float
+    average: float = 0.998
+    weight_decay: float = 1e-2
+    save_seconds: float = 60.0
+
+
+def save_atomically(state: object, path: Path) -> None:
+    """torch.save under a temporary name, then rename, so that an interrupt never leaves half a file."""
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def train(model: nn.Module, loss_of: Callable[[int], Tensor], recipe: Recipe, checkpoint: Path) -> nn.Module:
+    """Minimise `loss_of(step)` over the parameters of `model` and return the averaged model, in eval mode.
+
+    `loss_of` draws its batch from the step number alone, so a run resumed from `checkpoint` sees the batches that
+    an uninterrupted one would have seen. A finished checkpoint returns at once.
+    """
+    averaged = copy.deepcopy(model).eval().requires_grad_(False)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, recipe.steps, pct_start=0.1)
+    done = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        averaged.load_state_dict(state["averaged"])
+        optimiser.load_state_dict(state["optimiser"])
+        schedule.load_state_dict(state["schedule"])
+        done = state["step"]
+
+    def save(step: int) -> None:
+        save_atomically({"model": model.state_dict(), "averaged": averaged.state_dict(), "step": step,
+                         "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}, checkpoint)
+
+    saved, smooth = time.monotonic(), None
+    model.train()
+    with tqdm(total=recipe.steps, initial=done, desc=checkpoint.stem, mininterval=10, maxinterval=30) as bar:
+        for step in range(done, recipe.steps):
+            torch.manual_seed(step)
+            loss = loss_of(step)
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            _average(averaged, model, min(recipe.average, (1 + step) / (10 + step)))
+            smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
+            bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
+            bar.update()
+            if time.monotonic() - saved > recipe.save_seconds:
+                save(step + 1)
+                saved = time.monotonic()
+    if done < recipe.steps:
+        save(recipe.steps)
+    return averaged
+
+
+@torch.no_grad()
+def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
+    for old, new in zip(averaged.parameters(), model.parameters(), strict=True):
+        old.lerp_(new, 1 - decay)
+    for old, new in zip(averaged.buffers(), model.buffers(), strict=True):
+        old.copy_(new)

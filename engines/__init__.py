@@ -1,0 +1,1 @@
+"""What an engine is: network specs, backends and the store of built engines. Needs numpy and one backend only."""

@@ -1,0 +1,43 @@
+"""Everything that this toolkit raises on purpose.
+
+SafeRedirError
+├── InputError        what the caller asked for cannot be done (also a ValueError)
+├── EngineError       the built engines cannot be used
+│   ├── ManifestError     manifest.json is missing, unreadable, or lacks what is asked of it (a guard, say)
+│   ├── DigestError       an engine file is missing or is not the one that was built
+│   └── BackendError      the backend is not installed, or refused an engine
+└── NonFiniteError    a network returned NaN or infinity; the pictures concerned are withheld
+"""
+from __future__ import annotations
+
+
+class SafeRedirError(Exception):
+    """Base class; its text is one clear message for the person at the keyboard."""
+
+
+class InputError(SafeRedirError, ValueError):
+    """What the caller asked for cannot be done."""
+
+
+class EngineError(SafeRedirError):
+    """The built engines cannot be used."""
+
+
+class ManifestError(EngineError):
+    """manifest.json is missing, unreadable, or lacks what is asked of it."""
+
+
+class DigestError(EngineError):
+    """An engine file is missing or is not the one that was built."""
+
+
+class BackendError(EngineError):
+    """The backend is not installed, or refused an engine."""
+
+
+class NonFiniteError(SafeRedirError):
+    """A network returned NaN or infinity. `result` holds the other pictures of the batch and every report."""
+
+    def __init__(self, message: str, result: object = None) -> None:
+        super().__init__(message)
+        self.result = result

@@ -1,0 +1,117 @@
+"""manifest.json: what was built, from what, for what, and the digest of every file of it."""
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engines.errors import ManifestError
+
+FILE_NAME = "manifest.json"
+FORMAT = 1
+REBUILD = "rebuild with: python export/build_engines.py --force"
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of the model: `embed_dim` D; `scale_factor` f of the autoencoder; sizes in pixels."""
+
+    embed_dim: int
+    scale_factor: int
+    size_multiple: int  # height and width must be multiples of this: f times the UNet's downsamplings
+    default_height: int
+    default_width: int
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The guard's numbers (defaults of the reference implementation)."""
+
+    alpha_scale: float = 1.25
+    threshold: float = 0.5
+    replace_steps: int = 2
+
+
+@dataclass(frozen=True)
+class GuardRecord:
+    """Which guard was built in: `digest` is the SHA-256 of the checkpoint file."""
+
+    concept: str
+    source: str
+    digest: str
+    mask_again: bool
+    policy: Policy
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    sha256: str
+    size: int  # bytes
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a folder of engines.
+
+    `sources` maps each weight file that was read to its SHA-256; `files` each written file, relative to the folder,
+    to digest and size; `parity` network → output → {"cosine", "max_abs_error"} against PyTorch; `recipe` is all that
+    determines the build, compared field by field to tell whether a rebuild is needed.
+    """
+
+    model: str
+    sources: dict[str, str]
+    geometry: Geometry
+    scheduler: dict[str, Any]
+    guard: GuardRecord | None
+    backend: str
+    precision: str
+    opset: int
+    versions: dict[str, str]
+    files: dict[str, FileRecord]
+    parity: dict[str, dict[str, dict[str, float]]]
+    recipe: dict[str, Any]
+    command: str
+    format: int = field(default=FORMAT)
+
+    @classmethod
+    def read(cls, folder: Path) -> tuple[Manifest, str]:
+        """The manifest of a folder and the SHA-256 of its file.
+
+        Raises:
+            ManifestError: missing, not JSON, of another format, or with missing or unknown fields.
+        """
+        path = Path(folder) / FILE_NAME
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ManifestError(f"{path}: no engines here ({error.strerror}); build them with: "
+                                "python export/build_engines.py") from None
+        try:
+            parsed = json.loads(content)
+            if parsed.get("format") != FORMAT:
+                raise ManifestError(f"{path}: expected format {FORMAT}, found {parsed.get('format')!r}; {REBUILD}")
+            manifest = cls._from_json(parsed)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ManifestError(f"{path}: not a valid manifest ({error}); {REBUILD}") from None
+        return manifest, hashlib.sha256(content).hexdigest()
+
+    @classmethod
+    def _from_json(cls, parsed: dict[str, Any]) -> Manifest:
+        parsed = dict(parsed)
+        parsed["geometry"] = Geometry(**parsed["geometry"])
+        if parsed["guard"] is not None:
+            policy = Policy(**parsed["guard"]["policy"])
+            parsed["guard"] = GuardRecord(**{**parsed["guard"], "policy": policy})
+        parsed["files"] = {name: FileRecord(**record) for name, record in parsed["files"].items()}
+        return cls(**parsed)
+
+    def write(self, folder: Path) -> None:
+        """Write into a folder, atomically."""
+        path = Path(folder) / FILE_NAME
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        os.replace(temporary, path)

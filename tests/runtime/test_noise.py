@@ -1,0 +1,52 @@
+"""A seed's noise equals torch's CPU stream."""
+
+import numpy as np
+import pytest
+import torch
+
+from runtime.noise import randn
+
+SHAPES = [
+    (),
+    (0,),
+    *[(n,) for n in range(1, 50)],
+    (1, 4, 16, 16),
+    (3, 5, 7, 11),
+    (2, 4, 65, 63),
+    (4, 64, 64),
+    (4, 128, 96),
+]
+
+
+def torch_randn(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    return torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)).numpy()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 7, 2**32 - 1, 2**32, 2**32 + 7, 2**64 - 1, -1, -5, -(2**63)])
+def test_equals_torch(seed):
+    for shape in SHAPES:
+        ours, theirs = randn(seed, shape), torch_randn(seed, shape)
+        assert ours.dtype == np.float32 and ours.shape == shape
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5, err_msg=f"shape {shape}")
+
+
+def test_only_the_low_32_bits_of_a_seed_count():
+    assert np.array_equal(randn(7, (4, 8, 8)), randn(2**32 + 7, (4, 8, 8)))
+    assert not np.array_equal(randn(7, (4, 8, 8)), randn(8, (4, 8, 8)))
+
+
+def test_accepts_lists_and_numpy_integers():
+    assert np.array_equal(randn(np.int64(3), [4, 8, 8]), randn(3, (4, 8, 8)))
+
+
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1])
+def test_refuses_the_seeds_that_torch_refuses(seed):
+    with pytest.raises(ValueError):
+        torch_randn(seed, (4,))
+    with pytest.raises(ValueError, match=str(seed)):
+        randn(seed, (4,))
+
+
+def test_refuses_a_seed_that_is_no_integer():
+    with pytest.raises(TypeError):
+        randn(1.0, (4,))  # type: ignore[arg-type]
