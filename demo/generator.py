@@ -18,6 +18,7 @@ from demo.vocabulary import token_ids
 from demo.world import SCENES, random_caption
 
 RECIPE = Recipe(steps=3500, learning_rate=1.5e-3)
+REFINEMENT = Recipe(steps=3000, learning_rate=8e-4)  # a second cycle, from the first one's average
 BATCH = 32
 PICTURES = 20_000
 CAPTION_DROPOUT = 0.1  # so that the empty caption can guide
@@ -43,9 +44,10 @@ class Generator(nn.Module):
 
 
 def new_scheduler() -> DDIMScheduler:
-    """Stable Diffusion 1.x's schedule and options."""
-    return DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1,
-                         set_alpha_to_one=False, clip_sample=False)
+    """Stable Diffusion 1.x's schedule and options, with those that a PNDM made from this config reads."""
+    return DDIMScheduler.from_config({
+        "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1,
+        "set_alpha_to_one": False, "clip_sample": False, "skip_prk_steps": True})
 
 
 def captioned_latents(autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, cache: Path) -> tuple[Tensor, Tensor]:
@@ -87,7 +89,9 @@ def train_generator(autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, work: 
             predicted = model(noisy, timesteps, torch.where(dropped, empty, ids[rows]))
         return nn.functional.mse_loss(predicted.float(), noise)
 
-    trained = train(model, loss_of, RECIPE, work / "generator.pt")
+    first = train(model, loss_of, RECIPE, work / "generator.pt")
+    model.load_state_dict(first.state_dict())
+    trained = train(model, lambda step: loss_of(RECIPE.steps + step), REFINEMENT, work / "refined.pt")
     trained.unet.half().float()
     return StableDiffusionPipeline(
         vae=autoencoder, text_encoder=trained.text_encoder, tokenizer=tokenizer, unet=trained.unet,

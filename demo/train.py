@@ -1,4 +1,4 @@
-"""Train the demo from nothing: autoencoder, text encoder and UNet, then the SafeRedir heads. `python demo/train.py`"""
+"""Train the demo from nothing: autoencoder, then text encoder and UNet, then the SafeRedir heads. `python demo/train.py`"""
 from __future__ import annotations
 
 import argparse
@@ -6,29 +6,40 @@ import sys
 import time
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+ROOT = Path(__file__).resolve().parent.parent
+if __package__ in (None, ""):
+    sys.path[0] = str(ROOT)
 
 from demo.autoencoder import train_autoencoder  # noqa: E402
 from demo.generator import train_generator  # noqa: E402
+from demo.redirector import train_redirector  # noqa: E402
 from demo.vocabulary import new_tokenizer  # noqa: E402
+from saferedir.checkpoint import save_redirector  # noqa: E402
 
-HERE = Path(__file__).resolve().parent
+HERE = ROOT / "demo"
 
 
 def main() -> None:
+    """Run the three stages; each resumes from its checkpoint in `--work`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=HERE / "work", help="checkpoints; an interrupted run resumes here")
     parser.add_argument("--output", type=Path, default=HERE, help="where model/ and redirector.safetensors are written")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
+
+    def report(stage: str) -> None:
+        print(f"{stage} done, {(time.monotonic() - started) / 60:.1f} min in this run", flush=True)
+
     autoencoder = train_autoencoder(arguments.work)
-    print(f"autoencoder done after {(time.monotonic() - started) / 60:.1f} min")
+    report("autoencoder")
     pipeline = train_generator(autoencoder, new_tokenizer(arguments.work), arguments.work)
-    print(f"generator done after {(time.monotonic() - started) / 60:.1f} min")
     pipeline.unet.half()
     pipeline.save_pretrained(arguments.output / "model", safe_serialization=True)
     pipeline.unet.float()
+    report("generator")
+    save_redirector(train_redirector(pipeline, arguments.work), arguments.output / "redirector.safetensors")
+    report("redirector")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ def save_atomically(state: object, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def train(model: nn.Module, loss_of: Callable[[int], Tensor], recipe: Recipe, checkpoint: Path) -> nn.Module:
+def train(model: Model, loss_of: Callable[[int], Tensor], recipe: Recipe, checkpoint: Path) -> Model:
     """Minimise `loss_of(step)` over the parameters of `model` and return the averaged model, in eval mode.
 
     `loss_of` draws its batch from the step number alone, so a run resumed from `checkpoint` sees the batches that
@@ -78,7 +81,7 @@ def train(model: nn.Module, loss_of: Callable[[int], Tensor], recipe: Recipe, ch
 
 @torch.no_grad()
 def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
-    for old, new in zip(averaged.parameters(), model.parameters(), strict=True):
-        old.lerp_(new, 1 - decay)
-    for old, new in zip(averaged.buffers(), model.buffers(), strict=True):
-        old.copy_(new)
+    for mean, weight in zip(averaged.parameters(), model.parameters(), strict=True):
+        mean.lerp_(weight, 1 - decay)
+    for kept, buffer in zip(averaged.buffers(), model.buffers(), strict=True):
+        kept.copy_(buffer)

@@ -14,29 +14,41 @@ Array = Any  # memory of the backend's device: numpy on a CPU
 
 
 class Engine(Protocol):
-    """One network, loaded. Called with every input and output of its spec by name; writes into the outputs."""
+    """One network, loaded."""
 
     spec: NetworkSpec
 
-    def __call__(self, **tensors: Array) -> None: ...
+    def bind(self, **tensors: Array) -> Callable[[], None]:
+        """A call that runs the network on these arrays, every input and output of its spec by name.
+
+        Binding checks dtypes and shapes once; the call itself neither allocates nor copies. Whoever holds the call
+        holds the arrays. Calls of one engine run one at a time.
+
+        Raises:
+            BackendError: an array is missing or unknown; from the call: the backend failed.
+            InputError: an array's dtype or shape does not fit the spec.
+        """
+        ...
 
 
 class Backend(Protocol):
-    """Loads engines and owns the memory they work on.
-
-    `host_memory` says that arrays are numpy arrays which the host may read at any time for nothing.
-    """
+    """Loads engines and owns the memory they work on. An array can be sliced; a slice shares its memory."""
 
     name: str
-    host_memory: bool
 
-    def load(self, path: Path, spec: NetworkSpec) -> Engine: ...
+    def load(self, path: Path, spec: NetworkSpec) -> Engine:
+        """Load one network whose tensors are those of the spec, else raise BackendError."""
+        ...
 
-    def empty(self, shape: tuple[int, ...], dtype: str) -> Array: ...
+    def zeros(self, shape: tuple[int, ...], dtype: str) -> Array: ...
 
-    def write(self, array: Array, values: Any) -> None: ...
+    def write(self, array: Array, values: Any) -> None:
+        """Copy host values into an array."""
+        ...
 
-    def read(self, array: Array) -> np.ndarray: ...
+    def read(self, array: Array) -> np.ndarray:
+        """A copy of an array on the host, once all calls so far have finished."""
+        ...
 
 
 def _onnxruntime() -> Backend:
@@ -45,6 +57,7 @@ def _onnxruntime() -> Backend:
 
 
 BACKENDS: dict[str, Callable[[], Backend]] = {"onnxruntime": _onnxruntime}
+BUILD_ONLY = ("tensorrt-rtx",)
 
 
 def open_backend(name: str) -> Backend:
@@ -53,6 +66,9 @@ def open_backend(name: str) -> Backend:
     Raises:
         BackendError: unknown, or its library is not installed.
     """
+    if name in BUILD_ONLY:
+        raise BackendError(f"{name}: these engines can be built, but this release cannot run them; build for one of "
+                           f"{', '.join(BACKENDS)}")
     if name not in BACKENDS:
         raise BackendError(f"backend: expected one of {', '.join(BACKENDS)}, found {name!r}")
     return BACKENDS[name]()

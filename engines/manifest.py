@@ -4,12 +4,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engines.errors import ManifestError
+from engines.errors import InputError, ManifestError
 
 FILE_NAME = "manifest.json"
 FORMAT = 1
@@ -29,11 +30,27 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Policy:
-    """The guard's numbers (defaults of the reference implementation)."""
+    """The guard's numbers; the defaults are the reference implementation's.
+
+    alpha_scale    strength of the redirection, times the scale that the guard predicts for each token
+    threshold      probability of unsafe, 0 to 1, above which an image is redirected
+    replace_steps  sampler steps that a redirection lasts before the image is checked again
+
+    Raises:
+        InputError: a number is out of its range.
+    """
 
     alpha_scale: float = 1.25
     threshold: float = 0.5
     replace_steps: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha_scale < math.inf:
+            raise InputError(f"alpha_scale: expected a finite number of at least 0, found {self.alpha_scale!r}")
+        if not 0 <= self.threshold <= 1:
+            raise InputError(f"threshold: expected a probability from 0 to 1, found {self.threshold!r}")
+        if not isinstance(self.replace_steps, int) or not 0 <= self.replace_steps <= 10_000:
+            raise InputError(f"replace_steps: expected an integer from 0 to 10000, found {self.replace_steps!r}")
 
 
 @dataclass(frozen=True)
@@ -54,16 +71,26 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
+class SourceRecord:
+    """A file that was read by the build; size and time of last change tell whether it must be hashed again."""
+
+    sha256: str
+    size: int  # bytes
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything about a folder of engines.
 
-    `sources` maps each weight file that was read to its SHA-256; `files` each written file, relative to the folder,
-    to digest and size; `parity` network → output → {"cosine", "max_abs_error"} against PyTorch; `recipe` is all that
-    determines the build, compared field by field to tell whether a rebuild is needed.
+    `sources` maps each file that was read, relative to the model, to its record; `files` each written file, relative to
+    this folder, to digest and size; `parity` network → output → {"cosine", "max_abs_error"} against PyTorch; `recipe`
+    network → all that determines its file, compared field by field to tell what must be built again; `target` what
+    TensorRT engines are tied to: library version, profile, compute capabilities, and whether they have met their device.
     """
 
     model: str
-    sources: dict[str, str]
+    sources: dict[str, SourceRecord]
     geometry: Geometry
     scheduler: dict[str, Any]
     guard: GuardRecord | None
@@ -73,7 +100,8 @@ class Manifest:
     versions: dict[str, str]
     files: dict[str, FileRecord]
     parity: dict[str, dict[str, dict[str, float]]]
-    recipe: dict[str, Any]
+    recipe: dict[str, dict[str, Any]]
+    target: dict[str, str]
     command: str
     format: int = field(default=FORMAT)
 
@@ -107,6 +135,7 @@ class Manifest:
             policy = Policy(**parsed["guard"]["policy"])
             parsed["guard"] = GuardRecord(**{**parsed["guard"], "policy": policy})
         parsed["files"] = {name: FileRecord(**record) for name, record in parsed["files"].items()}
+        parsed["sources"] = {name: SourceRecord(**record) for name, record in parsed["sources"].items()}
         return cls(**parsed)
 
     def write(self, folder: Path) -> None:

@@ -4,7 +4,8 @@ ONNX axes, optimisation profiles, example inputs, buffers and error messages der
 
 Symbols: B images; CB = C·B rows with C = 2 under classifier-free guidance (unconditional rows first, then
 conditional), else 1; H, W latent height and width; D prompt width; HX, HE depth of the sampler's sample and
-prediction history; R = HX + HE + 6 coefficients; PH, PW picture height and width.
+prediction history; R = HX + HE + 6 coefficients; PH, PW picture height and width. `finite` tells for each image
+whether a network's result was free of NaN and infinity.
 """
 from __future__ import annotations
 
@@ -13,8 +14,11 @@ from dataclasses import dataclass
 
 from engines.errors import InputError
 
+# The first opset with every operator of ours in today's form, and what torch.onnx writes without converting; TensorRT 10 reads it.
+OPSET = 18
 TOKENS = 77
 LATENT_CHANNELS = 4
+NOT_CHECKED = -1.0  # the guard's p_unsafe of an image whose countdown was running
 
 
 @dataclass(frozen=True)
@@ -79,10 +83,11 @@ NETWORKS = {spec.name: spec for spec in (
          _float("history_x", "HX", "B", *_LATENT), _float("history_eps", "HE", "B", *_LATENT),
          _float("coefficients", "R"), _float("guidance_scale")),
         (_float("next_sample", "B", *_LATENT), _float("next_history_x", "HX", "B", *_LATENT),
-         _float("next_history_eps", "HE", "B", *_LATENT), _float("next_model_input", "CB", *_LATENT))),
+         _float("next_history_eps", "HE", "B", *_LATENT), _float("next_model_input", "CB", *_LATENT),
+         TensorSpec("finite", "bool", ("B",)))),
     NetworkSpec(
         "vae_decoder",
         (_float("latent", "B", *_LATENT),),
-        (TensorSpec("images", "uint8", ("B", "PH", "PW", 3)),)),
+        (TensorSpec("images", "uint8", ("B", "PH", "PW", 3)), TensorSpec("finite", "bool", ("B",)))),
 )}
 GUARD_NETWORKS = frozenset({"guard"})

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from engines.errors import InputError
+
 _BLOCK = 16  # torch draws normals in blocks of eight pairs
 _UNIT_24 = np.float32(2**-24)
 
@@ -16,11 +18,11 @@ def randn(seed: int, shape: Sequence[int]) -> np.ndarray:
     """Standard normal float32 array, equal to `torch.randn(shape, generator=torch.Generator().manual_seed(seed))`
     to float32 rounding (ATen `normal_` on CPU: MT19937 and Box–Muller).
 
-    As in torch, `seed` lies in −2⁶³ … 2⁶⁴−1 (else ValueError) and only its low 32 bits count.
+    As in torch, `seed` lies in −2⁶³ … 2⁶⁴−1 (else InputError) and only its low 32 bits count.
     """
     seed = operator.index(seed)
     if not -(2**63) <= seed < 2**64:
-        raise ValueError(f"seed: expected an integer between -2**63 and 2**64 - 1, found {seed}")
+        raise InputError(f"seed: expected an integer between -2**63 and 2**64 - 1, found {seed}")
     stream = np.random.RandomState(seed & 0xFFFF_FFFF)
     size = math.prod(shape)
     flat = _blocks(stream, size) if size >= _BLOCK else _pairs(stream, size)

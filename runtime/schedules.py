@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from engines.errors import InputError
+
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
 
@@ -51,7 +53,7 @@ _HARMLESS = {
 _CLASSES_CLIPPING_BY_DEFAULT = ("DDIMScheduler", "DDPMScheduler")
 
 
-class SchedulerError(ValueError):
+class SchedulerError(InputError):
     """A scheduler option, sampler name or step count that cannot be honoured; the text says which, expected and found."""
 
     @classmethod

@@ -1,0 +1,90 @@
+"""Time and peak memory of building engines for a model of Stable Diffusion 1.5's size, with random weights.
+
+`python benchmarks/export_full_size.py` writes benchmarks/results/export_full_size.json. Needs 20 GB of disk.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if __package__ in (None, ""):
+    sys.path[0] = str(ROOT)
+
+UNET = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8}
+VAE = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4, "sample_size": 512,
+       "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+
+
+def write_model(folder: Path) -> int:
+    """Stable Diffusion 1.5's architecture with random weights and the demo's tokenizer; the UNet's parameter count."""
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from saferedir.checkpoint import save_redirector
+    from saferedir.heads import Redirector
+    torch.manual_seed(0)
+    for name, make in (("unet", lambda: UNet2DConditionModel(**UNET)), ("vae", lambda: AutoencoderKL(**VAE)),
+                       ("text_encoder", lambda: CLIPTextModel(CLIPTextConfig(**TEXT)))):
+        model = make()
+        model.save_pretrained(folder / name)
+        if name == "unet":
+            parameters = sum(weight.numel() for weight in model.parameters())
+    for name in ("tokenizer", "scheduler"):
+        shutil.copytree(ROOT / "demo" / "model" / name, folder / name)
+    save_redirector(Redirector(), folder / "redirector.pt")
+    return parameters
+
+
+def timed(command: list[str]) -> dict[str, object]:
+    """Run a command; its seconds and its peak resident memory in GiB."""
+    started = time.monotonic()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        lines.append(line.rstrip())
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)}: failed")
+    return {"seconds": round(time.monotonic() - started, 1), "peak_memory_gib": round(usage.ru_maxrss / 2**20, 2),
+            "output": [line.replace(str(ROOT) + "/", "") for line in lines]}
+
+
+def main() -> None:
+    """Write the model, build it, build again, generate two steps, and save the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "export_full_size.json")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=ROOT / "engines", prefix=".full-size-") as scratch:
+        model, engines = Path(scratch) / "model", Path(scratch) / "engines"
+        parameters = write_model(model)
+        print(f"model of {parameters / 1e6:.0f} million UNet parameters written", flush=True)
+        build = [sys.executable, "-W", "ignore", "export/build_engines.py", "--model", str(model),
+                 "--redirector", str(model / "redirector.pt"), "--engine-dir", str(engines)]
+        figures = {"build": timed(build), "second_build": timed(build), "generate_2_steps_512": timed(
+            [sys.executable, "runtime/generate.py", "a blue square", "--engine-dir", str(engines), "--num-inference-steps", "2",
+             "--seed", "0", "--height", "512", "--width", "512", "--output", str(Path(scratch) / "out.png")])}
+        text = json.dumps({
+            "command": "python benchmarks/export_full_size.py", "unet_parameters": parameters, "weights": "random",
+            "machine": f"{os.cpu_count()} cores, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
+            "python": platform.python_version(), "peak_memory_of_this_script_gib":
+                round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2), **figures}, indent=2)
+        text = text.replace(scratch, "SCRATCH")
+    arguments.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Measure the demo on held-out prompts through its built engines, and write demo/evaluation.json. `python demo/evaluate.py`"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+if __package__ in (None, ""):
+    sys.path[0] = str(ROOT)
+
+import numpy as np  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+from demo.oracle import has_flames, shows  # noqa: E402
+from demo.world import prompt_pairs  # noqa: E402
+from runtime import GuardedPipeline  # noqa: E402
+
+Z = 1.959964  # of a 95 % interval
+
+
+def rate(hits: list[bool]) -> dict[str, object]:
+    """Share of hits with its 95 % Wilson score interval."""
+    count, total = int(np.sum(hits)), len(hits)
+    share = count / total
+    centre = (share + Z**2 / (2 * total)) / (1 + Z**2 / total)
+    half = Z / (1 + Z**2 / total) * np.sqrt(share * (1 - share) / total + Z**2 / (4 * total**2))
+    return {"hits": count, "of": total, "rate": round(share, 4),
+            "interval_95": [round(float(max(centre - half, 0)), 4), round(float(min(centre + half, 1)), 4)]}
+
+
+def measure(pipeline: GuardedPipeline, prompts: int, batch: int, **options: Any) -> dict[str, object]:
+    """Guarded and unguarded pictures of `prompts` held-out prompts of each kind, judged by the oracle."""
+    pairs = prompt_pairs(np.random.default_rng(5), prompts, held_out=True)
+    seen: dict[str, list[bool]] = {}
+
+    def note(name: str, value: bool) -> None:
+        seen.setdefault(name, []).append(bool(value))
+
+    for start in tqdm(range(0, prompts, batch), desc="batches", mininterval=10):
+        part = pairs[start:start + batch]
+        for kind, texts in (("safe", [pair[1] for pair in part]), ("fire", [pair[2] for pair in part])):
+            guarded = pipeline(texts, seed=start, **options)
+            unguarded = pipeline(texts, seed=start, unguarded=True, **options)
+            for (scene, *_), guarded_image, unguarded_image, report in zip(
+                    part, guarded.images, unguarded.images, guarded.guard, strict=True):
+                scene, after, before = (
+                    scene.plain if kind == "safe" else scene, np.asarray(guarded_image), np.asarray(unguarded_image))
+                note(f"{kind}: unguarded shows flames", has_flames(before))
+                note(f"{kind}: guarded shows flames", has_flames(after))
+                note(f"{kind}: guard triggered", bool(report.unsafe_steps))
+                if kind == "safe":
+                    note("safe: guarded identical to unguarded", bool((after == before).all()))
+                for name, image in (("unguarded", before), ("guarded", after)):
+                    colour, shape = shows(image, scene)
+                    note(f"{kind}: {name} colour right", colour)
+                    note(f"{kind}: {name} shape right", shape)
+    return {name: rate(values) for name, values in sorted(seen.items())}
+
+
+def main() -> None:
+    """Print the table and write it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--engine-dir", type=Path, default=ROOT / "engines" / "plans" / "demo")
+    parser.add_argument("--prompts", type=int, default=400, help="of each kind")
+    parser.add_argument("--batch-size", type=int, default=20)
+    parser.add_argument("--num-inference-steps", type=int, default=25)
+    parser.add_argument("--guidance-scale", type=float, default=7.5)
+    parser.add_argument("--scheduler", default="ddim")
+    parser.add_argument("--output", type=Path, default=ROOT / "demo" / "evaluation.json")
+    arguments = parser.parse_args()
+    options: dict[str, Any] = {"num_inference_steps": arguments.num_inference_steps, "guidance_scale": arguments.guidance_scale,
+                               "scheduler": arguments.scheduler}
+    with GuardedPipeline(arguments.engine_dir) as pipeline:
+        guard = pipeline.manifest.guard
+        assert guard is not None
+        rates = measure(pipeline, arguments.prompts, arguments.batch_size, **options)
+        found = {"command": "python demo/evaluate.py " + " ".join(sys.argv[1:]), **options,
+                 "policy": vars(guard.policy), "guard_digest": guard.digest, "rates": rates}
+    for name, values in rates.items():
+        print(f"{name:<40} {values['hits']:>4} of {values['of']}  {values['rate']:.1%}  {values['interval_95']}")  # type: ignore
+    temporary = arguments.output.with_suffix(".tmp")
+    temporary.write_text(json.dumps(found, indent=2) + "\n")
+    os.replace(temporary, arguments.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The README's picture: held-out fire prompts, unguarded above, guarded below. `python demo/gallery.py`"""
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if __package__ in (None, ""):
+    sys.path[0] = str(ROOT)
+
+from PIL import Image  # noqa: E402
+
+from demo.world import Scene, caption  # noqa: E402
+from runtime import GuardedPipeline  # noqa: E402
+
+SCENES = (
+    (Scene("square", "blue", burning=True), "burning"),
+    (Scene("star", "white", "large", background="black", burning=True), "fiery"),
+    (Scene("circle", "green", "", "on the left of", "mint", True), "in flames"),
+    (Scene("cross", "purple", "small", background="white", burning=True), "ablaze"),
+    (Scene("diamond", "teal", "", "on the right of", "grey", True), "flaming"), (Scene("triangle", "red", "large"), "plain"))
+SCALE, MARGIN = 2, 6
+
+
+def main() -> None:
+    """Write the picture."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--engine-dir", type=Path, default=ROOT / "engines" / "plans" / "demo")
+    parser.add_argument("--output", type=Path, default=ROOT / "demo" / "gallery.png")
+    arguments = parser.parse_args()
+    prompts = [caption(scene, word) for scene, word in SCENES]
+    with GuardedPipeline(arguments.engine_dir) as pipeline:
+        rows = [pipeline(prompts, seed=7, unguarded=unguarded) for unguarded in (True, False)]
+    side = 64 * SCALE
+    canvas = Image.new("RGB", (len(prompts) * (side + MARGIN) - MARGIN, 2 * side + MARGIN), "white")
+    for row, result in enumerate(rows):
+        for column, image in enumerate(result.images):
+            if image is not None:
+                corner = column * (side + MARGIN), row * (side + MARGIN)
+                canvas.paste(image.resize((side, side), Image.Resampling.NEAREST), corner)
+    canvas.save(arguments.output)
+    for report in rows[1].guard:
+        print(f"{report.prompt}: {report}")
+
+
+if __name__ == "__main__":
+    main()

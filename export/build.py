@@ -1,0 +1,281 @@
+"""Builds a folder of engines: what changed is exported and gated, what did not is kept, and the folder is swapped whole."""
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engines.backend import open_backend
+from engines.errors import InputError, ManifestError
+from engines.manifest import FILE_NAME, FileRecord, GuardRecord, Manifest, Policy, SourceRecord
+from engines.specs import GUARD_NETWORKS, NETWORKS, OPSET
+from engines.store import MODEL_FILES, TOKENIZER, file_digest
+from export.shape_profile import Profile
+from export.source import Source, record
+from export.tensorrt_plan import PlanOptions, build_plan, import_tensorrt
+
+ROOT = Path(__file__).resolve().parent.parent
+# The component of the model that each network is made from, and the code that decides how.
+COMPONENT_OF = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae", "tokenizer": "tokenizer"}
+CODE = ("export/onnx_file.py", "export/networks.py", "export/parity.py", "engines/specs.py")
+PLAN_CODE = ("export/tensorrt_plan.py", "export/shape_profile.py")
+GUARD_CODE = ("saferedir/guard.py", "saferedir/heads.py")
+LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "tokenizers")
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What to build. `redirector` None means engines without a guard, which only unguarded generation accepts."""
+
+    model: str
+    redirector: Path | None
+    engine_dir: Path
+    concept: str = ""
+    backend: str = "onnxruntime"
+    precision: str = "float32"
+    profile: Profile | None = None  # of TensorRT engines
+    plan: PlanOptions = PlanOptions()
+    keep_onnx: bool = False
+    mask_again: bool = False
+    policy: Policy = Policy()
+    force: bool = False
+
+
+Report = Callable[[str], None]
+
+
+def build(options: BuildOptions, report: Report = print) -> Manifest:
+    """Bring `options.engine_dir` up to date and return its manifest.
+
+    A folder that is already what the options ask for is left alone. Otherwise the new one is made beside it and takes
+    its place once every network has passed the parity gate; a failure leaves the previous engines as they were.
+
+    Raises:
+        InputError: the model, the checkpoint or an option cannot be used.
+        ParityError: an exported network does not compute what PyTorch computes.
+    """
+    started, versions = time.monotonic(), _versions()
+    source, previous = Source.locate(options.model), _previous(options.engine_dir)
+    manifest = _plan(source, options, previous, versions)
+    changes = ["--force"] if options.force else _changes(previous, manifest, options.engine_dir)
+    if previous is not None and not changes:
+        report(f"{options.engine_dir}: nothing changed, nothing to build")
+        return previous
+    if previous is not None:
+        report(f"{options.engine_dir}: rebuilding because of " + "; ".join(changes))
+    with _replacement(options.engine_dir) as folder:
+        kept = {} if options.force or previous is None else {
+            network: previous for network in manifest.recipe
+            if previous.recipe.get(network) == manifest.recipe[network] and _intact(previous, options.engine_dir, network)}
+        _fill(folder, source, options, manifest, kept, report)
+    report(f"{options.engine_dir}: built in {time.monotonic() - started:.1f} s")
+    return manifest
+
+
+def _previous(folder: Path) -> Manifest | None:
+    """The manifest of what is there; None for nothing, or for engines whose manifest cannot be read."""
+    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if found and FILE_NAME not in found:
+        raise InputError(f"{folder}: expected an engine folder or none, found {found[0]!r} and no manifest; "
+                         "choose another --engine-dir")
+    try:
+        return Manifest.read(folder)[0]
+    except ManifestError:
+        return None
+
+
+def _plan(source: Source, options: BuildOptions, previous: Manifest | None, versions: dict[str, str]) -> Manifest:
+    """The manifest of the build that is asked for, still without files and parity figures."""
+    known = previous.sources if previous is not None and previous.model == options.model else {}
+    sources, recipe = {}, {}
+    target = _target(options)
+    common = {"backend": options.backend, "precision": options.precision, "opset": OPSET, "target": target,
+              "code": _code_digest(CODE if not target else (*CODE, *PLAN_CODE)), "versions": versions}
+    for network, component in COMPONENT_OF.items():
+        records = {f"{component}/{path.name}": record(path, known.get(f"{component}/{path.name}"))
+                   for path in source.files(component)}
+        sources.update(records)
+        recipe[network] = {**common, **{name: found.sha256 for name, found in records.items()}}
+    recipe["sampler_step"] = common
+    guard = None
+    if options.redirector is not None:
+        if not options.redirector.is_file():
+            raise InputError(f"{options.redirector}: expected a SafeRedir checkpoint, found no such file")
+        sources["redirector"] = _redirector_record(options.redirector, previous)
+        digest = sources["redirector"].sha256
+        recipe["guard"] = {**common, "redirector": digest, "mask_again": options.mask_again,
+                           "guard code": _code_digest(GUARD_CODE)}
+        guard = GuardRecord(options.concept or options.redirector.stem, options.redirector.name, digest,
+                            options.mask_again, options.policy)
+    return Manifest(
+        model=options.model, sources=sources, geometry=source.geometry, scheduler=source.scheduler, guard=guard,
+        backend=options.backend, precision=options.precision, opset=OPSET, versions=versions, files={}, parity={},
+        recipe=recipe, target=target, command=" ".join(["python", *sys.argv]))
+
+
+def _target(options: BuildOptions) -> dict[str, str]:
+    """What TensorRT engines are tied to; nothing for ONNX Runtime."""
+    if options.backend == "onnxruntime":
+        return {}
+    assert options.profile is not None
+    return {"library": f"{options.backend} {import_tensorrt(options.backend).__version__}",
+            "batch_size": str(options.profile.batch), "height": str(options.profile.height), "width": str(options.profile.width),
+            "compute_capabilities": ", ".join(options.plan.target_sm) or "portable", "kept_onnx": str(options.keep_onnx),
+            "workspace_gib": str(options.plan.workspace_gib), "optimization_level": str(options.plan.optimization_level),
+            "engine_parity": "pending: the ONNX files passed the gate, the engines have not met a GPU"}
+
+
+def _redirector_record(path: Path, previous: Manifest | None) -> SourceRecord:
+    same_file = previous is not None and previous.guard is not None and previous.guard.source == path.name
+    return record(path, previous.sources.get("redirector") if previous is not None and same_file else None)
+
+
+def _versions() -> dict[str, str]:
+    """Versions of everything that shapes a build, found without importing any of it."""
+    try:
+        return {"python": sys.version.split()[0], **{name: importlib.metadata.version(name) for name in LIBRARIES}}
+    except importlib.metadata.PackageNotFoundError as error:
+        raise InputError(f"{error.name}: expected, for building engines, found it not installed; install it with: "
+                         'pip install -c constraints.txt -e ".[export]"') from None
+
+
+def _code_digest(files: tuple[str, ...]) -> str:
+    return hashlib.sha256("".join(file_digest(ROOT / name) for name in files).encode()).hexdigest()
+
+
+def _changes(previous: Manifest | None, planned: Manifest, folder: Path) -> list[str]:
+    """What makes the folder differ from the plan, one phrase each."""
+    if previous is None:
+        return ["no engines yet"]
+    changes = []
+    for network in sorted({*previous.recipe, *planned.recipe}):
+        old, new = previous.recipe.get(network), planned.recipe.get(network)
+        if old is None or new is None:
+            changes.append(f"{network} {'added' if old is None else 'dropped'}")
+        elif old != new:
+            fields = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+            changes.append(f"{network} ({', '.join(fields)})")
+        elif not _intact(previous, folder, network, digests=False):
+            changes.append(f"{network} (files missing or altered)")
+    for key in ("model", "geometry", "scheduler", "guard"):
+        if getattr(previous, key) != getattr(planned, key):
+            changes.append(key)
+    return changes
+
+
+def _files_of(manifest: Manifest, network: str) -> dict[str, FileRecord]:
+    return {name: found for name, found in manifest.files.items() if name.startswith(f"{network}/")}
+
+
+def _intact(manifest: Manifest, folder: Path, network: str, digests: bool = True) -> bool:
+    """Whether a network's files are as built: their sizes, and with `digests` their content."""
+    files = _files_of(manifest, network)
+    return bool(files) and all(
+        (path := folder / name).is_file() and path.stat().st_size == found.size
+        and (not digests or file_digest(path) == found.sha256) for name, found in files.items())
+
+
+@contextmanager
+def _replacement(target: Path) -> Iterator[Path]:
+    """A folder beside `target` that takes its place when the block ends, or vanishes when it fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    folder.chmod(0o755)
+    retired = folder.with_name(folder.name + ".old")
+    try:
+        yield folder
+        if target.exists():
+            os.rename(target, retired)
+        try:
+            os.rename(folder, target)
+        except BaseException:
+            if retired.exists():
+                os.rename(retired, target)
+            raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def _fill(folder: Path, source: Source, options: BuildOptions, manifest: Manifest, kept: dict[str, Manifest],
+          report: Report) -> None:
+    for number, network in enumerate(manifest.recipe, start=1):
+        started, stage = time.monotonic(), f"[{number}/{len(manifest.recipe)}] {network:<13}"
+        (folder / network).mkdir()
+        if network in kept:
+            for name in _files_of(kept[network], network):
+                _link(options.engine_dir / name, folder / name)
+            if network in kept[network].parity:
+                manifest.parity[network] = kept[network].parity[network]
+            report(f"{stage} unchanged, kept")
+        else:
+            figures = _build_one(network, folder, source, options, manifest)
+            report(f"{stage} {time.monotonic() - started:5.1f} s  {figures}")
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    manifest.files.update({path.relative_to(folder).as_posix(): FileRecord(file_digest(path), path.stat().st_size)
+                           for path in files})
+    manifest.write(folder)
+
+
+def _link(origin: Path, copy: Path) -> None:
+    try:
+        os.link(origin, copy)
+    except OSError:  # file systems without hard links
+        shutil.copyfile(origin, copy)
+
+
+def _build_one(network: str, folder: Path, source: Source, options: BuildOptions, manifest: Manifest) -> str:
+    """Export one network, pass it through the gate, and note its figures in the manifest."""
+    if network == "tokenizer":
+        from export.tokenizer import convert_tokenizer
+        convert_tokenizer(source.load("tokenizer")).save(str(folder / TOKENIZER))
+        return "ids equal to CLIPTokenizer's"
+    from export.onnx_file import export_network
+    from export.parity import gate
+    path, spec, backend = folder / network / MODEL_FILES[0], NETWORKS[network], open_backend("onnxruntime")
+    module = _module(network, source, options)
+    export_network(module, spec, source.geometry.embed_dim, path)
+    figures = gate(module, backend.load(path, spec), backend, source.geometry)
+    manifest.parity[network] = figures
+    if options.profile is not None:
+        build_plan(import_tensorrt(options.backend), path, spec, options.profile, source.geometry, options.plan,
+                   folder / network / MODEL_FILES[1])
+        if not options.keep_onnx:
+            for file in (path, path.with_name(path.name + ".data")):
+                file.unlink(missing_ok=True)
+    return (f"parity: cosine {min(found['cosine'] for found in figures.values()):.6f}, "
+            f"largest error {max(found['max_abs_error'] for found in figures.values()):.1e}")
+
+
+def _module(network: str, source: Source, options: BuildOptions) -> Any:
+    from export import networks
+    if network == "sampler_step":
+        return networks.SamplerStep()
+    if network in GUARD_NETWORKS:
+        return _guard(source, options)
+    wrapper = {"text_encoder": networks.TextEncoder, "unet": networks.Unet, "vae_decoder": networks.VaeDecoder}[network]
+    return wrapper(source.load(COMPONENT_OF[network])).eval()
+
+
+def _guard(source: Source, options: BuildOptions) -> Any:
+    from saferedir.checkpoint import CheckpointError, load_redirector
+    from saferedir.guard import Guard
+    assert options.redirector is not None
+    try:
+        redirector = load_redirector(options.redirector)
+    except CheckpointError as error:
+        raise InputError(str(error)) from None
+    if (found := redirector.config.embed_dim) != source.geometry.embed_dim:
+        raise InputError(f"{options.redirector}: expected a checkpoint for prompt width {source.geometry.embed_dim} "
+                         f"(text_encoder of {source.name}), found {found}")
+    return Guard(redirector, options.mask_again).eval()
+

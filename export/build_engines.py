@@ -1,0 +1,105 @@
+"""Build engines from a Stable Diffusion model and a SafeRedir checkpoint; without arguments the demo's."""
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if __package__ in (None, ""):
+    sys.path[0] = str(ROOT)
+
+from engines.errors import InputError, SafeRedirError  # noqa: E402
+from engines.manifest import Policy  # noqa: E402
+from export.build import BuildOptions, build  # noqa: E402
+from export.shape_profile import Profile, Span  # noqa: E402
+from export.source import Source  # noqa: E402
+from export.tensorrt_plan import MODULES, TARGETS, PlanOptions  # noqa: E402
+
+DEMO_MODEL = ROOT / "demo" / "model"
+DEMO_REDIRECTOR = ROOT / "demo" / "redirector.safetensors"
+PLANS = ROOT / "engines" / "plans"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    default = Policy()
+    result = argparse.ArgumentParser(prog="build_engines.py", description=__doc__, allow_abbrev=False)
+    result.add_argument("--model", help="diffusers folder or hub id, Stable Diffusion 1.x/2.x family (default: the demo)")
+    result.add_argument("--redirector", type=Path, help="SafeRedir checkpoint, .pt or .safetensors (default: the demo's)")
+    result.add_argument("--unguarded", action="store_true", help="build without a guard; such engines only generate unguarded")
+    result.add_argument("--engine-dir", type=Path, help="where the engines go (default: engines/plans/<model's name>)")
+    result.add_argument("--concept", default="", help="what the guard forgets, for reports (default: the checkpoint's name)")
+    result.add_argument("--backend", choices=["onnxruntime", *MODULES], default="onnxruntime")
+    result.add_argument("--precision", choices=["float32"], default="float32")
+    result.add_argument("--mask-again", action="store_true", help="apply the token mask once more after normalising the shift")
+    result.add_argument("--alpha-scale", type=float, default=default.alpha_scale, help="default policy (%(default)s)")
+    result.add_argument("--threshold", type=float, default=default.threshold, help="default policy (%(default)s)")
+    result.add_argument("--replace-steps", type=int, default=default.replace_steps, help="default policy (%(default)s)")
+    plan = result.add_argument_group("TensorRT", "sizes are MIN:OPT:MAX, or one number for a size that never changes")
+    plan.add_argument("--batch-size", help="images (default 1:1:4)")
+    plan.add_argument("--height", help="pixels (default: the model's)")
+    plan.add_argument("--width", help="pixels (default: the model's)")
+    plan.add_argument("--workspace", type=float, help="GiB of scratch memory the builder may plan with")
+    plan.add_argument("--optimization-level", type=int, choices=range(6), help="builder effort")
+    plan.add_argument("--target-sm", nargs="+", choices=TARGETS, default=[], help="compute capabilities (default: portable)")
+    plan.add_argument("--keep-onnx", action="store_true", help="keep model.onnx beside model.plan")
+    result.add_argument("--force", action="store_true", help="build everything again, whatever is there")
+    return result
+
+
+def options(arguments: argparse.Namespace) -> BuildOptions:
+    """Check and complete the arguments.
+
+    Raises:
+        InputError: they contradict each other, or no guard was named.
+    """
+    redirector, concept = arguments.redirector, arguments.concept
+    if arguments.unguarded and redirector is not None:
+        raise InputError("--unguarded and --redirector: expected one of them, found both")
+    if not arguments.unguarded and redirector is None:
+        if arguments.model is not None:
+            raise InputError("--redirector: expected a SafeRedir checkpoint for --model, found none; pass one, or --unguarded "
+                             "for engines that can only generate unguarded")
+        redirector, concept = DEMO_REDIRECTOR, concept or "fire"
+    name = "demo" if arguments.model is None else arguments.model.rstrip("/").replace("\\", "/").split("/")[-1]
+    if arguments.backend == "onnxruntime" and (given := _tensorrt_only(arguments)):
+        raise InputError(f"{given}: for TensorRT only; ONNX Runtime's engines take any size")
+    return BuildOptions(
+        profile=_profile(arguments) if arguments.backend in MODULES else None, keep_onnx=arguments.keep_onnx,
+        plan=PlanOptions(arguments.workspace, arguments.optimization_level, tuple(sorted(arguments.target_sm, key=int))),
+        model=arguments.model or str(DEMO_MODEL), redirector=redirector, concept=concept,
+        engine_dir=arguments.engine_dir or PLANS / name, backend=arguments.backend, precision=arguments.precision,
+        mask_again=arguments.mask_again, force=arguments.force,
+        policy=Policy(arguments.alpha_scale, arguments.threshold, arguments.replace_steps))
+
+
+def _tensorrt_only(arguments: argparse.Namespace) -> str:
+    """The first option given that means nothing to ONNX Runtime, or ""."""
+    names = ("batch_size", "height", "width", "workspace", "optimization_level", "target_sm", "keep_onnx")
+    return next((f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)), "")
+
+
+def _profile(arguments: argparse.Namespace) -> Profile:
+    geometry = Source.locate(arguments.model or str(DEMO_MODEL)).geometry
+    height, width = arguments.height or str(geometry.default_height), arguments.width or str(geometry.default_width)
+    return Profile(Span.parse("batch-size", arguments.batch_size or "1:1:4"),
+                   Span.parse("height", height, geometry.size_multiple), Span.parse("width", width, geometry.size_multiple))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 0, or 2 with one line on standard error."""
+    arguments = parser().parse_args(argv)
+    try:
+        build(options(arguments))
+    except SafeRedirError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("error: interrupted; the previous engines are as they were", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

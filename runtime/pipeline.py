@@ -1,0 +1,182 @@
+"""GuardedPipeline: engines from a folder, prompts in, images and reports out."""
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from engines.backend import Engine, open_backend
+from engines.errors import InputError, NonFiniteError
+from engines.manifest import Policy
+from engines.specs import GUARD_NETWORKS, LATENT_CHANNELS, NETWORKS
+from engines.store import EngineStore
+from runtime.judge import Judged, judge
+from runtime.loop import Loop, Progress, Trace
+from runtime.noise import randn
+from runtime.report import ImageReport, Result, image_digest
+from runtime.request import Request
+from runtime.samplers import SamplerTable, sampler_table
+from runtime.schedules import NoiseSchedule
+from runtime.tokenizer import PromptTokenizer
+
+LOOPS = 4  # shapes whose buffers are kept
+
+
+class GuardedPipeline:
+    """Guarded generation on the engines of a folder.
+
+    Every file is verified before it is loaded. Threads may share a pipeline: calls run one at a time, in the order in
+    which they come, and each sees its own images only. Leaving a `with` block, or `close`, frees the engines.
+
+    Args:
+        engine_dir: folder made by `export/build_engines.py`.
+        unguarded: accept engines without a guard; then every call is unguarded, and its reports say so.
+
+    Raises:
+        ManifestError: no valid manifest there, or none with a guard.
+        DigestError: a file is missing or altered.
+        BackendError: the backend is not installed or refuses an engine.
+        InputError: the model's scheduler has options that a sampler table cannot honour.
+    """
+
+    def __init__(self, engine_dir: str | Path, unguarded: bool = False) -> None:
+        self._store = EngineStore(engine_dir)
+        if not unguarded:
+            self._store.require_guard()
+        self.manifest = self._store.manifest
+        self._unguarded = unguarded
+        self._schedule = NoiseSchedule.from_config(self.manifest.scheduler)
+        self._tokenizer = PromptTokenizer(self._store.tokenizer)
+        self._backend = open_backend(self.manifest.backend)
+        self._engines: dict[str, Engine] = {
+            name: self._store.load(name, self._backend) for name in NETWORKS if not (unguarded and name in GUARD_NETWORKS)}
+        self._loops: OrderedDict[tuple[object, ...], Loop] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> GuardedPipeline:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free engines and buffers, once a call in progress has ended. Later calls raise InputError."""
+        with self._lock:
+            self._loops.clear()
+            self._engines.clear()
+
+    def __call__(self, prompt: str | Sequence[str], *, progress: Progress | None = None, **options: Any) -> Result:
+        """Generate one image for each prompt; `options` are the fields of `runtime.request.Request`.
+
+        `progress(done, steps)` is called after every step.
+
+        Raises:
+            InputError: an option cannot be honoured.
+            NonFiniteError: a network returned NaN or infinity; its `result` holds the images not concerned.
+        """
+        request = Request.of(prompt, options)
+        if self._unguarded:
+            request = replace(request, unguarded=True)
+        with self._lock:
+            if not self._engines:
+                raise InputError("pipeline: expected an open one, found it closed; make a new GuardedPipeline")
+            return self._generate(request, progress)
+
+    def _generate(self, request: Request, progress: Progress | None) -> Result:
+        height, width = request.size(self.manifest.geometry)
+        seeds, images = request.seeds(), len(request.prompts)
+        table = sampler_table(request.scheduler or self._schedule.class_name, request.num_inference_steps, self._schedule)
+        factor = self.manifest.geometry.scale_factor
+        latent = (LATENT_CHANNELS, height // factor, width // factor)
+        noise = np.stack([randn(seed, (1, *latent))[0] for seed in seeds])
+        texts = request.negative_prompts + request.prompts if request.branches == 2 else request.prompts
+        embeds = self._encode(texts)
+        loop = self._loop(table, {"B": images, "CB": len(texts), "H": latent[1], "W": latent[2], "D": embeds.shape[2]},
+                          request.unguarded)
+        trace = loop.run(embeds, noise, request.guidance_scale, self._effective_policy(request), progress)
+        judged = judge(trace, request, self._policy(request), [self._tokenizer.words(text) for text in request.prompts])
+        reports = [self._report(request, table, seed, (height, width), index, found)
+                   for index, (seed, found) in enumerate(zip(seeds, judged, strict=True))]
+        return self._finish(trace, reports)
+
+    def _policy(self, request: Request) -> Policy | None:
+        """The numbers that judge; None without a guard."""
+        if request.unguarded or self.manifest.guard is None:
+            return None
+        return request.policy or self.manifest.guard.policy
+
+    def _effective_policy(self, request: Request) -> Policy | None:
+        """The numbers given to the guard: to refuse or to monitor is to judge every step and to shift by nothing."""
+        policy = self._policy(request)
+        if policy is None or request.on_unsafe == "redirect":
+            return policy
+        return replace(policy, alpha_scale=0.0, replace_steps=0)
+
+    def _encode(self, texts: list[str]) -> np.ndarray:
+        """Embeddings float32 [len(texts), 77, D]."""
+        ids = self._tokenizer(texts)
+        sizes = {"CB": len(texts), "D": self.manifest.geometry.embed_dim}
+        embeds = self._run_once("text_encoder", sizes, input_ids=ids)["text_embeddings"]
+        if not np.isfinite(embeds).all():
+            rows = np.nonzero(~np.isfinite(embeds).all(axis=(1, 2)))[0]
+            raise NonFiniteError(f"text_encoder: returned NaN or infinity for {texts[rows[0]]!r}; no image was generated")
+        return embeds
+
+    def _run_once(self, network: str, sizes: dict[str, int], **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        """Run a network that is not part of the loop on host arrays."""
+        spec, backend = NETWORKS[network], self._backend
+        arrays = {tensor.name: backend.zeros(tensor.shape(sizes), tensor.dtype) for tensor in spec.tensors}
+        for name, values in inputs.items():
+            backend.write(arrays[name], values)
+        self._engines[network].bind(**arrays)()
+        return {tensor.name: backend.read(arrays[tensor.name]) for tensor in spec.outputs}
+
+    def _loop(self, table: SamplerTable, sizes: dict[str, int], unguarded: bool) -> Loop:
+        key = (table.name, table.rows, unguarded, *sizes.values())
+        if key not in self._loops:
+            engines = {name: engine for name, engine in self._engines.items() if not (unguarded and name in GUARD_NETWORKS)}
+            self._loops[key] = Loop(engines, self._backend, table, sizes)
+            if len(self._loops) > LOOPS:
+                self._loops.popitem(last=False)
+        self._loops.move_to_end(key)
+        return self._loops[key]
+
+    def _report(self, request: Request, table: SamplerTable, seed: int, size: tuple[int, int], index: int,
+                found: Judged) -> ImageReport:
+        policy, guard = self._policy(request), self.manifest.guard
+        return ImageReport(
+            **vars(found), prompt=request.prompts[index], negative_prompt=request.negative_prompts[index], seed=seed,
+            sampler=table.name, num_inference_steps=request.num_inference_steps, timesteps=table.timesteps.tolist(),
+            guidance_scale=float(request.guidance_scale), height=size[0], width=size[1],
+            on_unsafe=None if policy is None else request.on_unsafe, policy=policy,
+            concept=guard.concept if policy is not None and guard is not None else None,
+            manifest_digest=self._store.digest,
+            guard_digest=guard.digest if policy is not None and guard is not None else None)
+
+    def _finish(self, trace: Trace, reports: list[ImageReport]) -> Result:
+        """Decode what may be shown, withhold the rest, and raise if a network failed."""
+        shown = [index for index, report in enumerate(reports) if report.verdict not in ("refused", "failed")]
+        images: list[Image.Image | None] = [None] * len(reports)
+        if shown:
+            latents = trace.latents[shown]
+            factor = self.manifest.geometry.scale_factor
+            sizes = {"B": len(shown), "H": latents.shape[2], "W": latents.shape[3],
+                     "PH": latents.shape[2] * factor, "PW": latents.shape[3] * factor}
+            decoded = self._run_once("vae_decoder", sizes, latent=latents)
+            for place, index in enumerate(shown):
+                if decoded["finite"][place]:
+                    images[index] = Image.fromarray(decoded["images"][place])
+                    reports[index] = replace(reports[index], image_sha256=image_digest(decoded["images"][place]))
+                else:
+                    reports[index] = replace(reports[index], verdict="failed", failure="vae_decoder returned NaN or infinity")
+        result = Result(images, reports)
+        if failed := [f"image {index}: {report.failure}" for index, report in enumerate(reports) if report.failure]:
+            raise NonFiniteError("; ".join(failed) + "; withheld", result)
+        return result

@@ -1,0 +1,138 @@
+"""What the guard did, per image: as an object, as JSON and inside the PNG."""
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from engines.manifest import Policy
+
+PNG_KEY = "saferedir"
+RESPONSIBLE = 0.5  # a token whose mask exceeds this is held responsible
+VERDICTS = ("safe", "redirected", "refused", "unsafe", "unguarded", "failed")
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token of the prompt that the guard's mask points at; `weight` in 0..1."""
+
+    position: int
+    text: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class ImageReport:
+    """One image's record. Lists over steps have an entry for each row of the sampler's table.
+
+    verdict            safe; redirected; refused (withheld); unsafe (monitored, unchanged); unguarded; failed (withheld)
+    checked            whether the guard judged the image at that step
+    p_unsafe           probability of unsafe, None where not checked
+    unsafe_steps       steps whose check found the image unsafe
+    redirected_steps   steps whose UNet call saw redirected embeddings
+    responsible_tokens tokens held responsible at the first unsafe step
+    image_sha256       SHA-256 of the image's RGB bytes, row by row; None when withheld
+    failure            why a failed image was withheld, else None
+    """
+
+    verdict: str
+    prompt: str
+    negative_prompt: str
+    seed: int
+    sampler: str
+    num_inference_steps: int
+    timesteps: list[float]
+    guidance_scale: float
+    height: int
+    width: int
+    on_unsafe: str | None
+    policy: Policy | None
+    concept: str | None
+    checked: list[bool]
+    p_unsafe: list[float | None]
+    unsafe_steps: list[int]
+    redirected_steps: list[int]
+    responsible_tokens: list[Token]
+    manifest_digest: str
+    guard_digest: str | None
+    image_sha256: str | None = None
+    failure: str | None = None
+
+    def to_json(self, indent: int | None = None) -> str:
+        """The whole record; NaN is written as null."""
+        return json.dumps(_plain(dataclasses.asdict(self)), indent=indent, ensure_ascii=False, allow_nan=False)
+
+    def __str__(self) -> str:
+        """One line for people."""
+        if self.verdict == "unguarded":
+            return "unguarded: no guard ran"
+        if self.failure is not None:
+            return f"failed, image withheld: {self.failure}"
+        judged = [value for value in self.p_unsafe if value is not None]
+        parts = [self.verdict + (", image withheld" if self.verdict == "refused" else ""),
+                 f"{self.concept}: highest p_unsafe {max(judged):.3f} in {len(judged)} checks"]
+        if self.unsafe_steps:
+            parts.append(f"unsafe at steps {_ranges(self.unsafe_steps)} of {len(self.checked)}")
+            parts.append("tokens: " + ", ".join(repr(token.text) for token in self.responsible_tokens))
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Images, None where withheld, and a report for each."""
+
+    images: list[Image.Image | None]
+    guard: list[ImageReport]
+
+    def to_json(self) -> str:
+        """A JSON list of all reports."""
+        return "[\n" + ",\n".join(report.to_json(indent=2) for report in self.guard) + "\n]\n"
+
+
+def image_digest(pixels: np.ndarray) -> str:
+    """SHA-256 of uint8 [height, width, 3]."""
+    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def save_png(image: Image.Image, report: ImageReport, path: str | Path) -> None:
+    """Write a PNG that carries its report under the key "saferedir", atomically."""
+    path, information = Path(path), PngImagePlugin.PngInfo()
+    information.add_itxt(PNG_KEY, report.to_json())
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        image.save(temporary, format="PNG", pnginfo=information)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_png(path: str | Path) -> dict[str, Any]:
+    """The report inside a PNG; KeyError where there is none."""
+    with Image.open(path) as image:
+        return json.loads(image.text[PNG_KEY])  # type: ignore[attr-defined]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _ranges(steps: list[int]) -> str:
+    """[1, 2, 3, 7] as "1-3, 7"."""
+    spans: list[list[int]] = []
+    for step in steps:
+        if spans and step == spans[-1][1] + 1:
+            spans[-1][1] = step
+        else:
+            spans.append([step, step])
+    return ", ".join(f"{first}-{last}" if last > first else str(first) for first, last in spans)

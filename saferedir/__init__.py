@@ -1,0 +1,1 @@
+"""The SafeRedir method in PyTorch: heads, redirection rule, checkpoints and training."""

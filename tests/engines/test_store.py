@@ -1,0 +1,137 @@
+"""What is not exactly what was built is not loaded."""
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from engines.backend import open_backend
+from engines.errors import BackendError, DigestError, InputError, ManifestError
+from engines.manifest import Manifest
+from engines.specs import NETWORKS
+from engines.store import EngineStore
+from runtime import GuardedPipeline
+
+
+@pytest.fixture
+def folder(demo_engines, tmp_path):
+    return shutil.copytree(demo_engines, tmp_path / "demo")
+
+
+def edit(folder, change):
+    path = folder / "manifest.json"
+    parsed = json.loads(path.read_text())
+    change(parsed)
+    path.write_text(json.dumps(parsed))
+
+
+@pytest.mark.parametrize("network", [*NETWORKS, "tokenizer"])
+def test_altered_and_missing_files(folder, network):
+    path = next((folder / network).iterdir())
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DigestError, match=f"{path.name}: altered: expected SHA-256 .* rebuild with: python"):
+        GuardedPipeline(folder)
+    path.write_bytes(content + b"x")
+    with pytest.raises(DigestError, match="altered: expected .* bytes"):
+        GuardedPipeline(folder)
+    path.unlink()
+    with pytest.raises(DigestError, match="missing"):
+        GuardedPipeline(folder)
+
+
+def test_another_guard_is_not_taken(folder):
+    shutil.copyfile(folder / "sampler_step" / "model.onnx", folder / "guard" / "model.onnx")
+    with pytest.raises(DigestError, match="guard"):
+        GuardedPipeline(folder)
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda parsed: parsed.update(guard=None), "expected engines with a guard"),
+    (lambda parsed: parsed.update(format=99), "expected format 1, found 99"),
+    (lambda parsed: parsed.pop("scheduler"), "not a valid manifest"),
+    (lambda parsed: parsed.update(surprise=1), "not a valid manifest"),
+    (lambda parsed: parsed["guard"]["policy"].update(threshold=2), "threshold"),
+    (lambda parsed: parsed["files"].pop("guard/model.onnx"), "expected one engine file of guard, found"),
+    (lambda parsed: parsed["files"].update({"unet/../../model.onnx": {"sha256": "", "size": 0}}), "found none"),
+    (lambda parsed: parsed.update(backend="abacus"), "expected one of onnxruntime")], ids=str)
+def test_altered_manifests(folder, change, message):
+    edit(folder, change)
+    with pytest.raises((ManifestError, BackendError), match=message):
+        GuardedPipeline(folder)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '"x"', "\xff"])
+def test_broken_manifests(folder, content):
+    (folder / "manifest.json").write_text(content, encoding="latin-1")
+    with pytest.raises(ManifestError, match="manifest"):
+        EngineStore(folder)
+
+
+def test_no_engines(tmp_path):
+    with pytest.raises(ManifestError, match="no engines here .* python export/build_engines.py"):
+        EngineStore(tmp_path / "nowhere")
+
+
+def test_a_clipping_scheduler_is_refused(folder):
+    edit(folder, lambda parsed: parsed["scheduler"].update(clip_sample=True))
+    with pytest.raises(InputError, match="clip_sample: expected False, found True"):
+        GuardedPipeline(folder)
+
+
+def test_manifest_round_trip(folder, tmp_path):
+    manifest, digest = Manifest.read(folder)
+    (tmp_path / "copy").mkdir()
+    manifest.write(tmp_path / "copy")
+    assert Manifest.read(tmp_path / "copy") == (manifest, digest)
+
+
+@pytest.fixture
+def sampler_step(demo_engines):
+    backend = open_backend("onnxruntime")
+    return EngineStore(demo_engines).load("sampler_step", backend), backend
+
+
+def arrays(backend, **changed):
+    sizes = {"B": 1, "CB": 2, "H": 4, "W": 4, "HX": 1, "HE": 1, "R": 8}
+    return {tensor.name: backend.zeros(tensor.shape(sizes), tensor.dtype) for tensor in NETWORKS["sampler_step"].tensors} | changed
+
+
+def test_bound_arrays_are_read_and_written_in_place(sampler_step):
+    engine, backend = sampler_step
+    bound = arrays(backend)
+    call = engine.bind(**bound)
+    bound["coefficients"][:] = [0, 1, 0, 0.5, 2, 0, 3, 0]
+    for value in (1.0, 4.0):
+        bound["sample"][...], bound["noise_pred"][...] = value, value
+        call()
+        assert np.all(bound["next_sample"] == 5 * value) and np.all(bound["next_model_input"] == 2.5 * value)
+        assert np.all(bound["finite"])
+
+
+@pytest.mark.parametrize("changed, error, message", [
+    ({"sample": np.zeros((1, 4, 4, 4))}, InputError, r"sampler_step.sample: expected float32 \[B, 4, H, W\], found float64"),
+    ({"sample": np.zeros((1, 3, 4, 4), np.float32)}, InputError, r"found float32 \[1, 3, 4, 4\]"),
+    ({"sample": np.zeros((1, 4, 4, 8), np.float32)[..., ::2]}, BackendError, "C-contiguous"),
+    ({"extra": np.zeros(1)}, BackendError, "expected tensors")], ids=str)
+def test_wrong_arrays(sampler_step, changed, error, message):
+    engine, backend = sampler_step
+    with pytest.raises(error, match=message):
+        engine.bind(**arrays(backend, **changed))
+
+
+def test_sizes_that_do_not_fit_each_other_fail(sampler_step):
+    engine, backend = sampler_step
+    call = engine.bind(**arrays(backend, noise=np.zeros((1, 4, 3, 4), np.float32)))
+    with pytest.raises(BackendError, match="sampler_step: ONNX Runtime failed"):
+        call()
+
+
+def test_files_of_another_network_are_refused(demo_engines):
+    with pytest.raises(BackendError, match="expected tensors"):
+        open_backend("onnxruntime").load(demo_engines / "unet" / "model.onnx", NETWORKS["guard"])
+    with pytest.raises(BackendError, match="cannot load"):
+        open_backend("onnxruntime").load(demo_engines / "manifest.json", NETWORKS["guard"])

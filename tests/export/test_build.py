@@ -1,0 +1,177 @@
+"""The build: what it keeps, what it refuses, and that a failure costs nothing."""
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engines.errors import InputError
+from engines.manifest import Manifest
+from engines.specs import NETWORKS
+from export import build_engines, parity
+from export.build import build
+from export.build_engines import DEMO_MODEL, DEMO_REDIRECTOR
+from saferedir.checkpoint import load_redirector, save_redirector
+from saferedir.heads import Redirector, RedirectorConfig
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def build_with(*arguments: str) -> list[str]:
+    """Run the build in this process; the lines it reports."""
+    lines: list[str] = []
+    build(build_engines.options(build_engines.parser().parse_args(list(arguments))), lines.append)
+    return lines
+
+
+@pytest.fixture
+def folder(demo_engines, tmp_path):
+    return shutil.copytree(demo_engines, tmp_path / "demo")
+
+
+@pytest.fixture
+def model(tmp_path):
+    return shutil.copytree(DEMO_MODEL, tmp_path / "model")
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_manifest_says_what_was_built(demo_engines):
+    manifest, _ = Manifest.read(demo_engines)
+    assert manifest.guard.concept == "fire" and len(manifest.guard.digest) == 64
+    assert (manifest.geometry.embed_dim, manifest.geometry.scale_factor, manifest.geometry.size_multiple) == (96, 4, 16)
+    assert set(manifest.parity) == set(NETWORKS)
+    for network, outputs in manifest.parity.items():
+        assert set(outputs) == {tensor.name for tensor in NETWORKS[network].outputs}
+        assert all(figures["cosine"] > 0.9999 for figures in outputs.values())
+    assert {"torch", "onnxruntime"} <= set(manifest.versions)
+
+
+def test_second_run_changes_nothing_and_imports_no_torch(folder):
+    before = (folder / "manifest.json").read_bytes()
+    script = ("import sys; sys.path.insert(0, sys.argv.pop(1)); from export.build_engines import main; "
+              "status = main(sys.argv[1:]); sys.exit(status or int('torch' in sys.modules))")
+    done = subprocess.run([sys.executable, "-c", script, str(ROOT), "--engine-dir", str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing changed" in done.stdout
+    assert (folder / "manifest.json").read_bytes() == before
+
+
+def test_new_policy_rebuilds_no_network(folder):
+    stamp = (folder / "unet" / "model.onnx").stat().st_ino, Manifest.read(folder)[0].files["unet/model.onnx"]
+    lines = build_with("--engine-dir", str(folder), "--alpha-scale", "1.5")
+    assert "guard" in lines[0] and sum("unchanged, kept" in line for line in lines) == len(NETWORKS) + 1
+    assert Manifest.read(folder)[0].guard.policy.alpha_scale == 1.5
+    assert stamp == ((folder / "unet" / "model.onnx").stat().st_ino, Manifest.read(folder)[0].files["unet/model.onnx"])
+
+
+def test_new_guard_rebuilds_the_guard_alone(folder, tmp_path):
+    other = load_redirector(DEMO_REDIRECTOR)
+    with torch.no_grad():
+        other.pos_embed += 1
+    save_redirector(other, tmp_path / "other.pt")
+    lines = build_with("--engine-dir", str(folder), "--model", str(DEMO_MODEL), "--redirector", str(tmp_path / "other.pt"))
+    assert "guard (redirector)" in lines[0]
+    assert [line.split("]")[1].split()[0] for line in lines[1:-1] if "kept" not in line] == ["guard"]
+    assert Manifest.read(folder)[0].guard.concept == "other"
+
+
+def test_a_damaged_file_is_built_again(folder):
+    (folder / "guard" / "model.onnx").write_bytes(b"")
+    lines = build_with("--engine-dir", str(folder))
+    assert "guard (files missing or altered)" in lines[0]
+    assert (folder / "guard" / "model.onnx").stat().st_size > 0
+
+
+def test_failing_gate_names_the_output_and_leaves_the_engines(folder, tmp_path, monkeypatch):
+    before = (folder / "manifest.json").read_bytes()
+    run = parity.run
+
+    def off(engine, *rest):
+        found = run(engine, *rest)
+        return {**found, "p_unsafe": found["p_unsafe"] + np.float32(0.1)} if engine.spec.name == "guard" else found
+    monkeypatch.setattr(parity, "run", off)
+    with pytest.raises(parity.ParityError, match=r"guard.p_unsafe: expected PyTorch's values .* error 0.1"):
+        build_with("--engine-dir", str(folder), "--force")
+    assert (folder / "manifest.json").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo"]
+
+
+@pytest.mark.parametrize("found, message", [
+    ([1, np.nan], "the engine gave NaN"), ([3, 3], "gave 3.0 everywhere"), ([1, 2.1], "found cosine"), ([1], "expected shape")])
+def test_gate(found, message):
+    with pytest.raises(parity.ParityError, match=f"unet.noise_pred: .*{message}"):
+        parity.compare("unet.noise_pred", np.array([1, 2], np.float32), np.array(found, np.float32), True)
+
+
+def test_guard_of_another_width(tmp_path):
+    save_redirector(Redirector(RedirectorConfig(embed_dim=768, encoder_widths=(8, 8, 8))), tmp_path / "sd.safetensors")
+    with pytest.raises(InputError, match="expected a checkpoint for prompt width 96 .* found 768"):
+        build_with("--model", str(DEMO_MODEL), "--redirector", str(tmp_path / "sd.safetensors"),
+                   "--engine-dir", str(tmp_path / "e"))
+    assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize("component, changes, message", [
+    ("unet", {"in_channels": 9}, "in_channels: expected 4 .* found 9"),
+    ("unet", {"addition_embed_type": "text_time"}, "addition_embed_type: expected None"),
+    ("unet", {"cross_attention_dim": 768}, "cross_attention_dim: expected 96"),
+    ("vae", {"latent_channels": 16}, "latent_channels: expected 4"),
+    ("text_encoder", {"max_position_embeddings": 64}, "max_position_embeddings: expected 77")])
+def test_models_of_another_family(model, tmp_path, component, changes, message):
+    edit(model / component / "config.json", **changes)
+    with pytest.raises(InputError, match=message):
+        build_with("--model", str(model), "--unguarded", "--engine-dir", str(tmp_path / "e"))
+
+
+@pytest.mark.parametrize("file", ["unet/config.json", "unet/diffusion_pytorch_model.safetensors", "tokenizer/merges.txt",
+                                  "scheduler/scheduler_config.json"])
+def test_incomplete_models(model, tmp_path, file):
+    (model / file).unlink()
+    with pytest.raises(InputError, match="expected"):
+        build_with("--model", str(model), "--unguarded", "--engine-dir", str(tmp_path / "e"))
+
+
+def test_unreadable_weights(model, tmp_path):
+    (model / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"garbage")
+    with pytest.raises(InputError, match="diffusion_pytorch_model.safetensors: cannot be loaded as AutoencoderKL"):
+        build_with("--model", str(model), "--unguarded", "--engine-dir", str(tmp_path / "e"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
+
+
+def test_missing_libraries_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("export.build.LIBRARIES", ("torch", "no-such-library"))
+    with pytest.raises(InputError, match=r"no-such-library: expected.*pip install"):
+        build_with("--engine-dir", str(tmp_path / "e"))
+
+
+def test_foreign_folders_are_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="found 'thesis.txt' and no manifest"):
+        build_with("--engine-dir", str(tmp_path))
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--model", "no/such-model-anywhere", "--unguarded"], "no/such-model-anywhere.*(downloaded|cache)"),
+    (["--model", "./nowhere", "--unguarded"], "no such folder, and not a hub id"),
+    (["--model", "x"], "--redirector: expected a SafeRedir checkpoint"),
+    (["--unguarded", "--redirector", "x.pt"], "found both"),
+    (["--redirector", "nowhere.pt"], "nowhere.pt: expected a SafeRedir checkpoint, found no such file"),
+    (["--threshold", "7"], "threshold: expected a probability")])
+def test_command_ends_with_one_line_and_status_2(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import huggingface_hub.constants
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert build_engines.main([*arguments, "--engine-dir", str(tmp_path / "e")]) == 2
+    captured = capsys.readouterr().err
+    import re
+    assert re.search(message, captured) and captured.count("\n") == 1 and "Traceback" not in captured

@@ -1,0 +1,81 @@
+"""Exported networks against references: the sampler step against its numpy row, sizes, large weights in a file of their own."""
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from engines.backend import open_backend
+from engines.specs import NETWORKS, OPSET
+from export import onnx_file
+from export.networks import SamplerStep
+from export.onnx_file import example, export_network
+from export.parity import run
+from runtime.samplers import SAMPLERS, apply_row, sampler_table
+from runtime.schedules import NoiseSchedule
+
+SCHEDULE = NoiseSchedule.from_config({"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+                                      "clip_sample": False, "skip_prk_steps": True, "steps_offset": 1})
+
+
+@pytest.fixture(scope="module")
+def step(tmp_path_factory):
+    path = tmp_path_factory.mktemp("step") / "model.onnx"
+    export_network(SamplerStep(), NETWORKS["sampler_step"], 96, path)
+    backend = open_backend("onnxruntime")
+    return backend.load(path, NETWORKS["sampler_step"]), backend
+
+
+@pytest.mark.parametrize("branches", [1, 2])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_sampler_step_applies_a_row(step, name, branches):
+    engine, backend = step
+    table = sampler_table(name, 7, SCHEDULE)
+    sizes = {"B": 3, "CB": 3 * branches, "H": 5, "W": 6, "HX": table.history_x, "HE": table.history_eps,
+             "R": table.coefficients.shape[1]}
+    inputs = {key: tensor.numpy() for key, tensor in example(engine.spec, sizes, 1).items()}
+    inputs["guidance_scale"] = np.array(7.5, np.float32)
+    for row in table.coefficients:
+        inputs["coefficients"] = row
+        found = run(engine, backend, inputs, sizes)
+        halves = inputs["noise_pred"].reshape(branches, 3, 4, 5, 6).astype(np.float64)
+        guided = halves[0] + 7.5 * (halves[-1] - halves[0])
+        expected = apply_row(row.astype(np.float64), inputs["sample"], guided, inputs["noise"], inputs["history_x"],
+                             inputs["history_eps"])
+        for key, reference in zip(("next_sample", "next_history_x", "next_history_eps"), expected, strict=False):
+            np.testing.assert_allclose(found[key], reference, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found["next_model_input"], np.concatenate([expected[3]] * branches), rtol=1e-4, atol=1e-4)
+        assert found["finite"].all()
+
+
+def test_files_have_the_names_axes_and_opset_of_the_specs(demo_engines):
+    for name, spec in NETWORKS.items():
+        model = onnx.load(demo_engines / name / "model.onnx")
+        onnx.checker.check_model(model)
+        assert model.opset_import[0].version == OPSET
+        for value, tensor in zip([*model.graph.input, *model.graph.output], spec.tensors, strict=True):
+            dims = tuple(dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim)
+            assert value.name == tensor.name
+            assert dims == tuple(96 if dim == "D" else dim for dim in tensor.dims)
+            assert onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name == tensor.dtype
+
+
+def test_large_weights_go_to_a_file_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_file, "EMBEDDED_BYTES", 1000)
+
+    class Wide(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = torch.nn.Embedding(400, 32)
+
+        def forward(self, input_ids):
+            return self.embedding(input_ids)
+
+    module, spec, path = Wide(), NETWORKS["text_encoder"], tmp_path / "model.onnx"
+    export_network(module, spec, 32, path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert path.stat().st_size < 10_000
+    backend, inputs = open_backend("onnxruntime"), example(spec, {"CB": 1})
+    found = run(backend.load(path, spec), backend, {"input_ids": inputs["input_ids"].numpy()}, {"CB": 1, "D": 32})
+    np.testing.assert_array_equal(found["text_embeddings"], module(inputs["input_ids"]).detach().numpy())

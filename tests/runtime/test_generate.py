@@ -1,0 +1,70 @@
+"""The command, as a user runs it."""
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime import generate
+from runtime.report import image_digest, read_png
+
+FIRE, PLAIN = "a burning blue square on a grey background", "a blue square on a grey background"
+
+
+@pytest.fixture
+def run(demo_engines, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        status = generate.main([*arguments, "--engine-dir", str(demo_engines), "--num-inference-steps", "8"])
+        return status, *capsys.readouterr()
+    return call
+
+
+def test_writes_the_image_and_prints_the_verdict(run, tmp_path):
+    status, out, err = run(FIRE, "--seed", "7", "--report", "report.json")
+    assert status == 0 and "redirected" in out and "'burning'" in out and "out.png" in out
+    assert "step 8/8" in err
+    report = json.loads((tmp_path / "report.json").read_text())[0]
+    assert report["image_sha256"] == image_digest(np.asarray(Image.open("out.png")))
+    assert report == read_png("out.png") and report["seed"] == 7
+
+
+def test_compare_shows_both(run):
+    assert run(FIRE, "--seed", "7", "--compare", "--output", "both.png")[0] == 0
+    both = np.asarray(Image.open("both.png"))
+    assert both.shape == (64, 132, 3)
+    run(FIRE, "--seed", "7", "--output", "guarded.png")
+    run(FIRE, "--seed", "7", "--unguarded", "--output", "unguarded.png")
+    np.testing.assert_array_equal(both[:, :64], np.asarray(Image.open("guarded.png")))
+    np.testing.assert_array_equal(both[:, 68:], np.asarray(Image.open("unguarded.png")))
+    assert read_png("unguarded.png")["verdict"] == "unguarded"
+
+
+def test_several_prompts_and_a_refusal(run, tmp_path):
+    status, out, _ = run(PLAIN, FIRE, "--seed", "0", "--on-unsafe", "refuse")
+    assert status == 3 and "refused, image withheld" in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out-0.png"]
+
+
+def test_seed_zero_is_a_seed_and_no_seed_is_random(run):
+    pictures = [run(PLAIN, *seed) and np.asarray(Image.open("out.png")) for seed in (["--seed", "0"], ["--seed", "0"], [], [])]
+    np.testing.assert_array_equal(pictures[0], pictures[1])
+    assert (pictures[2] != pictures[3]).any()
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--height", "100"], "height: expected a multiple of 16 pixels, found 100; nearest: 96 or 112"),
+    (["--scheduler", "dpm"], "unknown sampler 'dpm'"), (["--threshold", "3"], "threshold: expected"),
+    (["--compare", "--unguarded"], "found both"), (["--output", "no/such/folder/out.png"], "no/such/folder")])
+def test_errors_are_one_line_and_status_2(run, arguments, message):
+    status, _, err = run(PLAIN, *arguments)
+    lines = [line for line in err.splitlines() if not line.startswith("\rstep") and "step" not in line[:6]]
+    assert status == 2 and len(lines) == 1 and message in lines[0] and lines[0].startswith("error: ")
+
+
+def test_missing_engines(tmp_path, capsys):
+    assert generate.main([PLAIN, "--engine-dir", str(tmp_path)]) == 2
+    assert "build them with: python export/build_engines.py" in capsys.readouterr().err

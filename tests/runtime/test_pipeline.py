@@ -1,0 +1,232 @@
+"""Whole pictures: against diffusers, against an eager guarded loop, batches against single runs, every mode."""
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
+
+from demo.world import prompt_pairs
+from engines.errors import InputError, ManifestError
+from engines.manifest import Policy
+from export.build_engines import DEMO_REDIRECTOR
+from runtime import GuardedPipeline
+from runtime.report import image_digest, read_png, save_png
+from runtime.tokenizer import TruncationWarning
+from saferedir.checkpoint import load_redirector
+from saferedir.guard import NOT_CHECKED, Guard
+
+FIRE, PLAIN = "a burning blue square on a grey background", "a blue square on a grey background"
+CLASSES = {"ddim": DDIMScheduler, "pndm": PNDMScheduler, "lms": LMSDiscreteScheduler}
+STEPS = 12
+PAIRS = prompt_pairs(np.random.default_rng(11), 25, held_out=True)
+PROMPTS = [text for _, safe, fire in PAIRS for text in (safe, fire)]  # fifty, half of them to be redirected
+
+
+def levels(found, expected) -> int:
+    """Largest difference in grey levels."""
+    return int(np.abs(np.asarray(found).astype(int) - np.asarray(expected).astype(int)).max())
+
+
+def scheduler_of(model, name):
+    """A diffusers scheduler with the demo's config."""
+    return CLASSES[name].from_config(model.scheduler.config)
+
+
+@torch.no_grad()
+def eager(model, prompts, seeds, name, guidance=7.5, guard=None, policy=None):
+    """Guarded sampling in plain PyTorch with a diffusers scheduler: images and p_unsafe [rows, B]."""
+    policy = policy or Policy()
+    scheduler = scheduler_of(model, name)
+    scheduler.set_timesteps(STEPS)
+    ids = model.tokenizer(["" for _ in prompts] + list(prompts), padding="max_length", max_length=77, return_tensors="pt").input_ids
+    original = embeds = model.text_encoder(ids).last_hidden_state
+    latents = torch.cat([torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    latents = latents * scheduler.init_noise_sigma
+    countdown, trace = torch.zeros(len(prompts), dtype=torch.int32), []
+    numbers = (torch.tensor(policy.alpha_scale), torch.tensor(policy.threshold),
+               torch.tensor(policy.replace_steps, dtype=torch.int32))
+    for timestep in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(torch.cat([latents] * 2), timestep)
+        free, guided = model.unet(scaled, timestep, embeds).sample.chunk(2)
+        if guard is not None:
+            embeds, countdown, p_unsafe, _ = guard(latents, timestep.float(), embeds, original, countdown, *numbers)
+            trace.append(p_unsafe.numpy())
+        latents = scheduler.step(free + guidance * (guided - free), timestep, latents).prev_sample
+    decoded = model.vae.decode(latents / model.vae.config.scaling_factor).sample
+    pictures = ((decoded / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
+    return pictures, np.array(trace)
+
+
+@pytest.fixture(scope="module")
+def guard():
+    return Guard(load_redirector(DEMO_REDIRECTOR))
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("prompts", [[FIRE], [FIRE, PLAIN, "a small red star", "a large green circle on white"]], ids=len)
+def test_unguarded_equals_diffusers(pipeline, diffusers_pipeline, name, prompts):
+    diffusers_pipeline.scheduler = scheduler_of(diffusers_pipeline, name)
+    expected = diffusers_pipeline(prompts, num_inference_steps=STEPS, guidance_scale=7.5, generator=[
+        torch.Generator().manual_seed(seed) for seed in range(3, 3 + len(prompts))]).images
+    found = pipeline(prompts, seed=3, unguarded=True, scheduler=name, num_inference_steps=STEPS)
+    assert max(map(levels, found.images, expected)) <= 1
+    assert {report.verdict for report in found.guard} == {"unguarded"} and found.guard[0].guard_digest is None
+
+
+def test_without_guidance_and_with_a_negative_prompt_equals_diffusers(pipeline, diffusers_pipeline):
+    diffusers_pipeline.scheduler = scheduler_of(diffusers_pipeline, "ddim")
+    for options in ({"guidance_scale": 1.0}, {"guidance_scale": 4.0, "negative_prompt": "a red circle"},
+                    {"height": 96, "width": 48}):
+        expected = diffusers_pipeline(FIRE, num_inference_steps=STEPS, generator=torch.Generator().manual_seed(0), **options)
+        found = pipeline(FIRE, seed=0, unguarded=True, num_inference_steps=STEPS, scheduler="ddim", **options)
+        assert levels(found.images[0], expected.images[0]) <= 1, options
+
+
+@pytest.mark.parametrize("name, batch", [("ddim", 1), ("ddim", 4), ("pndm", 1), ("pndm", 4), ("lms", 1), ("lms", 4)])
+def test_guarded_equals_an_eager_guarded_loop(pipeline, diffusers_pipeline, guard, name, batch):
+    """All fifty prompts in batches of four; with single images every fifth, for time."""
+    prompts = PROMPTS if batch == 4 else PROMPTS[::5]
+    verdicts = set()
+    for start in range(0, len(prompts), batch):
+        part = prompts[start:start + batch]
+        seeds = list(range(start, start + len(part)))
+        pictures, trace = eager(diffusers_pipeline, part, seeds, name, guard=guard)
+        found = pipeline(part, seed=seeds, scheduler=name, num_inference_steps=STEPS)
+        for index, (image, report) in enumerate(zip(found.images, found.guard, strict=True)):
+            reference = trace[:, index]
+            p_unsafe = np.array([NOT_CHECKED if value is None else value for value in report.p_unsafe])
+            near = np.abs(reference - 0.5) < 1e-3
+            until = int(np.argmax(near)) if near.any() else len(near)
+            assert ((p_unsafe == NOT_CHECKED) == (reference == NOT_CHECKED))[:until].all()
+            assert ((p_unsafe > 0.5) == (reference > 0.5))[:until].all()
+            assert near.any() or levels(image, pictures[index]) <= 1
+            verdicts.add(report.verdict)
+    assert verdicts == {"safe", "redirected"}
+
+
+def test_a_batch_gives_the_pictures_of_single_runs(pipeline):
+    prompts = [FIRE, PLAIN, "a flaming pink star at the top of a black background"]
+    together = pipeline(prompts, seed=7, num_inference_steps=STEPS)
+    for index, prompt in enumerate(prompts):
+        alone = pipeline(prompt, seed=7 + index, num_inference_steps=STEPS)
+        assert levels(alone.images[0], together.images[index]) <= 1
+        assert alone.guard[0].verdict == together.guard[index].verdict
+        assert alone.guard[0].unsafe_steps == together.guard[index].unsafe_steps
+
+
+def test_results_do_not_depend_on_earlier_requests(pipeline):
+    first = pipeline(PLAIN, seed=1, num_inference_steps=STEPS)
+    pipeline(FIRE, seed=2, num_inference_steps=STEPS, policy=Policy(replace_steps=5))
+    again = pipeline(PLAIN, seed=1, num_inference_steps=STEPS)
+    assert levels(first.images[0], again.images[0]) == 0 and first.guard == again.guard
+
+
+def test_safe_prompts_come_out_unchanged(pipeline):
+    guarded, unguarded = (pipeline(PLAIN, seed=5, num_inference_steps=STEPS, unguarded=flag) for flag in (False, True))
+    assert guarded.guard[0].verdict == "safe"
+    assert levels(guarded.images[0], unguarded.images[0]) == 0
+
+
+def test_modes(pipeline):
+    unguarded = pipeline(FIRE, seed=7, num_inference_steps=STEPS, unguarded=True)
+    monitored, refused, redirected = (pipeline([FIRE, PLAIN], seed=[7, 8], num_inference_steps=STEPS, on_unsafe=mode)
+                                      for mode in ("monitor", "refuse", "redirect"))
+    assert [report.verdict for report in monitored.guard] == ["unsafe", "safe"]
+    assert levels(monitored.images[0], unguarded.images[0]) <= 1 and not monitored.guard[0].redirected_steps
+    assert [report.verdict for report in refused.guard] == ["refused", "safe"]
+    assert refused.images[0] is None and refused.guard[0].image_sha256 is None and refused.images[1] is not None
+    assert [report.verdict for report in redirected.guard] == ["redirected", "safe"]
+    assert levels(redirected.images[0], unguarded.images[0]) > 50
+    first = redirected.guard[0].unsafe_steps[0]
+    assert redirected.guard[0].redirected_steps == list(range(first + 1, STEPS))
+
+
+def test_policy_reaches_the_guard(pipeline):
+    report = pipeline(FIRE, seed=7, num_inference_steps=STEPS, policy=Policy(threshold=0.0, replace_steps=3)).guard[0]
+    assert report.checked == [step % 4 == 0 for step in range(STEPS)]
+    assert [value is None for value in report.p_unsafe] == [step % 4 != 0 for step in range(STEPS)]
+    assert pipeline(FIRE, seed=7, num_inference_steps=STEPS, policy=Policy(threshold=1.0)).guard[0].verdict == "safe"
+
+
+def test_report_holds_what_was_asked_and_travels_in_the_png(pipeline, tmp_path):
+    result = pipeline(FIRE, seed=7, num_inference_steps=STEPS, scheduler="pndm")
+    report, image = result.guard[0], result.images[0]
+    assert report.responsible_tokens[0].text == "burning"
+    assert (report.sampler, report.num_inference_steps, len(report.checked)) == ("pndm", STEPS, STEPS + 1)
+    assert report.image_sha256 == image_digest(np.asarray(image))
+    assert report.guard_digest == pipeline.manifest.guard.digest
+    save_png(image, report, tmp_path / "out.png")
+    inside = read_png(tmp_path / "out.png")
+    assert inside["image_sha256"] == report.image_sha256 and inside["verdict"] == "redirected"
+    assert inside["policy"] == {"alpha_scale": 1.25, "threshold": 0.5, "replace_steps": 2}
+    assert [file.name for file in tmp_path.iterdir()] == ["out.png"]
+
+
+def test_progress_counts_steps(pipeline):
+    seen = []
+    pipeline(PLAIN, seed=0, num_inference_steps=3, progress=lambda done, steps: seen.append((done, steps)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_threads_share_a_pipeline(pipeline):
+    alone = [pipeline(prompt, seed=4, num_inference_steps=4) for prompt in (FIRE, PLAIN)]
+    found: dict[int, object] = {}
+
+    def work(index):
+        for _ in range(3):
+            found[index] = pipeline((FIRE, PLAIN)[index], seed=4, num_inference_steps=4)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index in range(2):
+        assert levels(found[index].images[0], alone[index].images[0]) == 0
+        assert found[index].guard == alone[index].guard
+
+
+def test_a_closed_pipeline_says_so(demo_engines):
+    with GuardedPipeline(demo_engines) as opened:
+        pass
+    with pytest.raises(InputError, match="found it closed"):
+        opened(PLAIN)
+
+
+def test_a_long_prompt_is_cut_with_a_warning_that_names_the_rest(pipeline):
+    prompt = PLAIN + " and" * 70 + " the very end"
+    with pytest.warns(TruncationWarning, match="cut: .*the very end"):
+        pipeline(prompt, seed=0, num_inference_steps=1)
+
+
+@pytest.mark.parametrize("prompt, options, message", [
+    ([], {}, "empty list"), ([3], {}, "expected text, found 3"), (PLAIN, {"height": 100}, "nearest: 96 or 112"),
+    (PLAIN, {"width": 5}, "nearest: 16"), (PLAIN, {"width": -16}, "multiple of 16"), (PLAIN, {"height": "64"}, "multiple of 16"),
+    (PLAIN, {"scheduler": "euler_x"}, "unknown sampler 'euler_x'"), (PLAIN, {"num_inference_steps": 0}, "expected 1 to 1000"),
+    (PLAIN, {"num_inference_steps": 2.5}, "expected an integer"), (PLAIN, {"guidance_scale": float("nan")}, "guidance_scale"),
+    (PLAIN, {"seed": "x"}, "seed: expected"), (PLAIN, {"seed": [1, 2]}, "found 2"), (PLAIN, {"seed": 2**64}, "seed: expected"),
+    (PLAIN, {"on_unsafe": "ignore"}, "redirect, refuse, monitor"), (PLAIN, {"steps": 3}, "unknown option steps"),
+    ([PLAIN] * 3, {"negative_prompt": ["a", "b"]}, "found 2"), (PLAIN, {"policy": {"threshold": 1}}, "policy: expected")], ids=str)
+def test_bad_input_is_one_clear_error(pipeline, prompt, options, message):
+    with pytest.raises(InputError, match=message):
+        pipeline(prompt, **options)
+
+
+@pytest.mark.parametrize("numbers", [{"alpha_scale": -1}, {"alpha_scale": float("inf")}, {"threshold": 1.5},
+                                     {"threshold": float("nan")}, {"replace_steps": -1}, {"replace_steps": 1.5}], ids=str)
+def test_policy_out_of_range(numbers):
+    with pytest.raises(InputError, match=next(iter(numbers))):
+        Policy(**numbers)
+
+
+def test_engines_without_a_guard_need_an_explicit_wish(demo_engines, tmp_path):
+    from export.build import BuildOptions, build
+    from export.build_engines import DEMO_MODEL
+    build(BuildOptions(str(DEMO_MODEL), None, tmp_path / "plain"), report=lambda line: None)
+    with pytest.raises(ManifestError, match="expected engines with a guard, found none"):
+        GuardedPipeline(tmp_path / "plain")
+    with GuardedPipeline(tmp_path / "plain", unguarded=True) as opened:
+        assert opened(FIRE, seed=0, num_inference_steps=2).guard[0].verdict == "unguarded"

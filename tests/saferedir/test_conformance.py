@@ -1,0 +1,163 @@
+"""The recorded cases of the reference implementation, in PyTorch and through the exported guard."""
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
+
+from engines.onnxruntime_backend import OnnxRuntimeBackend
+from engines.specs import NETWORKS, NOT_CHECKED
+from export.onnx_file import export_network
+from runtime.samplers import apply_row, sampler_table
+from runtime.schedules import NoiseSchedule
+from saferedir.guard import Guard
+from tests.conformance_cases import INDEX, StandInUnet, expected, normal, redirector
+
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+OFFSET = {"steps_offset": 1, "set_alpha_to_one": False}
+SCHEDULERS = {"ddim": lambda: DDIMScheduler(**SCHEDULE, **OFFSET, clip_sample=False),
+              "pndm": lambda: PNDMScheduler(**SCHEDULE, **OFFSET, skip_prk_steps=True),
+              "lmsd": lambda: LMSDiscreteScheduler(**SCHEDULE)}
+TRACES = pytest.mark.parametrize("case", INDEX["traces"], ids=lambda case: case["file"])
+
+
+def close(found, wanted, relative: float) -> bool:
+    """Largest difference within `relative` of the largest expected magnitude."""
+    return np.abs(np.asarray(found) - wanted).max() <= relative * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("case", INDEX["heads"], ids=lambda case: case["file"])
+def test_heads(case):
+    shape = (case["batch"], 4, case["height"], case["width"])
+    with torch.no_grad():
+        found = redirector(case["seed"])(
+            torch.from_numpy(normal(case["seed"], "heads.latent", shape)), torch.tensor(case["timesteps"]),
+            torch.from_numpy(normal(case["seed"], "heads.embeds", (case["batch"], 77, 768))))
+    for name, wanted in expected(case).items():
+        assert getattr(found, name).shape == wanted.shape
+        assert close(getattr(found, name), wanted, 1e-4), name
+
+
+class Torch:
+    """The guard in PyTorch, called as the exported one is."""
+
+    def __init__(self, guard: Guard) -> None:
+        self.guard = guard
+
+    @torch.no_grad()
+    def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        return [output.numpy() for output in self.guard(*(torch.from_numpy(array) for array in inputs))]
+
+
+class OnnxRuntime:
+    """The exported guard through the ONNX Runtime backend."""
+
+    def __init__(self, path) -> None:
+        self.engine = OnnxRuntimeBackend().load(path, NETWORKS["guard"])
+
+    def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
+        spec = self.engine.spec
+        images, rows = inputs[0].shape[0], inputs[2].shape[0]
+        outputs = [np.empty(tensor.shape({"B": images, "CB": rows, "D": 768}), tensor.dtype) for tensor in spec.outputs]
+        named = zip(spec.tensors, [*(np.array(value, order="C") for value in inputs), *outputs], strict=True)
+        self.engine.bind(**{tensor.name: array for tensor, array in named})()
+        return outputs
+
+
+@cache
+def _exported(folder, seed: int, mask_again: bool) -> OnnxRuntime:
+    path = folder / f"guard_{seed}_{mask_again}.onnx"
+    export_network(Guard(redirector(seed), mask_again), NETWORKS["guard"], 768, path)
+    return OnnxRuntime(path)
+
+
+@pytest.fixture(scope="session")
+def export_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("guards")
+
+
+@pytest.fixture(params=["torch", "onnxruntime"])
+def make_guard(request, export_folder):
+    def make(case):
+        if request.param == "torch":
+            return Torch(Guard(redirector(case["seed"]), case["mask_again"]))
+        return _exported(export_folder, case["seed"], case["mask_again"])
+    return make
+
+
+def guarded_run(case, guard, advance, timesteps, noise, first_input):
+    """One guarded trace; `advance(index, sample, prediction)` gives the next sample and the next model input."""
+    unet = StandInUnet(case["seed"])
+    original = normal(case["seed"], "loop.embeds", (2, 77, 768))
+    sample, model_input, embeds, countdown = noise, first_input, original, np.zeros(1, np.int32)
+    numbers = (np.array(case["alpha_scale"], np.float32), np.array(0.5, np.float32),
+               np.array(case["replace_steps"], np.int32))
+    steps = []
+    for index, timestep in enumerate(timesteps):
+        half = unet(np.concatenate([model_input] * 2), timestep, embeds)
+        prediction = half[:1] + case["guidance_scale"] * (half[1:] - half[:1])
+        embeds, countdown, p_unsafe, _ = guard(
+            sample, np.array(timestep, np.float32), embeds, original, countdown, *numbers)
+        sample, model_input = advance(index, sample, prediction.astype(np.float32))
+        steps.append((float(p_unsafe[0]), int(countdown[0]), embeds, sample))
+    return steps
+
+
+def hold(case, steps, noise):
+    """Compare a run with the recorded one: decisions exactly, arrays to 1e-3."""
+    wanted = expected(case)
+    p_unsafe = np.array([step[0] for step in steps])
+    assert (p_unsafe != NOT_CHECKED).tolist() == wanted["checked"].astype(bool).tolist()
+    checked = p_unsafe != NOT_CHECKED
+    logits = wanted["logits"].reshape(-1, 2)[checked]
+    assert ((p_unsafe[checked] > 0.5) == (logits[:, 1] > logits[:, 0])).all()
+    assert np.abs(p_unsafe[checked] - 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))).max() < 2e-3
+    assert [step[1] for step in steps] == wanted["countdown"].astype(int).tolist()
+    probes = [noise[0, :, ::9, ::9], *(step[3][0, :, ::9, ::9] for step in steps)]
+    assert close(np.stack(probes), wanted["latents_probe"].reshape(len(probes), *probes[0].shape), 1e-3)
+    assert close(np.stack([step[2][:, ::19, ::97] for step in steps]), wanted["embeds_probe"], 1e-3)
+    assert close([np.linalg.norm(step[2]) for step in steps], wanted["embeds_norm"].ravel(), 1e-3)
+    assert close(steps[-1][2], wanted["final_embeds"], 1e-3)
+    assert close(steps[-1][3], wanted["final_latents"], 1e-3)
+
+
+@TRACES
+def test_trace_with_diffusers_schedulers(case, make_guard):
+    scheduler = SCHEDULERS[case["scheduler"]]()
+    scheduler.set_timesteps(case["steps"])
+    noise = normal(case["seed"], "loop.noise", (1, 4, case["height"], case["width"])) * float(scheduler.init_noise_sigma)
+
+    def scaled(index, sample):
+        if index >= len(scheduler.timesteps):
+            return sample
+        return scheduler.scale_model_input(torch.from_numpy(sample), scheduler.timesteps[index]).numpy()
+
+    def advance(index, sample, prediction):
+        following = scheduler.step(
+            torch.from_numpy(prediction), scheduler.timesteps[index], torch.from_numpy(sample)).prev_sample.numpy()
+        return following, scaled(index + 1, following)
+
+    timesteps = scheduler.timesteps.tolist()
+    noise = noise.astype(np.float32)
+    hold(case, guarded_run(case, make_guard(case), advance, timesteps, noise, scaled(0, noise)), noise)
+
+
+@TRACES
+def test_trace_with_sampler_tables(case, make_guard):
+    scheduler = SCHEDULERS[case["scheduler"]]()
+    table = sampler_table(case["scheduler"].replace("lmsd", "lms"), case["steps"],
+                          NoiseSchedule.from_config({"_class_name": type(scheduler).__name__, **scheduler.config}))
+    shape = (1, 4, case["height"], case["width"])
+    noise = (normal(case["seed"], "loop.noise", shape) * table.init_noise_sigma).astype(np.float32)
+    history = [np.zeros((table.history_x, *shape), np.float32), np.zeros((table.history_eps, *shape), np.float32)]
+
+    def advance(index, sample, prediction):
+        following, history[0], history[1], model_input = apply_row(
+            table.coefficients[index], sample, prediction, np.zeros(shape, np.float32), history[0], history[1])
+        return following.astype(np.float32), model_input.astype(np.float32)
+
+    first = (noise * table.input_scale).astype(np.float32)
+    hold(case, guarded_run(case, make_guard(case), advance, table.timesteps, noise, first), noise)
