@@ -35,8 +35,11 @@ def export_trace(module: Unet, embed_dim: int, path: Path) -> None:
 
 
 def export_program(module: Unet, embed_dim: int, path: Path) -> None:
-    """Through torch.export: latent sizes as multiples of four, else each resolution becomes a floor division."""
-    batch, height, width = (torch.export.Dim(name, min=1, max=64) for name in ("CB", "h", "w"))
+    """Through torch.export: latent sizes as multiples of four, else each resolution becomes a floor division.
+
+    torch.export itself finds that the UNet's rows must stay below 64, and refuses a wider range.
+    """
+    batch, height, width = (torch.export.Dim(name, min=1, max=63) for name in ("CB", "h", "w"))
     axes = {"sample": {0: batch, 2: 4 * height, 3: 4 * width}, "timestep": {}, "encoder_hidden_states": {0: batch}}
     inputs = example(SPEC, {**EXAMPLE_SIZES, "D": embed_dim})
     program = torch.onnx.export(
