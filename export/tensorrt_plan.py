@@ -3,6 +3,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +69,8 @@ def build_plan(trt: Any, onnx_file: Path, spec: NetworkSpec, profile: Profile, g
     _add_profile(builder, config, spec, profile, geometry)
     monitor = _monitor(trt)
     config.progress_monitor = monitor
-    serialized = builder.build_serialized_network(network, config)
+    with _interrupting(monitor):
+        serialized = builder.build_serialized_network(network, config)
     if monitor.interrupted:
         raise KeyboardInterrupt
     if serialized is None:
@@ -125,7 +130,7 @@ def _logger(trt: Any) -> Any:
 
 def _monitor(trt: Any) -> Any:
     class Monitor(trt.IProgressMonitor):
-        """Lets Ctrl-C end a build: an exception must not cross TensorRT's own frames."""
+        """Ends a build that was interrupted."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -136,9 +141,18 @@ def _monitor(trt: Any) -> Any:
         def phase_finish(self, phase_name: str) -> None: ...
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            try:
-                return not self.interrupted
-            except KeyboardInterrupt:
-                self.interrupted = True
-                return False
+            return not self.interrupted
     return Monitor()
+
+
+@contextmanager
+def _interrupting(monitor: Any) -> Iterator[None]:
+    """Turn Ctrl-C into the monitor's flag: an exception must not cross TensorRT's own frames."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, lambda *_: setattr(monitor, "interrupted", True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -16,7 +16,6 @@ from engines.manifest import Policy
 
 PNG_KEY = "saferedir"
 RESPONSIBLE = 0.5  # a token whose mask exceeds this is held responsible
-VERDICTS = ("safe", "redirected", "refused", "unsafe", "unguarded", "failed")
 
 
 @dataclass(frozen=True)

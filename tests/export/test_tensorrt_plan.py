@@ -1,6 +1,11 @@
 """Real TensorRT-RTX builds of all five networks (no GPU needed), and what its errors look like."""
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
+
 import numpy as np
 import onnx
 import pytest
@@ -43,6 +48,19 @@ def test_another_network_is_refused(demo_engines, tmp_path):
         build_plan(trt, demo_engines / "vae_decoder" / "model.onnx", NETWORKS["text_encoder"], PROFILE, geometry, PlanOptions(),
                    tmp_path / "model.plan")
     assert not (tmp_path / "model.plan").exists()
+
+
+def test_an_interrupt_ends_the_build_and_leaves_nothing(demo_engines, tmp_path):
+    geometry = Manifest.read(demo_engines)[0].geometry
+    threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGINT)).start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        for _ in range(10):
+            build_plan(trt, demo_engines / "unet" / "model.onnx", NETWORKS["unet"], PROFILE, geometry, PlanOptions(),
+                       tmp_path / "model.plan")
+            (tmp_path / "model.plan").unlink()
+    assert time.monotonic() - started < 30 and not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_profile_shapes(demo_engines):
