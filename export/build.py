@@ -73,10 +73,7 @@ def build(options: BuildOptions, report: Report = print) -> Manifest:
     if previous is not None:
         report(f"{options.engine_dir}: rebuilding because of " + "; ".join(changes))
     with _replacement(options.engine_dir) as folder:
-        kept = {} if options.force or previous is None else {
-            network: previous for network in manifest.recipe
-            if previous.recipe.get(network) == manifest.recipe[network] and _intact(previous, options.engine_dir, network)}
-        _fill(folder, source, options, manifest, kept, report)
+        _fill(folder, source, options, manifest, None if options.force else previous, report)
     report(f"{options.engine_dir}: built in {time.monotonic() - started:.1f} s")
     return manifest
 
@@ -206,16 +203,17 @@ def _replacement(target: Path) -> Iterator[Path]:
         shutil.rmtree(retired, ignore_errors=True)
 
 
-def _fill(folder: Path, source: Source, options: BuildOptions, manifest: Manifest, kept: dict[str, Manifest],
+def _fill(folder: Path, source: Source, options: BuildOptions, manifest: Manifest, previous: Manifest | None,
           report: Report) -> None:
+    """Keep what the previous engines have of the recipe, build the rest, and write the manifest."""
     for number, network in enumerate(manifest.recipe, start=1):
         started, stage = time.monotonic(), f"[{number}/{len(manifest.recipe)}] {network:<13}"
         (folder / network).mkdir()
-        if network in kept:
-            for name in _files_of(kept[network], network):
+        if (previous is not None and previous.recipe.get(network) == manifest.recipe[network]
+                and _intact(previous, options.engine_dir, network)):
+            for name in _files_of(previous, network):
                 _link(options.engine_dir / name, folder / name)
-            if network in kept[network].parity:
-                manifest.parity[network] = kept[network].parity[network]
+            manifest.parity.update({network: previous.parity[network]} if network in previous.parity else {})
             report(f"{stage} unchanged, kept")
         else:
             figures = _build_one(network, folder, source, options, manifest)
