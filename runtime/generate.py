@@ -19,6 +19,7 @@ from engines.manifest import Policy  # noqa: E402
 from runtime.pipeline import GuardedPipeline  # noqa: E402
 from runtime.report import Result, save_png  # noqa: E402
 from runtime.request import ON_UNSAFE  # noqa: E402
+from runtime.tokenizer import TruncationWarning  # noqa: E402
 
 MARGIN = 4  # pixels between two images of a comparison
 
@@ -48,9 +49,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0; 2 with one line on standard error; 3 when an image was refused."""
     arguments = parser().parse_args(argv)
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
-        return _generate(arguments)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", TruncationWarning)
+            warnings.showwarning = _warn
+            return _generate(arguments)
     except SafeRedirError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -120,6 +123,10 @@ def _write_report(path: Path | None, result: Result) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(result.to_json(), encoding="utf-8")
     os.replace(temporary, path)
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _progress(done: int, steps: int) -> None:

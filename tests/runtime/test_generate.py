@@ -55,6 +55,12 @@ def test_seed_zero_is_a_seed_and_no_seed_is_random(run):
     assert (pictures[2] != pictures[3]).any()
 
 
+def test_a_long_prompt_warns_in_one_line(run):
+    status, _, err = run(PLAIN + " word" * 100, "--seed", "0")
+    lines = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert status == 0 and len(lines) == 1 and "cut: 'word" in lines[0]
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--height", "100"], "height: expected a multiple of 16 pixels, found 100; nearest: 96 or 112"),
     (["--scheduler", "dpm"], "unknown sampler 'dpm'"), (["--threshold", "3"], "threshold: expected"),
