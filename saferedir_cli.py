@@ -1,9 +1,9 @@
-"""The `saferedir` command: `build` engines, `generate` guarded images. Imports only what the chosen one needs."""
+"""The `saferedir` command: `build` engines, `inspect` them, `generate` guarded images. Imports only what the chosen one needs."""
 from __future__ import annotations
 
 import sys
 
-USAGE = "usage: saferedir {build,generate} ...   (saferedir build --help, saferedir generate --help)"
+USAGE = "usage: saferedir {build,inspect,generate} ...   (saferedir build --help, and so on)"
 
 
 def main() -> int:
@@ -11,6 +11,8 @@ def main() -> int:
     command, rest = (sys.argv[1] if len(sys.argv) > 1 else ""), sys.argv[2:]
     if command == "build":
         from export.build_engines import main as run
+    elif command == "inspect":
+        from engines.summary import main as run
     elif command == "generate":
         from runtime.generate import main as run
     else:

@@ -1,0 +1,52 @@
+"""What a folder of engines is, as a table, from its manifest alone: nothing is loaded. `saferedir inspect ENGINE_DIR`"""
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from engines.errors import SafeRedirError
+from engines.manifest import Manifest
+from engines.specs import NETWORKS
+
+
+def summary(manifest: Manifest, digest: str) -> str:
+    """Several lines of text; `digest` is the SHA-256 of the manifest's file."""
+    geometry = manifest.geometry
+    rows = [("model", manifest.model), ("manifest", f"SHA-256 {digest}"),
+            ("backend", f"{manifest.backend}, {manifest.precision}, ONNX opset {manifest.opset}"),
+            ("sizes", f"prompt width {geometry.embed_dim}, multiples of {geometry.size_multiple} pixels, "
+                      f"by default {geometry.default_height}x{geometry.default_width}"),
+            ("scheduler", str(manifest.scheduler.get("_class_name", "")))]
+    if manifest.guard is None:
+        rows.append(("guard", "none: these engines only generate unguarded"))
+    else:
+        guard = manifest.guard
+        rows += [("guard", f"{guard.concept}, from {guard.source}, SHA-256 {guard.digest}"),
+                 ("policy", ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(guard.policy).items())
+                  + (", mask again" if guard.mask_again else ""))]
+    rows += [(name.replace("_", " "), value) for name, value in manifest.target.items()]
+    rows += [("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
+             ("command", manifest.command)]
+    lines = [f"{name:<20} {value}" for name, value in rows]
+    lines += ["", f"{'network':<20} {'MB':>9}  {'cosine':>9}  {'error':>8}  file"]
+    for network in (*NETWORKS, "tokenizer"):
+        figures = manifest.parity.get(network, {}).values()
+        parity = (f"{min(found['cosine'] for found in figures):9.6f}  {max(found['max_abs_error'] for found in figures):8.1e}"
+                  if figures else f"{'':9}  {'':8}")
+        lines += [f"{network:<20} {record.size / 1e6:9.2f}  {parity}  {name}"
+                  for name, record in sorted(manifest.files.items()) if name.startswith(f"{network}/")]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 0, or 2 with one line on standard error."""
+    parser = argparse.ArgumentParser(prog="saferedir inspect", description=__doc__)
+    parser.add_argument("engine_dir", type=Path)
+    try:
+        print(summary(*Manifest.read(parser.parse_args(argv).engine_dir)))
+    except SafeRedirError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
