@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from tqdm import tqdm  # noqa: E402
 
 from demo.oracle import has_flames, shows  # noqa: E402
 from demo.world import prompt_pairs  # noqa: E402
+from engines.atomic import replacing  # noqa: E402
 from runtime import GuardedPipeline  # noqa: E402
 
 Z = 1.959964  # of a 95 % interval
@@ -82,9 +82,8 @@ def main() -> None:
                  "policy": vars(guard.policy), "guard_digest": guard.digest, "rates": rates}
     for name, values in rates.items():
         print(f"{name:<40} {values['hits']:>4} of {values['of']}  {values['rate']:.1%}  {values['interval_95']}")  # type: ignore
-    temporary = arguments.output.with_suffix(".tmp")
-    temporary.write_text(json.dumps(found, indent=2) + "\n")
-    os.replace(temporary, arguments.output)
+    with replacing(arguments.output) as temporary:
+        temporary.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The contract between the loop and whatever runs the networks."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,6 +49,16 @@ class Backend(Protocol):
     def read(self, array: Array) -> np.ndarray:
         """A copy of an array on the host, once all calls so far have finished."""
         ...
+
+
+def run_once(engine: Engine, backend: Backend, inputs: Mapping[str, np.ndarray],
+             sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Call an engine on host arrays with buffers of its own; its outputs on the host. `sizes` has a number for each symbol."""
+    arrays = {tensor.name: backend.zeros(tensor.shape(sizes), tensor.dtype) for tensor in engine.spec.tensors}
+    for name, values in inputs.items():
+        backend.write(arrays[name], values)
+    engine.bind(**arrays)()
+    return {tensor.name: backend.read(arrays[tensor.name]) for tensor in engine.spec.outputs}
 
 
 def _onnxruntime() -> Backend:

@@ -5,11 +5,11 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from engines.atomic import replacing
 from engines.errors import InputError, ManifestError
 
 FILE_NAME = "manifest.json"
@@ -26,6 +26,12 @@ class Geometry:
     size_multiple: int  # height and width must be multiples of this: f times the UNet's downsamplings
     default_height: int
     default_width: int
+
+
+def nearest_multiples(size: float, multiple: int) -> str:
+    """The sizes around one that the model cannot take, for error messages."""
+    below = int(size // multiple) * multiple
+    return " or ".join(str(near) for near in (below, below + multiple) if near > 0)
 
 
 @dataclass(frozen=True)
@@ -138,9 +144,17 @@ class Manifest:
         parsed["sources"] = {name: SourceRecord(**record) for name, record in parsed["sources"].items()}
         return cls(**parsed)
 
+    def files_of(self, network: str) -> dict[str, FileRecord]:
+        """The files of one network, or of the tokenizer."""
+        return {name: record for name, record in self.files.items() if name.startswith(f"{network}/")}
+
+    def worst_parity(self, network: str) -> tuple[float, float] | None:
+        """Lowest cosine and largest error over a network's outputs; None without figures."""
+        if not (figures := self.parity.get(network, {}).values()):
+            return None
+        return min(found["cosine"] for found in figures), max(found["max_abs_error"] for found in figures)
+
     def write(self, folder: Path) -> None:
         """Write into a folder, atomically."""
-        path = Path(folder) / FILE_NAME
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        with replacing(Path(folder) / FILE_NAME) as temporary:
+            temporary.write_text(json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -33,6 +33,11 @@ class TensorSpec:
         """Concrete shape under `sizes`, a number for each symbol."""
         return tuple(dim if isinstance(dim, int) else sizes[dim] for dim in self.dims)
 
+    @property
+    def dynamic_axes(self) -> dict[int, str]:
+        """Axes whose size may differ from call to call, with their symbols; D is the model's own."""
+        return {axis: dim for axis, dim in enumerate(self.dims) if isinstance(dim, str) and dim != "D"}
+
     def check(self, network: str, dtype: str, shape: tuple[int, ...]) -> None:
         """Raise InputError unless a tensor of this dtype and shape fits."""
         fits = len(shape) == len(self.dims) and all(
@@ -91,3 +96,6 @@ NETWORKS = {spec.name: spec for spec in (
         (TensorSpec("images", "uint8", ("B", "PH", "PW", 3)), TensorSpec("finite", "bool", ("B",)))),
 )}
 GUARD_NETWORKS = frozenset({"guard"})
+# Of the sampler tables: DDIM's is the shortest, PNDM's the longest.
+SHORTEST_HISTORY = {"HX": 1, "HE": 1, "R": 8}
+LONGEST_HISTORY = {"HX": 1, "HE": 4, "R": 11}

@@ -50,7 +50,7 @@ class EngineStore:
             DigestError: a file is missing or altered.
             BackendError: the backend refuses it.
         """
-        files = [name for name in self.manifest.files if name.startswith(f"{network}/")]
+        files = self.manifest.files_of(network)
         models = [name for name in files if name.split("/", 1)[1] in MODEL_FILES]
         if len(models) != 1:
             raise ManifestError(f"{self.folder}: expected one engine file of {network}, found {models}; {REBUILD}")

@@ -32,11 +32,10 @@ def summary(manifest: Manifest, digest: str) -> str:
     lines = [f"{name:<20} {value}" for name, value in rows]
     lines += ["", f"{'network':<20} {'MB':>9}  {'cosine':>9}  {'error':>8}  file"]
     for network in (*NETWORKS, "tokenizer"):
-        figures = manifest.parity.get(network, {}).values()
-        parity = (f"{min(found['cosine'] for found in figures):9.6f}  {max(found['max_abs_error'] for found in figures):8.1e}"
-                  if figures else f"{'':9}  {'':8}")
+        worst = manifest.worst_parity(network)
+        parity = f"{worst[0]:9.6f}  {worst[1]:8.1e}" if worst else f"{'':9}  {'':8}"
         lines += [f"{network:<20} {record.size / 1e6:9.2f}  {parity}  {name}"
-                  for name, record in sorted(manifest.files.items()) if name.startswith(f"{network}/")]
+                  for name, record in sorted(manifest.files_of(network).items())]
     return "\n".join(lines)
 
 

@@ -16,12 +16,12 @@ from typing import Any
 
 from engines.backend import open_backend
 from engines.errors import InputError, ManifestError
-from engines.manifest import FILE_NAME, FileRecord, GuardRecord, Manifest, Policy, SourceRecord
+from engines.manifest import FILE_NAME, FileRecord, Geometry, GuardRecord, Manifest, Policy, SourceRecord
 from engines.specs import GUARD_NETWORKS, NETWORKS, OPSET
 from engines.store import MODEL_FILES, TOKENIZER, file_digest
-from export.shape_profile import Profile
+from export.shape_profile import Profile, Span
 from export.source import Source, record
-from export.tensorrt_plan import PlanOptions, build_plan, import_tensorrt
+from export.tensorrt_plan import MODULES, PlanOptions, build_plan, import_tensorrt
 
 ROOT = Path(__file__).resolve().parent.parent
 # The component of the model that each network is made from, and the code that decides how.
@@ -42,12 +42,22 @@ class BuildOptions:
     concept: str = ""
     backend: str = "onnxruntime"
     precision: str = "float32"
-    profile: Profile | None = None  # of TensorRT engines
+    batch_size: str = "1:1:4"  # sizes of TensorRT engines, MIN:OPT:MAX; None stands for the model's own
+    height: str | None = None
+    width: str | None = None
     plan: PlanOptions = PlanOptions()
     keep_onnx: bool = False
     mask_again: bool = False
     policy: Policy = Policy()
     force: bool = False
+
+    def profile(self, geometry: Geometry) -> Profile | None:
+        """The shapes of TensorRT engines; None for ONNX Runtime, whose engines take any."""
+        if self.backend not in MODULES:
+            return None
+        height, width = self.height or str(geometry.default_height), self.width or str(geometry.default_width)
+        return Profile(Span.parse("batch-size", self.batch_size), Span.parse("height", height, geometry.size_multiple),
+                       Span.parse("width", width, geometry.size_multiple))
 
 
 Report = Callable[[str], None]
@@ -94,7 +104,7 @@ def _plan(source: Source, options: BuildOptions, previous: Manifest | None, vers
     """The manifest of the build that is asked for, still without files and parity figures."""
     known = previous.sources if previous is not None and previous.model == options.model else {}
     sources, recipe = {}, {}
-    target = _target(options)
+    target = _target(options, options.profile(source.geometry))
     common = {"backend": options.backend, "precision": options.precision, "opset": OPSET, "target": target,
               "code": _code_digest(CODE if not target else (*CODE, *PLAN_CODE)), "versions": versions}
     for network, component in COMPONENT_OF.items():
@@ -119,13 +129,12 @@ def _plan(source: Source, options: BuildOptions, previous: Manifest | None, vers
         recipe=recipe, target=target, command=" ".join(["python", *sys.argv]))
 
 
-def _target(options: BuildOptions) -> dict[str, str]:
+def _target(options: BuildOptions, profile: Profile | None) -> dict[str, str]:
     """What TensorRT engines are tied to; nothing for ONNX Runtime."""
-    if options.backend == "onnxruntime":
+    if profile is None:
         return {}
-    assert options.profile is not None
     return {"library": f"{options.backend} {import_tensorrt(options.backend).__version__}",
-            "batch_size": str(options.profile.batch), "height": str(options.profile.height), "width": str(options.profile.width),
+            "batch_size": str(profile.batch), "height": str(profile.height), "width": str(profile.width),
             "compute_capabilities": ", ".join(options.plan.target_sm) or "portable", "kept_onnx": str(options.keep_onnx),
             "workspace_gib": str(options.plan.workspace_gib), "optimization_level": str(options.plan.optimization_level),
             "engine_parity": "pending: the ONNX files passed the gate, the engines have not met a GPU"}
@@ -169,13 +178,9 @@ def _changes(previous: Manifest | None, planned: Manifest, folder: Path) -> list
     return changes
 
 
-def _files_of(manifest: Manifest, network: str) -> dict[str, FileRecord]:
-    return {name: found for name, found in manifest.files.items() if name.startswith(f"{network}/")}
-
-
 def _intact(manifest: Manifest, folder: Path, network: str, digests: bool = True) -> bool:
     """Whether a network's files are as built: their sizes, and with `digests` their content."""
-    files = _files_of(manifest, network)
+    files = manifest.files_of(network)
     return bool(files) and all(
         (path := folder / name).is_file() and path.stat().st_size == found.size
         and (not digests or file_digest(path) == found.sha256) for name, found in files.items())
@@ -211,16 +216,16 @@ def _fill(folder: Path, source: Source, options: BuildOptions, manifest: Manifes
         (folder / network).mkdir()
         if (previous is not None and previous.recipe.get(network) == manifest.recipe[network]
                 and _intact(previous, options.engine_dir, network)):
-            for name in _files_of(previous, network):
+            manifest.files.update(previous.files_of(network))
+            for name in previous.files_of(network):
                 _link(options.engine_dir / name, folder / name)
             manifest.parity.update({network: previous.parity[network]} if network in previous.parity else {})
             report(f"{stage} unchanged, kept")
         else:
             figures = _build_one(network, folder, source, options, manifest)
+            manifest.files.update({path.relative_to(folder).as_posix(): FileRecord(file_digest(path), path.stat().st_size)
+                                   for path in sorted((folder / network).iterdir())})
             report(f"{stage} {time.monotonic() - started:5.1f} s  {figures}")
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    manifest.files.update({path.relative_to(folder).as_posix(): FileRecord(file_digest(path), path.stat().st_size)
-                           for path in files})
     manifest.write(folder)
 
 
@@ -242,16 +247,16 @@ def _build_one(network: str, folder: Path, source: Source, options: BuildOptions
     path, spec, backend = folder / network / MODEL_FILES[0], NETWORKS[network], open_backend("onnxruntime")
     module = _module(network, source, options)
     export_network(module, spec, source.geometry.embed_dim, path)
-    figures = gate(module, backend.load(path, spec), backend, source.geometry)
-    manifest.parity[network] = figures
-    if options.profile is not None:
-        build_plan(import_tensorrt(options.backend), path, spec, options.profile, source.geometry, options.plan,
+    manifest.parity[network] = gate(module, backend.load(path, spec), backend, source.geometry)
+    if (profile := options.profile(source.geometry)) is not None:
+        build_plan(import_tensorrt(options.backend), path, spec, profile, source.geometry, options.plan,
                    folder / network / MODEL_FILES[1])
         if not options.keep_onnx:
             for file in (path, path.with_name(path.name + ".data")):
                 file.unlink(missing_ok=True)
-    return (f"parity: cosine {min(found['cosine'] for found in figures.values()):.6f}, "
-            f"largest error {max(found['max_abs_error'] for found in figures.values()):.1e}")
+    worst = manifest.worst_parity(network)
+    assert worst is not None  # the gate has just given them
+    return f"parity: cosine {worst[0]:.6f}, largest error {worst[1]:.1e}"
 
 
 def _module(network: str, source: Source, options: BuildOptions) -> Any:

@@ -12,8 +12,6 @@ if __package__ in (None, ""):
 from engines.errors import InputError, SafeRedirError  # noqa: E402
 from engines.manifest import Policy  # noqa: E402
 from export.build import BuildOptions, build  # noqa: E402
-from export.shape_profile import Profile, Span  # noqa: E402
-from export.source import Source  # noqa: E402
 from export.tensorrt_plan import MODULES, TARGETS, PlanOptions  # noqa: E402
 
 DEMO_MODEL = ROOT / "demo" / "model"
@@ -37,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--threshold", type=float, default=default.threshold, help="default policy (%(default)s)")
     result.add_argument("--replace-steps", type=int, default=default.replace_steps, help="default policy (%(default)s)")
     plan = result.add_argument_group("TensorRT", "sizes are MIN:OPT:MAX, or one number for a size that never changes")
-    plan.add_argument("--batch-size", help="images (default 1:1:4)")
+    plan.add_argument("--batch-size", help=f"images (default {BuildOptions.batch_size})")
     plan.add_argument("--height", help="pixels (default: the model's)")
     plan.add_argument("--width", help="pixels (default: the model's)")
     plan.add_argument("--workspace", type=float, help="GiB of scratch memory the builder may plan with")
@@ -66,7 +64,8 @@ def options(arguments: argparse.Namespace) -> BuildOptions:
     if arguments.backend == "onnxruntime" and (given := _tensorrt_only(arguments)):
         raise InputError(f"{given}: for TensorRT only; ONNX Runtime's engines take any size")
     return BuildOptions(
-        profile=_profile(arguments) if arguments.backend in MODULES else None, keep_onnx=arguments.keep_onnx,
+        batch_size=arguments.batch_size or BuildOptions.batch_size, height=arguments.height, width=arguments.width,
+        keep_onnx=arguments.keep_onnx,
         plan=PlanOptions(arguments.workspace, arguments.optimization_level, tuple(sorted(arguments.target_sm, key=int))),
         model=arguments.model or str(DEMO_MODEL), redirector=redirector, concept=concept,
         engine_dir=arguments.engine_dir or PLANS / name, backend=arguments.backend, precision=arguments.precision,
@@ -78,13 +77,6 @@ def _tensorrt_only(arguments: argparse.Namespace) -> str:
     """The first option given that means nothing to ONNX Runtime, or ""."""
     names = ("batch_size", "height", "width", "workspace", "optimization_level", "target_sm", "keep_onnx")
     return next((f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)), "")
-
-
-def _profile(arguments: argparse.Namespace) -> Profile:
-    geometry = Source.locate(arguments.model or str(DEMO_MODEL)).geometry
-    height, width = arguments.height or str(geometry.default_height), arguments.width or str(geometry.default_width)
-    return Profile(Span.parse("batch-size", arguments.batch_size or "1:1:4"),
-                   Span.parse("height", height, geometry.size_multiple), Span.parse("width", width, geometry.size_multiple))
 
 
 def main(argv: list[str] | None = None) -> int:

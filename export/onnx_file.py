@@ -46,8 +46,7 @@ def export_network(module: nn.Module, spec: NetworkSpec, embed_dim: int, path: P
     Symbols of the spec become dynamic axes; `D` is fixed to `embed_dim`.
     """
     inputs = example(spec, {**EXAMPLE_SIZES, "D": embed_dim})
-    axes = {tensor.name: {axis: dim for axis, dim in enumerate(tensor.dims) if isinstance(dim, str) and dim != "D"}
-            for tensor in spec.tensors}
+    axes = {tensor.name: tensor.dynamic_axes for tensor in spec.tensors}
     folder = Path(tempfile.mkdtemp(prefix=f".{spec.name}-", dir=path.parent))
     try:
         with warnings.catch_warnings():

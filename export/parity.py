@@ -1,22 +1,20 @@
 """The gate before an engine is accepted: its outputs against PyTorch's, on shapes other than the exported example's."""
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 from torch import nn
 
-from engines.backend import Backend, Engine
+from engines.backend import Backend, Engine, run_once
 from engines.errors import SafeRedirError
 from engines.manifest import Geometry
+from engines.specs import LONGEST_HISTORY, SHORTEST_HISTORY
 from export.onnx_file import example
 
 COSINE = 0.9999  # at least
 RELATIVE_ERROR = 1e-3  # at most, of the largest magnitude
 GREY_LEVELS = 1  # at most, for pictures
 NEVER_CONSTANT = frozenset({"text_embeddings", "noise_pred", "images"})
-SAMPLER_DEPTHS = ({"HX": 1, "HE": 1, "R": 8}, {"HX": 1, "HE": 4, "R": 11})  # DDIM's and PNDM's tables
 Figures = dict[str, dict[str, float]]
 
 
@@ -32,9 +30,9 @@ def gate(module: nn.Module, engine: Engine, backend: Backend, geometry: Geometry
     """
     unit = geometry.size_multiple // geometry.scale_factor
     worst: Figures = {}
-    for seed, (images, rows) in enumerate(((1, 1), (3, 6))):
+    for seed, (images, rows, history) in enumerate(((1, 1, SHORTEST_HISTORY), (3, 6, LONGEST_HISTORY))):
         height, width = 2 * unit, 3 * unit if seed else unit
-        sizes = {"B": images, "CB": rows, "H": height, "W": width, "D": geometry.embed_dim, **SAMPLER_DEPTHS[seed],
+        sizes = {"B": images, "CB": rows, "H": height, "W": width, "D": geometry.embed_dim, **history,
                  "PH": height * geometry.scale_factor, "PW": width * geometry.scale_factor}
         inputs = example(engine.spec, sizes, seed)
         if engine.spec.name == "guard" and seed == 0:  # every image unsafe, so that the redirection is compared, too
@@ -42,22 +40,13 @@ def gate(module: nn.Module, engine: Engine, backend: Backend, geometry: Geometry
         with torch.no_grad():
             outputs = module(*inputs.values())
         expected = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
-        found = run(engine, backend, {name: tensor.numpy() for name, tensor in inputs.items()}, sizes)
+        found = run_once(engine, backend, {name: tensor.numpy() for name, tensor in inputs.items()}, sizes)
         for tensor, reference in zip(engine.spec.outputs, expected, strict=True):
             name = f"{engine.spec.name}.{tensor.name}"
             figures = compare(name, reference.numpy(), found[tensor.name], tensor.name in NEVER_CONSTANT)
             if tensor.name not in worst or figures["max_abs_error"] >= worst[tensor.name]["max_abs_error"]:
                 worst[tensor.name] = figures
     return worst
-
-
-def run(engine: Engine, backend: Backend, inputs: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Call an engine once on host arrays; its outputs on the host."""
-    arrays = {tensor.name: backend.zeros(tensor.shape(sizes), tensor.dtype) for tensor in engine.spec.tensors}
-    for name, values in inputs.items():
-        backend.write(arrays[name], values)
-    engine.bind(**arrays)()
-    return {tensor.name: backend.read(arrays[tensor.name]) for tensor in engine.spec.outputs}
 
 
 def compare(name: str, expected: np.ndarray, found: np.ndarray, never_constant: bool) -> dict[str, float]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engines.errors import InputError
-from engines.manifest import Geometry
-from engines.specs import TensorSpec
+from engines.manifest import Geometry, nearest_multiples
+from engines.specs import LONGEST_HISTORY, SHORTEST_HISTORY, TensorSpec
 
-# Depths of the sampler tables' histories (DDIM 1 and 1, LMS 1 and 3, PNDM 1 and 4), as shortest, usual and longest.
-HISTORIES = ({"HX": 1, "HE": 1, "R": 8}, {"HX": 1, "HE": 1, "R": 8}, {"HX": 1, "HE": 4, "R": 11})
+HISTORIES = (SHORTEST_HISTORY, SHORTEST_HISTORY, LONGEST_HISTORY)  # of the smallest, the preferred and the largest shape
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,8 @@ class Span:
         if len(values) != 3 or not 0 < values[0] <= values[1] <= values[2]:
             raise InputError(f"{name}: expected MIN:OPT:MAX in rising order or one number, found {text!r}")
         if wrong := [value for value in values if value % multiple]:
-            below = wrong[0] // multiple * multiple
-            nearest = " or ".join(str(near) for near in (below, below + multiple) if near > 0)
-            raise InputError(f"{name}: expected multiples of {multiple} pixels, found {wrong[0]}; nearest: {nearest}")
+            raise InputError(f"{name}: expected multiples of {multiple} pixels, found {wrong[0]}; nearest: "
+                             f"{nearest_multiples(wrong[0], multiple)}")
         return cls(*values)
 
     def __str__(self) -> str:

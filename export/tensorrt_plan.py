@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.atomic import replacing
 from engines.errors import BackendError, SafeRedirError
 from engines.manifest import Geometry
 from engines.specs import NetworkSpec
 from export.shape_profile import Profile
 
 TARGETS = ("86", "89", "120")  # compute capabilities that --target-sm takes, without the dot
-
-
 MODULES = {"tensorrt-rtx": "tensorrt_rtx_bindings"}
 
 
@@ -76,10 +74,8 @@ def build_plan(trt: Any, onnx_file: Path, spec: NetworkSpec, profile: Profile, g
     if serialized is None:
         raise PlanError(f"{spec.name}: TensorRT cannot build it: " + ("; ".join(log.errors) or "it gave no reason"))
     _check(network, spec)
-    temporary = plan.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
+    with replacing(plan) as temporary, open(temporary, "wb") as file:
         file.write(serialized)
-    os.replace(temporary, plan)
 
 
 def _configure(trt: Any, config: Any, options: PlanOptions) -> None:
@@ -99,7 +95,7 @@ def _configure(trt: Any, config: Any, options: PlanOptions) -> None:
 def _add_profile(builder: Any, config: Any, spec: NetworkSpec, profile: Profile, geometry: Geometry) -> None:
     shapes = builder.create_optimization_profile()
     for tensor in spec.inputs:
-        if any(isinstance(dim, str) and dim != "D" for dim in tensor.dims):
+        if tensor.dynamic_axes:
             shapes.set_shape(tensor.name, *profile.shapes(tensor, geometry))
     if config.add_optimization_profile(shapes) < 0:
         raise PlanError(f"{spec.name}: TensorRT refuses the optimisation profile for batch {profile.batch}, height "

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ if __package__ in (None, ""):
 
 from PIL import Image  # noqa: E402
 
+from engines.atomic import replacing  # noqa: E402
 from engines.errors import InputError, NonFiniteError, SafeRedirError  # noqa: E402
 from engines.manifest import Policy  # noqa: E402
 from runtime.pipeline import GuardedPipeline  # noqa: E402
@@ -120,9 +120,8 @@ def _side_by_side(left: Image.Image | None, right: Image.Image | None) -> Image.
 def _write_report(path: Path | None, result: Result) -> None:
     if path is None:
         return
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(result.to_json(), encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(result.to_json(), encoding="utf-8")
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from engines.backend import Engine, open_backend
+from engines.backend import Engine, open_backend, run_once
 from engines.errors import InputError, NonFiniteError
 from engines.manifest import Policy
 from engines.specs import GUARD_NETWORKS, LATENT_CHANNELS, NETWORKS
@@ -123,20 +123,11 @@ class GuardedPipeline:
         """Embeddings float32 [len(texts), 77, D]."""
         ids = self._tokenizer(texts)
         sizes = {"CB": len(texts), "D": self.manifest.geometry.embed_dim}
-        embeds = self._run_once("text_encoder", sizes, input_ids=ids)["text_embeddings"]
+        embeds = run_once(self._engines["text_encoder"], self._backend, {"input_ids": ids}, sizes)["text_embeddings"]
         if not np.isfinite(embeds).all():
             rows = np.nonzero(~np.isfinite(embeds).all(axis=(1, 2)))[0]
             raise NonFiniteError(f"text_encoder: returned NaN or infinity for {texts[rows[0]]!r}; no image was generated")
         return embeds
-
-    def _run_once(self, network: str, sizes: dict[str, int], **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        """Run a network that is not part of the loop on host arrays."""
-        spec, backend = NETWORKS[network], self._backend
-        arrays = {tensor.name: backend.zeros(tensor.shape(sizes), tensor.dtype) for tensor in spec.tensors}
-        for name, values in inputs.items():
-            backend.write(arrays[name], values)
-        self._engines[network].bind(**arrays)()
-        return {tensor.name: backend.read(arrays[tensor.name]) for tensor in spec.outputs}
 
     def _loop(self, table: SamplerTable, sizes: dict[str, int], unguarded: bool) -> Loop:
         key = (table.name, table.rows, unguarded, *sizes.values())
@@ -150,15 +141,16 @@ class GuardedPipeline:
 
     def _report(self, request: Request, table: SamplerTable, seed: int, size: tuple[int, int], index: int,
                 found: Judged) -> ImageReport:
-        policy, guard = self._policy(request), self.manifest.guard
+        policy = self._policy(request)
+        guard = self.manifest.guard if policy is not None else None
         return ImageReport(
             **vars(found), prompt=request.prompts[index], negative_prompt=request.negative_prompts[index], seed=seed,
             sampler=table.name, num_inference_steps=request.num_inference_steps, timesteps=table.timesteps.tolist(),
             guidance_scale=float(request.guidance_scale), height=size[0], width=size[1],
             on_unsafe=None if policy is None else request.on_unsafe, policy=policy,
-            concept=guard.concept if policy is not None and guard is not None else None,
+            concept=guard.concept if guard is not None else None,
             manifest_digest=self._store.digest,
-            guard_digest=guard.digest if policy is not None and guard is not None else None)
+            guard_digest=guard.digest if guard is not None else None)
 
     def _finish(self, trace: Trace, reports: list[ImageReport]) -> Result:
         """Decode what may be shown, withhold the rest, and raise if a network failed."""
@@ -169,7 +161,7 @@ class GuardedPipeline:
             factor = self.manifest.geometry.scale_factor
             sizes = {"B": len(shown), "H": latents.shape[2], "W": latents.shape[3],
                      "PH": latents.shape[2] * factor, "PW": latents.shape[3] * factor}
-            decoded = self._run_once("vae_decoder", sizes, latent=latents)
+            decoded = run_once(self._engines["vae_decoder"], self._backend, {"latent": latents}, sizes)
             for place, index in enumerate(shown):
                 if decoded["finite"][place]:
                     images[index] = Image.fromarray(decoded["images"][place])

@@ -4,7 +4,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from engines.atomic import replacing
 from engines.manifest import Policy
 
 PNG_KEY = "saferedir"
@@ -102,14 +102,10 @@ def image_digest(pixels: np.ndarray) -> str:
 
 def save_png(image: Image.Image, report: ImageReport, path: str | Path) -> None:
     """Write a PNG that carries its report under the key "saferedir", atomically."""
-    path, information = Path(path), PngImagePlugin.PngInfo()
+    information = PngImagePlugin.PngInfo()
     information.add_itxt(PNG_KEY, report.to_json())
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with replacing(Path(path)) as temporary:
         image.save(temporary, format="PNG", pnginfo=information)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_png(path: str | Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engines.errors import InputError
-from engines.manifest import Geometry, Policy
+from engines.manifest import Geometry, Policy, nearest_multiples
 
 ON_UNSAFE = ("redirect", "refuse", "monitor")
 
@@ -104,8 +104,7 @@ class Request:
         for name, size in (("height", self.height), ("width", self.width)):
             if size is None or (_is_integer(size) and size > 0 and size % multiple == 0):
                 continue
-            below = int(size // multiple) * multiple if _is_real(size) else 0
-            nearest = " or ".join(str(near) for near in (below, below + multiple) if near > 0)
+            nearest = nearest_multiples(size if _is_real(size) else 0, multiple)
             raise InputError(f"{name}: expected a multiple of {multiple} pixels, found {size!r}; nearest: {nearest}")
         return self.height or default[0], self.width or default[1]
 

@@ -93,12 +93,12 @@ def test_a_damaged_file_is_built_again(folder):
 
 def test_failing_gate_names_the_output_and_leaves_the_engines(folder, tmp_path, monkeypatch):
     before = (folder / "manifest.json").read_bytes()
-    run = parity.run
+    run = parity.run_once
 
     def off(engine, *rest):
         found = run(engine, *rest)
         return {**found, "p_unsafe": found["p_unsafe"] + np.float32(0.1)} if engine.spec.name == "guard" else found
-    monkeypatch.setattr(parity, "run", off)
+    monkeypatch.setattr(parity, "run_once", off)
     with pytest.raises(parity.ParityError, match=r"guard.p_unsafe: expected PyTorch's values .* error 0.1"):
         build_with("--engine-dir", str(folder), "--force")
     assert (folder / "manifest.json").read_bytes() == before

@@ -6,12 +6,11 @@ import onnx
 import pytest
 import torch
 
-from engines.backend import open_backend
+from engines.backend import open_backend, run_once
 from engines.specs import NETWORKS, OPSET
 from export import onnx_file
 from export.networks import SamplerStep
 from export.onnx_file import example, export_network
-from export.parity import run
 from runtime.samplers import SAMPLERS, apply_row, sampler_table
 from runtime.schedules import NoiseSchedule
 
@@ -38,7 +37,7 @@ def test_sampler_step_applies_a_row(step, name, branches):
     inputs["guidance_scale"] = np.array(7.5, np.float32)
     for row in table.coefficients:
         inputs["coefficients"] = row
-        found = run(engine, backend, inputs, sizes)
+        found = run_once(engine, backend, inputs, sizes)
         halves = inputs["noise_pred"].reshape(branches, 3, 4, 5, 6).astype(np.float64)
         guided = halves[0] + 7.5 * (halves[-1] - halves[0])
         expected = apply_row(row.astype(np.float64), inputs["sample"], guided, inputs["noise"], inputs["history_x"],
@@ -77,5 +76,5 @@ def test_large_weights_go_to_a_file_of_their_own(tmp_path, monkeypatch):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
     assert path.stat().st_size < 10_000
     backend, inputs = open_backend("onnxruntime"), example(spec, {"CB": 1})
-    found = run(backend.load(path, spec), backend, {"input_ids": inputs["input_ids"].numpy()}, {"CB": 1, "D": 32})
+    found = run_once(backend.load(path, spec), backend, {"input_ids": inputs["input_ids"].numpy()}, {"CB": 1, "D": 32})
     np.testing.assert_array_equal(found["text_embeddings"], module(inputs["input_ids"]).detach().numpy())

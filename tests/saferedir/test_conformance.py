@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
 
+from engines.backend import run_once
 from engines.onnxruntime_backend import OnnxRuntimeBackend
 from engines.specs import NETWORKS, NOT_CHECKED
 from export.onnx_file import export_network
@@ -56,15 +57,14 @@ class OnnxRuntime:
     """The exported guard through the ONNX Runtime backend."""
 
     def __init__(self, path) -> None:
-        self.engine = OnnxRuntimeBackend().load(path, NETWORKS["guard"])
+        self.backend = OnnxRuntimeBackend()
+        self.engine = self.backend.load(path, NETWORKS["guard"])
 
     def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
-        spec = self.engine.spec
-        images, rows = inputs[0].shape[0], inputs[2].shape[0]
-        outputs = [np.empty(tensor.shape({"B": images, "CB": rows, "D": 768}), tensor.dtype) for tensor in spec.outputs]
-        named = zip(spec.tensors, [*(np.array(value, order="C") for value in inputs), *outputs], strict=True)
-        self.engine.bind(**{tensor.name: array for tensor, array in named})()
-        return outputs
+        named = {tensor.name: values for tensor, values in zip(self.engine.spec.inputs, inputs, strict=True)}
+        (images, _, height, width), rows = inputs[0].shape, len(inputs[2])
+        sizes = {"B": images, "CB": rows, "D": 768, "H": height, "W": width}
+        return list(run_once(self.engine, self.backend, named, sizes).values())
 
 
 @cache
