@@ -1,13 +1,14 @@
 """The contract between the loop and whatever runs the networks."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from engines.errors import BackendError
+from engines.program import Program, Step
 from engines.specs import NetworkSpec
 
 Array = Any  # memory of the backend's device: numpy on a CPU
@@ -32,7 +33,7 @@ class Engine(Protocol):
 
 
 class Backend(Protocol):
-    """Loads engines and owns the memory they work on. An array can be sliced; a slice shares its memory."""
+    """Loads engines and owns the memory they work on."""
 
     name: str
 
@@ -40,7 +41,9 @@ class Backend(Protocol):
         """Load one network whose tensors are those of the spec, else raise BackendError."""
         ...
 
-    def zeros(self, shape: tuple[int, ...], dtype: str) -> Array: ...
+    def zeros(self, shape: tuple[int, ...], dtype: str, rows: bool = False) -> Array:
+        """A new array. With `rows`, engines can also be bound to `array[row, ...]`, which shares its memory."""
+        ...
 
     def write(self, array: Array, values: Any) -> None:
         """Copy host values into an array."""
@@ -49,6 +52,21 @@ class Backend(Protocol):
     def read(self, array: Array) -> np.ndarray:
         """A copy of an array on the host, once all calls so far have finished."""
         ...
+
+    def program(self, steps: Sequence[Step]) -> Program:
+        """Bound calls in a fixed order, to be run as often as wanted.
+
+        A step is a sequence of stages, a stage a sequence of calls that do not depend on each other and may overlap.
+        Making the program may run the first step on whatever its arrays hold.
+        """
+        ...
+
+
+def check_names(spec: NetworkSpec, found: list[str]) -> None:
+    """Raise BackendError unless these are the tensors of a network."""
+    expected = [tensor.name for tensor in spec.tensors]
+    if sorted(found) != sorted(expected):
+        raise BackendError(f"{spec.name}: expected tensors {expected}, found {found}")
 
 
 def run_once(engine: Engine, backend: Backend, inputs: Mapping[str, np.ndarray],
@@ -61,24 +79,38 @@ def run_once(engine: Engine, backend: Backend, inputs: Mapping[str, np.ndarray],
     return {tensor.name: backend.read(arrays[tensor.name]) for tensor in engine.spec.outputs}
 
 
-def _onnxruntime() -> Backend:
+def _onnxruntime(eager: bool) -> Backend:
     from engines.onnxruntime_backend import OnnxRuntimeBackend
     return OnnxRuntimeBackend()
 
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"onnxruntime": _onnxruntime}
-BUILD_ONLY = ("tensorrt-rtx",)
+def _onnxruntime_cuda(eager: bool) -> Backend:
+    from engines.cuda import open_cuda
+    from engines.onnxruntime_cuda_backend import OnnxRuntimeCudaBackend, import_onnxruntime
+    return OnnxRuntimeCudaBackend(import_onnxruntime(), open_cuda(), eager)
 
 
-def open_backend(name: str) -> Backend:
-    """The backend that a manifest names.
+def _tensorrt(name: str) -> Callable[[bool], Backend]:
+    def make(eager: bool) -> Backend:
+        from engines.cuda import open_cuda
+        from engines.tensorrt_backend import TensorRTBackend
+        from engines.tensorrt_library import import_tensorrt
+        cuda = open_cuda()  # before the library, whose lean runtime crashes in use where there is no driver
+        return TensorRTBackend(name, import_tensorrt(name), cuda, eager)
+    return make
+
+
+BACKENDS: dict[str, Callable[[bool], Backend]] = {
+    "onnxruntime": _onnxruntime, "onnxruntime-cuda": _onnxruntime_cuda,
+    "tensorrt": _tensorrt("tensorrt"), "tensorrt-rtx": _tensorrt("tensorrt-rtx")}
+
+
+def open_backend(name: str, eager: bool = False) -> Backend:
+    """The backend that a manifest names. `eager`: launch every network by itself where a CUDA graph would be replayed.
 
     Raises:
-        BackendError: unknown, or its library is not installed.
+        BackendError: unknown, its library is not installed, or it needs a GPU that is not there.
     """
-    if name in BUILD_ONLY:
-        raise BackendError(f"{name}: these engines can be built, but this release cannot run them; build for one of "
-                           f"{', '.join(BACKENDS)}")
     if name not in BACKENDS:
         raise BackendError(f"backend: expected one of {', '.join(BACKENDS)}, found {name!r}")
-    return BACKENDS[name]()
+    return BACKENDS[name](eager)

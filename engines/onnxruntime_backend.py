@@ -1,26 +1,22 @@
 """ONNX Runtime on a CPU: sessions whose inputs and outputs are bound to the caller's numpy arrays."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from engines.backend import check_names
 from engines.errors import BackendError
+from engines.program import InTurn, Step
 from engines.specs import NetworkSpec
 
 try:
     import onnxruntime
 except ImportError as error:
     raise BackendError(f"onnxruntime cannot be imported ({error}); install it with: pip install onnxruntime") from None
-
-
-def _check_names(spec: NetworkSpec, found: list[str]) -> None:
-    expected = [tensor.name for tensor in spec.tensors]
-    if sorted(found) != sorted(expected):
-        raise BackendError(f"{spec.name}: expected tensors {expected}, found {found}")
 
 
 class OnnxRuntimeEngine:
@@ -32,7 +28,7 @@ class OnnxRuntimeEngine:
 
     def bind(self, **tensors: np.ndarray) -> Callable[[], None]:
         """See `engines.backend.Engine.bind`."""
-        _check_names(self.spec, list(tensors))
+        check_names(self.spec, list(tensors))
         binding = self._session.io_binding()
         for tensors_of, bind in ((self.spec.inputs, binding.bind_input), (self.spec.outputs, binding.bind_output)):
             for tensor in tensors_of:
@@ -63,10 +59,10 @@ class OnnxRuntimeBackend:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise BackendError(f"{path}: ONNX Runtime cannot load it: {error}") from error
-        _check_names(spec, [value.name for value in (*session.get_inputs(), *session.get_outputs())])
+        check_names(spec, [value.name for value in (*session.get_inputs(), *session.get_outputs())])
         return OnnxRuntimeEngine(session, spec)
 
-    def zeros(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    def zeros(self, shape: tuple[int, ...], dtype: str, rows: bool = False) -> np.ndarray:
         return np.zeros(shape, dtype)
 
     def write(self, array: np.ndarray, values: Any) -> None:
@@ -74,3 +70,7 @@ class OnnxRuntimeBackend:
 
     def read(self, array: np.ndarray) -> np.ndarray:
         return array.copy()
+
+    def program(self, steps: Sequence[Step]) -> InTurn:
+        """See `engines.backend.Backend.program`."""
+        return InTurn(steps)

@@ -1,17 +1,16 @@
 """The guarded sampling loop: every number in it is made by an engine, on the memory of one backend."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from engines.backend import Array, Backend, Engine
 from engines.manifest import Policy
+from engines.program import Execution, Progress, Stage
 from engines.specs import NETWORKS, TOKENS, NetworkSpec
 from runtime.samplers import SamplerTable
-
-Progress = Callable[[int, int], None]  # (steps done, all steps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +42,9 @@ class Loop:
         self._guarded = "guard" in engines
         rows, images = table.rows, sizes["B"]
         self._timesteps, self._coefficients = self._from_host(table.timesteps), self._from_host(table.coefficients)
-        self._finite = backend.zeros((rows, images), "bool")
-        self._p_unsafe = backend.zeros((rows, images), "float32")
-        self._token_mask = backend.zeros((rows, images, TOKENS), "float32")
+        self._finite = backend.zeros((rows, images), "bool", rows=True)
+        self._p_unsafe = backend.zeros((rows, images), "float32", rows=True)
+        self._token_mask = backend.zeros((rows, images, TOKENS), "float32", rows=True)
         unet, guard, step = NETWORKS["unet"], NETWORKS["guard"], NETWORKS["sampler_step"]
         self._shared = {name: self._buffer(spec, name) for spec, name in (
             (unet, "noise_pred"), (step, "noise"), (step, "guidance_scale"), (guard, "original_embeds"),
@@ -53,55 +52,59 @@ class Loop:
         self._model_input = self._buffer(unet, "sample")
         self._pairs = {name: (self._buffer(spec, name), self._buffer(spec, name)) for spec, name in (
             (step, "sample"), (step, "history_x"), (step, "history_eps"), (guard, "embeds"), (guard, "countdown"))}
-        self._steps = [self._bind(engines, row) for row in range(rows)]
+        self._program = backend.program([self._bind(engines, row) for row in range(rows)])
+
+    @property
+    def execution(self) -> Execution:
+        """How the steps have run so far."""
+        return self._program.execution
 
     def _buffer(self, spec: NetworkSpec, name: str) -> Array:
         tensor = next(tensor for tensor in spec.tensors if tensor.name == name)
         return self._backend.zeros(tensor.shape(self._sizes), tensor.dtype)
 
     def _from_host(self, values: np.ndarray) -> Array:
-        array = self._backend.zeros(values.shape, "float32")
+        array = self._backend.zeros(values.shape, "float32", rows=True)
         self._backend.write(array, values)
         return array
 
-    def _bind(self, engines: Mapping[str, Engine], row: int) -> list[Callable[[], None]]:
-        """The calls of one step. UNet and guard read the same state and are independent of each other."""
+    def _bind(self, engines: Mapping[str, Engine], row: int) -> list[Stage]:
+        """One step: UNet and guard, which read the same state and are independent of each other, then the sampler."""
         now = {name: pair[row % 2] for name, pair in self._pairs.items()}
         following = {f"next_{name}": pair[(row + 1) % 2] for name, pair in self._pairs.items()}
         embeds = now["embeds"] if self._guarded else self._pairs["embeds"][0]
         timestep = self._timesteps[row, ...]
-        calls = [engines["unet"].bind(
+        beside = [engines["unet"].bind(
             sample=self._model_input, timestep=timestep, encoder_hidden_states=embeds,
             noise_pred=self._shared["noise_pred"])]
         if self._guarded:
-            calls.append(engines["guard"].bind(
+            beside.append(engines["guard"].bind(
                 sample=now["sample"], timestep=timestep, embeds=embeds, countdown=now["countdown"],
                 **{name: self._shared[name] for name in ("original_embeds", "alpha_scale", "threshold", "replace_steps")},
                 next_embeds=following["next_embeds"], next_countdown=following["next_countdown"],
-                p_unsafe=self._p_unsafe[row], token_mask=self._token_mask[row]))
-        calls.append(engines["sampler_step"].bind(
+                p_unsafe=self._p_unsafe[row, ...], token_mask=self._token_mask[row, ...]))
+        sampler_step = engines["sampler_step"].bind(
             **{name: now[name] for name in ("sample", "history_x", "history_eps")},
             **{name: self._shared[name] for name in ("noise_pred", "noise", "guidance_scale")},
-            coefficients=self._coefficients[row],
+            coefficients=self._coefficients[row, ...],
             **{name: following[name] for name in ("next_sample", "next_history_x", "next_history_eps")},
-            next_model_input=self._model_input, finite=self._finite[row]))
-        return calls
+            next_model_input=self._model_input, finite=self._finite[row, ...])
+        return [beside, [sampler_step]]
 
     def run(self, embeds: np.ndarray, noise: np.ndarray, guidance_scale: float, policy: Policy | None,
             progress: Progress | None = None) -> Trace:
         """Sample from `noise` float32 [B, 4, H, W] under embeddings float32 [C·B, 77, D]."""
         self._start(embeds, noise, guidance_scale, policy)
-        for row, calls in enumerate(self._steps):
-            for call in calls:
-                call()
-            if progress is not None:
-                progress(row + 1, len(self._steps))
+        self._program.run(progress)
         read = self._backend.read
-        return Trace(read(self._pairs["sample"][len(self._steps) % 2]), read(self._finite),
+        return Trace(read(self._pairs["sample"][self._table.rows % 2]), read(self._finite),
                      read(self._p_unsafe) if self._guarded else None, read(self._token_mask) if self._guarded else None)
 
     def _start(self, embeds: np.ndarray, noise: np.ndarray, guidance_scale: float, policy: Policy | None) -> None:
-        """Set every buffer that a run reads before it writes it: nothing of an earlier image remains."""
+        """Set every buffer that a run reads before it writes it: nothing of an earlier image remains.
+
+        What the steps must report starts as a failure, so that a step that did not run cannot pass for a safe one.
+        """
         write = self._backend.write
         sample = noise * np.float32(self._table.init_noise_sigma)
         scaled = sample * np.float32(self._table.input_scale)
@@ -111,7 +114,9 @@ class Loop:
         write(self._pairs["history_eps"][0], 0)
         write(self._shared["guidance_scale"], guidance_scale)
         write(self._pairs["embeds"][0], embeds)
+        write(self._finite, False)
         if self._guarded:
+            write(self._p_unsafe, np.nan)
             if policy is None:
                 raise TypeError("a guarded loop needs a policy")
             write(self._shared["original_embeds"], embeds)
