@@ -13,7 +13,7 @@ from engines.atomic import replacing
 from engines.errors import InputError, ManifestError
 
 FILE_NAME = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 REBUILD = "rebuild with: python export/build_engines.py --force"
 
 
@@ -71,6 +71,38 @@ class GuardRecord:
 
 
 @dataclass(frozen=True)
+class Target:
+    """What TensorRT engines are tied to. Sizes are MIN:OPT:MAX.
+
+    library                 the one that built them, with its version
+    compute_capabilities    of the GPUs that they run on, as "8.9, 12.0", or "portable": TensorRT-RTX from 8.0 on
+    gpu, driver             the GPU that they were built on; empty for TensorRT-RTX, which needs none
+    hardware_compatibility  none, ampere-plus or same-compute-capability (TensorRT)
+    version_compatible      whether other releases of TensorRT, and its lean runtime, can run them
+    workspace_gib           GiB of scratch memory that the builder could plan with, None for all
+    optimization_level      the builder's effort, None for its default
+    """
+
+    library: str
+    batch_size: str
+    height: str
+    width: str
+    compute_capabilities: str
+    gpu: str = ""
+    driver: str = ""
+    hardware_compatibility: str = "none"
+    version_compatible: bool = False
+    workspace_gib: float | None = None
+    optimization_level: int | None = None
+    kept_onnx: bool = False
+
+    def span(self, size: str) -> tuple[int, int, int]:
+        """Smallest, preferred and largest batch_size, height or width."""
+        smallest, preferred, largest = map(int, getattr(self, size).split(":"))
+        return smallest, preferred, largest
+
+
+@dataclass(frozen=True)
 class FileRecord:
     sha256: str
     size: int  # bytes
@@ -90,9 +122,10 @@ class Manifest:
     """Everything about a folder of engines.
 
     `sources` maps each file that was read, relative to the model, to its record; `files` each written file, relative to
-    this folder, to digest and size; `parity` network → output → {"cosine", "max_abs_error"} against PyTorch; `recipe`
-    network → all that determines its file, compared field by field to tell what must be built again; `target` what
-    TensorRT engines are tied to: library version, profile, compute capabilities, and whether they have met their device.
+    this folder, to digest and size; `parity` network → output → {"cosine", "max_abs_error"} against PyTorch; `parity_of`
+    tells what was compared: "engine", or "onnx" for engines that must still pass on the device that will run them;
+    `recipe` network → all that determines its file, compared field by field to tell what must be built again; `target` is
+    None for engines that are tied to nothing.
     """
 
     model: str
@@ -106,8 +139,9 @@ class Manifest:
     versions: dict[str, str]
     files: dict[str, FileRecord]
     parity: dict[str, dict[str, dict[str, float]]]
+    parity_of: str
     recipe: dict[str, dict[str, Any]]
-    target: dict[str, str]
+    target: Target | None
     command: str
     format: int = field(default=FORMAT)
 
@@ -140,6 +174,8 @@ class Manifest:
         if parsed["guard"] is not None:
             policy = Policy(**parsed["guard"]["policy"])
             parsed["guard"] = GuardRecord(**{**parsed["guard"], "policy": policy})
+        if parsed["target"] is not None:
+            parsed["target"] = Target(**parsed["target"])
         parsed["files"] = {name: FileRecord(**record) for name, record in parsed["files"].items()}
         parsed["sources"] = {name: SourceRecord(**record) for name, record in parsed["sources"].items()}
         return cls(**parsed)

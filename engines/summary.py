@@ -10,6 +10,8 @@ from engines.errors import SafeRedirError
 from engines.manifest import Manifest
 from engines.specs import NETWORKS
 
+PARITY_OF = {"engine": "engines with PyTorch", "onnx": "ONNX files with PyTorch; the engines must still pass on their device"}
+
 
 def summary(manifest: Manifest, digest: str) -> str:
     """Several lines of text; `digest` is the SHA-256 of the manifest's file."""
@@ -26,11 +28,14 @@ def summary(manifest: Manifest, digest: str) -> str:
         rows += [("guard", f"{guard.concept}, from {guard.source}, SHA-256 {guard.digest}"),
                  ("policy", ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(guard.policy).items())
                   + (", mask again" if guard.mask_again else ""))]
-    rows += [(name.replace("_", " "), value) for name, value in manifest.target.items()]
+    if manifest.target is not None:
+        rows += [(name.replace("_", " "), str(value)) for name, value in dataclasses.asdict(manifest.target).items()
+                 if value not in ("", None)]
     rows += [("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
              ("command", manifest.command)]
     lines = [f"{name:<20} {value}" for name, value in rows]
-    lines += ["", f"{'network':<20} {'MB':>9}  {'cosine':>9}  {'error':>8}  file"]
+    lines += ["", f"parity of the {PARITY_OF[manifest.parity_of]}",
+              f"{'network':<20} {'MB':>9}  {'cosine':>9}  {'error':>8}  file"]
     for network in (*NETWORKS, "tokenizer"):
         worst = manifest.worst_parity(network)
         parity = f"{worst[0]:9.6f}  {worst[1]:8.1e}" if worst else f"{'':9}  {'':8}"

@@ -7,7 +7,8 @@ from typing import Any
 from engines.errors import BackendError
 
 # Names under which a backend's module can be installed, best first: NVIDIA's meta packages, then the wheels that they depend on.
-BUILDERS = {"tensorrt": ("tensorrt", "tensorrt_bindings"), "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
+BUILDERS: dict[str, tuple[str, ...]] = {
+    "tensorrt": ("tensorrt", "tensorrt_bindings"), "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 RUNTIMES = {"tensorrt": (*BUILDERS["tensorrt"], "tensorrt_lean", "tensorrt_lean_bindings"),
             "tensorrt-rtx": BUILDERS["tensorrt-rtx"]}
 INSTALL = {"tensorrt": "pip install tensorrt (or, to run version-compatible engines only, pip install tensorrt-lean)",

@@ -1,6 +1,7 @@
 """Builds a folder of engines: what changed is exported and gated, what did not is kept, and the folder is swapped whole."""
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import os
@@ -15,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from engines.backend import open_backend
+from engines.cuda import open_cuda
 from engines.errors import InputError, ManifestError
-from engines.manifest import FILE_NAME, FileRecord, Geometry, GuardRecord, Manifest, Policy, SourceRecord
+from engines.manifest import FILE_NAME, FileRecord, Geometry, GuardRecord, Manifest, Policy, SourceRecord, Target
 from engines.specs import GUARD_NETWORKS, NETWORKS, OPSET
 from engines.store import MODEL_FILES, TOKENIZER, file_digest
+from engines.tensorrt_library import BUILDERS, import_tensorrt
 from export.shape_profile import Profile, Span
 from export.source import Source, record
-from export.tensorrt_plan import MODULES, PlanOptions, build_plan, import_tensorrt
+from export.tensorrt_plan import PlanJob, PlanOptions, build_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 # The component of the model that each network is made from, and the code that decides how.
@@ -29,6 +32,7 @@ COMPONENT_OF = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "
 CODE = ("export/onnx_file.py", "export/networks.py", "export/parity.py", "engines/specs.py")
 PLAN_CODE = ("export/tensorrt_plan.py", "export/shape_profile.py")
 GUARD_CODE = ("saferedir/guard.py", "saferedir/heads.py")
+TIMING_CACHE = "timing.cache"
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "tokenizers")
 
 
@@ -53,7 +57,7 @@ class BuildOptions:
 
     def profile(self, geometry: Geometry) -> Profile | None:
         """The shapes of TensorRT engines; None for ONNX Runtime, whose engines take any."""
-        if self.backend not in MODULES:
+        if self.backend not in BUILDERS:
             return None
         height, width = self.height or str(geometry.default_height), self.width or str(geometry.default_width)
         return Profile(Span.parse("batch-size", self.batch_size), Span.parse("height", height, geometry.size_multiple),
@@ -104,9 +108,11 @@ def _plan(source: Source, options: BuildOptions, previous: Manifest | None, vers
     """The manifest of the build that is asked for, still without files and parity figures."""
     known = previous.sources if previous is not None and previous.model == options.model else {}
     sources, recipe = {}, {}
-    target = _target(options, options.profile(source.geometry))
-    common = {"backend": options.backend, "precision": options.precision, "opset": OPSET, "target": target,
-              "code": _code_digest(CODE if not target else (*CODE, *PLAN_CODE)), "versions": versions}
+    profile = options.profile(source.geometry)
+    target = None if profile is None else _target(options, profile)
+    common = {"backend": options.backend, "precision": options.precision, "opset": OPSET, "versions": versions,
+              "target": None if target is None else dataclasses.asdict(target),
+              "code": _code_digest(CODE if target is None else (*CODE, *PLAN_CODE))}
     for network, component in COMPONENT_OF.items():
         records = {f"{component}/{path.name}": record(path, known.get(f"{component}/{path.name}"))
                    for path in source.files(component)}
@@ -124,20 +130,30 @@ def _plan(source: Source, options: BuildOptions, previous: Manifest | None, vers
         guard = GuardRecord(options.concept or options.redirector.stem, options.redirector.name, digest,
                             options.mask_again, options.policy)
     return Manifest(
-        model=options.model, sources=sources, geometry=source.geometry, scheduler=source.scheduler, guard=guard,
-        backend=options.backend, precision=options.precision, opset=OPSET, versions=versions, files={}, parity={},
-        recipe=recipe, target=target, command=" ".join(["python", *sys.argv]))
+        model=options.model, sources=sources, geometry=_geometry(source.geometry, profile), scheduler=source.scheduler,
+        guard=guard, backend=options.backend, precision=options.precision, opset=OPSET, versions=versions, files={}, parity={},
+        parity_of="engine" if target is None else "onnx", recipe=recipe, target=target, command=" ".join(["python", *sys.argv]))
 
 
-def _target(options: BuildOptions, profile: Profile | None) -> dict[str, str]:
-    """What TensorRT engines are tied to; nothing for ONNX Runtime."""
+def _geometry(geometry: Geometry, profile: Profile | None) -> Geometry:
+    """The model's, with the sizes that the engines prefer as defaults."""
     if profile is None:
-        return {}
-    return {"library": f"{options.backend} {import_tensorrt(options.backend).__version__}",
-            "batch_size": str(profile.batch), "height": str(profile.height), "width": str(profile.width),
-            "compute_capabilities": ", ".join(options.plan.target_sm) or "portable", "kept_onnx": str(options.keep_onnx),
-            "workspace_gib": str(options.plan.workspace_gib), "optimization_level": str(options.plan.optimization_level),
-            "engine_parity": "pending: the ONNX files passed the gate, the engines have not met a GPU"}
+        return geometry
+    return dataclasses.replace(geometry, default_height=profile.height.optimum, default_width=profile.width.optimum)
+
+
+def _target(options: BuildOptions, profile: Profile) -> Target:
+    """What TensorRT engines will be tied to."""
+    plan = options.plan
+    library = f"{options.backend} {import_tensorrt(options.backend, BUILDERS).__version__}"
+    if options.backend == "tensorrt-rtx":
+        capabilities, gpu, driver = ", ".join(f"{sm[:-1]}.{sm[-1]}" for sm in plan.target_sm) or "portable", "", ""
+    else:
+        device = open_cuda().info()
+        capabilities, gpu, driver = device.compute_capability, device.name, device.driver
+    return Target(library, str(profile.batch), str(profile.height), str(profile.width), capabilities, gpu, driver,
+                  plan.hardware_compatibility, plan.version_compatible, plan.workspace_gib, plan.optimization_level,
+                  options.keep_onnx)
 
 
 def _redirector_record(path: Path, previous: Manifest | None) -> SourceRecord:
@@ -211,6 +227,8 @@ def _replacement(target: Path) -> Iterator[Path]:
 def _fill(folder: Path, source: Source, options: BuildOptions, manifest: Manifest, previous: Manifest | None,
           report: Report) -> None:
     """Keep what the previous engines have of the recipe, build the rest, and write the manifest."""
+    if (timings := options.engine_dir / TIMING_CACHE).is_file() and options.backend == "tensorrt":
+        shutil.copyfile(timings, folder / TIMING_CACHE)
     for number, network in enumerate(manifest.recipe, start=1):
         started, stage = time.monotonic(), f"[{number}/{len(manifest.recipe)}] {network:<13}"
         (folder / network).mkdir()
@@ -223,10 +241,15 @@ def _fill(folder: Path, source: Source, options: BuildOptions, manifest: Manifes
             report(f"{stage} unchanged, kept")
         else:
             figures = _build_one(network, folder, source, options, manifest)
-            manifest.files.update({path.relative_to(folder).as_posix(): FileRecord(file_digest(path), path.stat().st_size)
-                                   for path in sorted((folder / network).iterdir())})
+            manifest.files.update({f"{network}/{path.name}": _file_record(path) for path in sorted((folder / network).iterdir())})
             report(f"{stage} {time.monotonic() - started:5.1f} s  {figures}")
+    if (timings := folder / TIMING_CACHE).is_file():
+        manifest.files[TIMING_CACHE] = _file_record(timings)
     manifest.write(folder)
+
+
+def _file_record(path: Path) -> FileRecord:
+    return FileRecord(file_digest(path), path.stat().st_size)
 
 
 def _link(origin: Path, copy: Path) -> None:
@@ -249,14 +272,28 @@ def _build_one(network: str, folder: Path, source: Source, options: BuildOptions
     export_network(module, spec, source.geometry.embed_dim, path)
     manifest.parity[network] = gate(module, backend.load(path, spec), backend, source.geometry)
     if (profile := options.profile(source.geometry)) is not None:
-        build_plan(import_tensorrt(options.backend), path, spec, profile, source.geometry, options.plan,
-                   folder / network / MODEL_FILES[1])
+        job = PlanJob(path, spec, profile, source.geometry, folder / network / MODEL_FILES[1])
+        build_plan(import_tensorrt(options.backend, BUILDERS), job, _plan_options(options, folder), _show_phase)
+        _show_phase("")
         if not options.keep_onnx:
             for file in (path, path.with_name(path.name + ".data")):
                 file.unlink(missing_ok=True)
     worst = manifest.worst_parity(network)
     assert worst is not None  # the gate has just given them
     return f"parity: cosine {worst[0]:.6f}, largest error {worst[1]:.1e}"
+
+
+def _plan_options(options: BuildOptions, folder: Path) -> PlanOptions:
+    """TensorRT's builder times kernels: its timings are kept beside the engines. TensorRT-RTX times none."""
+    if options.backend != "tensorrt" or options.plan.timing_cache is not None:
+        return options.plan
+    return dataclasses.replace(options.plan, timing_cache=folder / TIMING_CACHE)
+
+
+def _show_phase(phase: str) -> None:
+    """What the builder is doing, on one line of a terminal that the next replaces."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{phase}", end="", file=sys.stderr, flush=True)
 
 
 def _module(network: str, source: Source, options: BuildOptions) -> Any:

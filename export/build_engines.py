@@ -9,14 +9,21 @@ ROOT = Path(__file__).resolve().parent.parent
 if __package__ in (None, ""):
     sys.path[0] = str(ROOT)
 
+from engines.backend import BACKENDS  # noqa: E402
 from engines.errors import InputError, SafeRedirError  # noqa: E402
 from engines.manifest import Policy  # noqa: E402
+from engines.tensorrt_library import BUILDERS  # noqa: E402
 from export.build import BuildOptions, build  # noqa: E402
-from export.tensorrt_plan import MODULES, TARGETS, PlanOptions  # noqa: E402
+from export.tensorrt_plan import COMPATIBILITY, TARGETS, PlanOptions  # noqa: E402
 
 DEMO_MODEL = ROOT / "demo" / "model"
 DEMO_REDIRECTOR = ROOT / "demo" / "redirector.safetensors"
 PLANS = ROOT / "engines" / "plans"
+# Options that mean something to some backends only.
+BACKENDS_OF = {
+    **dict.fromkeys(("batch_size", "height", "width", "workspace", "optimization_level", "keep_onnx"), tuple(BUILDERS)),
+    **dict.fromkeys(("hardware_compatibility", "version_compatible", "timing_cache"), ("tensorrt",)),
+    "target_sm": ("tensorrt-rtx",)}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--unguarded", action="store_true", help="build without a guard; such engines only generate unguarded")
     result.add_argument("--engine-dir", type=Path, help="where the engines go (default: engines/plans/<model's name>)")
     result.add_argument("--concept", default="", help="what the guard forgets, for reports (default: the checkpoint's name)")
-    result.add_argument("--backend", choices=["onnxruntime", *MODULES], default="onnxruntime")
+    result.add_argument("--backend", choices=list(BACKENDS), default="onnxruntime")
     result.add_argument("--precision", choices=["float32"], default="float32")
     result.add_argument("--mask-again", action="store_true", help="apply the token mask once more after normalising the shift")
     result.add_argument("--alpha-scale", type=float, default=default.alpha_scale, help="default policy (%(default)s)")
@@ -40,7 +47,13 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--width", help="pixels (default: the model's)")
     plan.add_argument("--workspace", type=float, help="GiB of scratch memory the builder may plan with")
     plan.add_argument("--optimization-level", type=int, choices=range(6), help="builder effort")
-    plan.add_argument("--target-sm", nargs="+", choices=TARGETS, default=[], help="compute capabilities (default: portable)")
+    plan.add_argument("--target-sm", nargs="+", choices=TARGETS,
+                      help="TensorRT-RTX: compute capabilities (default: portable)")
+    plan.add_argument("--hardware-compatibility", choices=COMPATIBILITY,
+                      help="TensorRT: other GPUs that the engines must run on (default: none)")
+    plan.add_argument("--version-compatible", action="store_true",
+                      help="TensorRT: engines for other releases and for the lean runtime")
+    plan.add_argument("--timing-cache", type=Path, help="TensorRT: file of kernel timings (default: beside the engines)")
     plan.add_argument("--keep-onnx", action="store_true", help="keep model.onnx beside model.plan")
     result.add_argument("--force", action="store_true", help="build everything again, whatever is there")
     return result
@@ -61,22 +74,23 @@ def options(arguments: argparse.Namespace) -> BuildOptions:
                              "for engines that can only generate unguarded")
         redirector, concept = DEMO_REDIRECTOR, concept or "fire"
     name = "demo" if arguments.model is None else arguments.model.rstrip("/").replace("\\", "/").split("/")[-1]
-    if arguments.backend == "onnxruntime" and (given := _tensorrt_only(arguments)):
-        raise InputError(f"{given}: for TensorRT only; ONNX Runtime's engines take any size")
+    _check_backend(arguments)
     return BuildOptions(
         batch_size=arguments.batch_size or BuildOptions.batch_size, height=arguments.height, width=arguments.width,
         keep_onnx=arguments.keep_onnx,
-        plan=PlanOptions(arguments.workspace, arguments.optimization_level, tuple(sorted(arguments.target_sm, key=int))),
+        plan=PlanOptions(arguments.workspace, arguments.optimization_level, tuple(sorted(arguments.target_sm or (), key=int)),
+                         arguments.hardware_compatibility or "none", arguments.version_compatible, arguments.timing_cache),
         model=arguments.model or str(DEMO_MODEL), redirector=redirector, concept=concept,
         engine_dir=arguments.engine_dir or PLANS / name, backend=arguments.backend, precision=arguments.precision,
         mask_again=arguments.mask_again, force=arguments.force,
         policy=Policy(arguments.alpha_scale, arguments.threshold, arguments.replace_steps))
 
 
-def _tensorrt_only(arguments: argparse.Namespace) -> str:
-    """The first option given that means nothing to ONNX Runtime, or ""."""
-    names = ("batch_size", "height", "width", "workspace", "optimization_level", "target_sm", "keep_onnx")
-    return next((f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)), "")
+def _check_backend(arguments: argparse.Namespace) -> None:
+    """Raise InputError for an option that the chosen backend would ignore."""
+    for name, backends in BACKENDS_OF.items():
+        if getattr(arguments, name) and arguments.backend not in backends:
+            raise InputError(f"--{name.replace('_', '-')}: for {' and '.join(backends)} only, found --backend {arguments.backend}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--compare", action="store_true", help="write guarded (left) and unguarded (right) side by side")
     result.add_argument("--unguarded", action="store_true", help="generate without the guard; the report says so")
     result.add_argument("--on-unsafe", choices=ON_UNSAFE, default="redirect", help="what an unsafe image meets (%(default)s)")
+    result.add_argument("--eager", action="store_true", help="on a GPU, capture no CUDA graph, to debug")
     result.add_argument("--negative-prompt", default="")
     result.add_argument("--num-inference-steps", type=int, default=50)
     result.add_argument("--guidance-scale", type=float, default=7.5)
@@ -68,7 +69,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     for path in filter(None, (arguments.output, arguments.report)):
         if not path.parent.is_dir():
             raise InputError(f"{path}: expected a folder to write into, found no {path.parent}")
-    with GuardedPipeline(arguments.engine_dir, unguarded=arguments.unguarded) as pipeline:
+    with GuardedPipeline(arguments.engine_dir, arguments.unguarded, arguments.eager) as pipeline:
         options = {name: getattr(arguments, name) for name in (
             "negative_prompt", "num_inference_steps", "guidance_scale", "scheduler", "seed", "height", "width", "on_unsafe")}
         numbers = {name: value for name in ("alpha_scale", "threshold", "replace_steps")

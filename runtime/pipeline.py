@@ -15,10 +15,11 @@ from PIL import Image
 from engines.backend import Engine, open_backend, run_once
 from engines.errors import InputError, NonFiniteError
 from engines.manifest import Policy
+from engines.program import Execution, Progress
 from engines.specs import GUARD_NETWORKS, LATENT_CHANNELS, NETWORKS
 from engines.store import EngineStore
 from runtime.judge import Judged, judge
-from runtime.loop import Loop, Progress, Trace
+from runtime.loop import Loop, Trace
 from runtime.noise import randn
 from runtime.report import ImageReport, Result, image_digest
 from runtime.request import Request
@@ -38,6 +39,7 @@ class GuardedPipeline:
     Args:
         engine_dir: folder made by `export/build_engines.py`.
         unguarded: accept engines without a guard; then every call is unguarded, and its reports say so.
+        eager: on a GPU, launch each network by itself and capture no CUDA graph, to debug.
 
     Raises:
         ManifestError: no valid manifest there, or none with a guard.
@@ -46,7 +48,7 @@ class GuardedPipeline:
         InputError: the model's scheduler has options that a sampler table cannot honour.
     """
 
-    def __init__(self, engine_dir: str | Path, unguarded: bool = False) -> None:
+    def __init__(self, engine_dir: str | Path, unguarded: bool = False, eager: bool = False) -> None:
         self._store = EngineStore(engine_dir)
         if not unguarded:
             self._store.require_guard()
@@ -54,7 +56,7 @@ class GuardedPipeline:
         self._unguarded = unguarded
         self._schedule = NoiseSchedule.from_config(self.manifest.scheduler)
         self._tokenizer = PromptTokenizer(self._store.tokenizer)
-        self._backend = open_backend(self.manifest.backend)
+        self._backend = open_backend(self.manifest.backend, eager)
         self._engines: dict[str, Engine] = {
             name: self._store.load(name, self._backend) for name in NETWORKS if not (unguarded and name in GUARD_NETWORKS)}
         self._loops: OrderedDict[tuple[object, ...], Loop] = OrderedDict()
@@ -75,7 +77,7 @@ class GuardedPipeline:
     def __call__(self, prompt: str | Sequence[str], *, progress: Progress | None = None, **options: Any) -> Result:
         """Generate one image for each prompt; `options` are the fields of `runtime.request.Request`.
 
-        `progress(done, steps)` is called after every step.
+        `progress(done, steps)` is called after every step, or once at the end where a CUDA graph runs them all.
 
         Raises:
             InputError: an option cannot be honoured.
@@ -92,6 +94,7 @@ class GuardedPipeline:
     def _generate(self, request: Request, progress: Progress | None) -> Result:
         height, width = request.size(self.manifest.geometry)
         seeds, images = request.seeds(), len(request.prompts)
+        self._check_profile({"batch_size": images, "height": height, "width": width})
         table = sampler_table(request.scheduler or self._schedule.class_name, request.num_inference_steps, self._schedule)
         factor = self.manifest.geometry.scale_factor
         latent = (LATENT_CHANNELS, height // factor, width // factor)
@@ -104,7 +107,17 @@ class GuardedPipeline:
         judged = judge(trace, request, self._policy(request), [self._tokenizer.words(text) for text in request.prompts])
         reports = [self._report(request, table, seed, (height, width), index, found)
                    for index, (seed, found) in enumerate(zip(seeds, judged, strict=True))]
-        return self._finish(trace, reports)
+        return self._finish(trace, reports, loop.execution)
+
+    def _check_profile(self, sizes: dict[str, int]) -> None:
+        """Raise InputError for a size that TensorRT engines were not built for."""
+        if (target := self.manifest.target) is None:
+            return
+        for name, size in sizes.items():
+            smallest, _, largest = target.span(name)
+            if not smallest <= size <= largest:
+                raise InputError(f"{name}: expected {smallest} to {largest}, for which these engines were built, found {size}; "
+                                 f"rebuild with: python export/build_engines.py --{name.replace('_', '-')} MIN:OPT:MAX")
 
     def _policy(self, request: Request) -> Policy | None:
         """The numbers that judge; None without a guard."""
@@ -152,7 +165,7 @@ class GuardedPipeline:
             manifest_digest=self._store.digest,
             guard_digest=guard.digest if guard is not None else None)
 
-    def _finish(self, trace: Trace, reports: list[ImageReport]) -> Result:
+    def _finish(self, trace: Trace, reports: list[ImageReport], execution: Execution) -> Result:
         """Decode what may be shown, withhold the rest, and raise if a network failed."""
         shown = [index for index, report in enumerate(reports) if report.verdict not in ("refused", "failed")]
         images: list[Image.Image | None] = [None] * len(reports)
@@ -168,7 +181,7 @@ class GuardedPipeline:
                     reports[index] = replace(reports[index], image_sha256=image_digest(decoded["images"][place]))
                 else:
                     reports[index] = replace(reports[index], verdict="failed", failure="vae_decoder returned NaN or infinity")
-        result = Result(images, reports)
+        result = Result(images, reports, execution)
         if failed := [f"image {index}: {report.failure}" for index, report in enumerate(reports) if report.failure]:
             raise NonFiniteError("; ".join(failed) + "; withheld", result)
         return result

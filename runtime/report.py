@@ -13,6 +13,7 @@ from PIL import Image, PngImagePlugin
 
 from engines.atomic import replacing
 from engines.manifest import Policy
+from engines.program import Execution
 
 PNG_KEY = "saferedir"
 RESPONSIBLE = 0.5  # a token whose mask exceeds this is held responsible
@@ -85,10 +86,11 @@ class ImageReport:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """Images, None where withheld, and a report for each."""
+    """Images, None where withheld, a report for each, and how the loop's steps have run since its shape was first asked for."""
 
     images: list[Image.Image | None]
     guard: list[ImageReport]
+    execution: Execution
 
     def to_json(self) -> str:
         """A JSON list of all reports."""

@@ -1,0 +1,302 @@
+"""The TensorRT backend and the captured loop on a fake CUDA and a fake TensorRT, which execute the demo's real networks.
+
+What a GPU alone can tell (that a real capture succeeds, that streams overlap) is not told here.
+"""
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from engines import backend as backends
+from engines import cuda as cuda_module
+from engines import cuda_program, tensorrt_library
+from engines.cuda import Cuda
+from engines.errors import BackendError, InputError, NonFiniteError
+from engines.manifest import Policy
+from engines.specs import NETWORKS
+from engines.tensorrt_backend import TensorRTBackend
+from runtime import GuardedPipeline
+from tests.engines import fake_tensorrt
+from tests.engines.fake_cuda import FakeRuntime
+from tests.engines.fake_tensorrt import FakeTensorRT
+
+FIRE, PLAIN = "a burning blue square on a grey background", "a small red star"
+STEPS = 6
+TARGET = {"library": "tensorrt-rtx 0.0.fake", "batch_size": "1:1:4", "height": "16:64:256", "width": "16:64:256",
+          "compute_capabilities": "portable"}
+
+
+@pytest.fixture
+def plans(demo_engines, tmp_path):
+    """A folder like the demo's whose plans are ONNX files, which the fake TensorRT can run."""
+    folder = shutil.copytree(demo_engines, tmp_path / "demo")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest |= {"backend": "tensorrt-rtx", "target": TARGET}
+    for network in NETWORKS:
+        (folder / network / "model.onnx").rename(folder / network / "model.plan")
+        manifest["files"][f"{network}/model.plan"] = manifest["files"].pop(f"{network}/model.onnx")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture
+def device(monkeypatch, tmp_path):
+    """Installs a fake GPU and a fake TensorRT; returns a function that sets how they behave."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def install(seed: int = 0, rtx: bool = True, **behaviour) -> FakeRuntime:
+        runtime = FakeRuntime(seed=seed)
+        monkeypatch.setattr(cuda_module, "open_cuda", lambda: Cuda(runtime))
+        monkeypatch.setattr(tensorrt_library, "import_tensorrt", lambda name: FakeTensorRT(runtime, rtx, **behaviour))
+        return runtime
+    return install
+
+
+def pixels(result):
+    return [np.asarray(image) for image in result.images]
+
+
+@pytest.mark.parametrize("eager", [False, True], ids=["graph", "eager"])
+@pytest.mark.parametrize("options", [
+    {"seed": 7}, {"scheduler": "pndm", "seed": 1}, {"scheduler": "lms", "seed": 2}, {"guidance_scale": 1.0, "seed": 3},
+    {"unguarded": True, "seed": 4}, {"policy": Policy(replace_steps=0), "seed": 5}], ids=str)
+def test_pictures_and_decisions_are_those_of_onnxruntime(pipeline, plans, device, options, eager):
+    device(seed=options["seed"])
+    prompts = [FIRE, PLAIN]
+    expected = pipeline(prompts, num_inference_steps=STEPS, **options)
+    with GuardedPipeline(plans, eager=eager) as opened:
+        for _ in range(2):
+            found = opened(prompts, num_inference_steps=STEPS, **options)
+            assert all(map(np.array_equal, pixels(found), pixels(expected)))
+            for ours, reference in zip(found.guard, expected.guard, strict=True):
+                assert (ours.verdict, ours.p_unsafe, ours.unsafe_steps) == (reference.verdict, reference.p_unsafe, reference.unsafe_steps)
+    assert found.execution.graph is not eager
+
+
+def test_one_graph_for_each_shape_and_no_host_between_steps(plans, device):
+    runtime = device()
+    with GuardedPipeline(plans) as opened:
+        first = opened(FIRE, seed=0, num_inference_steps=STEPS)
+        assert (first.execution.captures, first.execution.replays) == (1, 1) and first.execution.graph_memory > 0
+        captured = runtime.calls["cudaStreamBeginCapture"]
+        runtime.log.clear()
+        again = opened(PLAIN, seed=1, num_inference_steps=STEPS)
+        assert (again.execution.captures, again.execution.replays) == (1, 2)
+        assert runtime.calls["cudaStreamBeginCapture"] == captured == 1
+        launch = runtime.log.index("cudaGraphLaunch")
+        assert runtime.log.count("cudaGraphLaunch") == 1
+        # Before the launch the small inputs are written, after it the results are read, and nothing else touches the loop.
+        assert "cudaStreamWaitEvent" not in runtime.log and runtime.log[launch + 1] == "cudaMemcpy2DAsync"
+        opened([FIRE, PLAIN], seed=0, num_inference_steps=STEPS)
+        opened(FIRE, seed=0, num_inference_steps=STEPS + 1)
+        assert runtime.calls["cudaStreamBeginCapture"] == 3
+
+
+def test_eager_steps_are_enqueued_without_waiting(plans, device):
+    runtime = device()
+    with GuardedPipeline(plans, eager=True) as opened:
+        opened(FIRE, seed=0, num_inference_steps=STEPS)
+        runtime.log.clear()
+        result = opened(FIRE, seed=0, num_inference_steps=STEPS)
+    first, last = (order(runtime.log, "cudaEventRecord") for order in (list.index, lambda log, name: len(log) - log[::-1].index(name)))
+    assert runtime.log.count("cudaEventRecord") == 2 * STEPS  # fork and join of UNet and guard
+    assert not {"cudaStreamSynchronize", "cudaMemcpy2DAsync", "cudaMalloc"} & set(runtime.log[first:last])
+    assert result.execution.reason == "eager execution was asked for"
+
+
+def test_a_missing_join_is_found(plans, device, monkeypatch):
+    """The fake's hazard check is no decoration: without the join, the sampler would not wait for the guard."""
+    device()
+
+    def enqueue(self, steps):
+        for stage in (stage for step in steps for stage in step):
+            self._cuda.call("cudaEventRecord", self._forked, self._lanes.main)
+            for lane, network in enumerate(stage):
+                if lane:
+                    self._cuda.call("cudaStreamWaitEvent", self._lanes.stream(lane), self._forked, 0)
+                network.enqueue(self._lanes.stream(lane), self._scratch[lane])
+    monkeypatch.setattr(cuda_program.CudaProgram, "_enqueue", enqueue)
+    with GuardedPipeline(plans, eager=True) as opened, pytest.raises(AssertionError, match="without an order"):
+        opened(FIRE, seed=0, num_inference_steps=STEPS)
+    with GuardedPipeline(plans) as opened, pytest.raises((BackendError, AssertionError), match="Unjoined|without an order"):
+        opened(FIRE, seed=0, num_inference_steps=STEPS)
+
+
+def test_a_shared_scratch_is_found(plans, device, monkeypatch):
+    device()
+    monkeypatch.setattr(cuda_program.Lanes, "scratch", lambda self, lane, size, of=cuda_program.Lanes.scratch: of(self, 0, size))
+    with GuardedPipeline(plans) as opened, pytest.raises(AssertionError, match="without an order"):
+        opened(FIRE, seed=0, num_inference_steps=STEPS)
+
+
+def test_everything_is_given_back(plans, device):
+    runtime = device()
+    with GuardedPipeline(plans) as opened:
+        for steps in range(2, 9):  # more shapes than are kept
+            opened(FIRE, seed=0, num_inference_steps=steps)
+        assert runtime.live["graph executable"] == 4
+    del opened
+    gc.collect()
+    assert not +runtime.live
+
+
+def test_a_network_that_cannot_be_captured_runs_eagerly_and_says_so(plans, device, pipeline):
+    device(capturable=False)
+    with GuardedPipeline(plans) as opened:
+        found = opened(FIRE, seed=7, num_inference_steps=STEPS)
+    assert not found.execution.graph and "cannot be captured" in found.execution.reason
+    assert np.array_equal(pixels(found)[0], pixels(pipeline(FIRE, seed=7, num_inference_steps=STEPS))[0])
+
+
+def test_a_failing_capture_names_the_switch(plans, device, monkeypatch):
+    runtime = device()
+    monkeypatch.setattr(type(runtime), "cudaStreamEndCapture", lambda self, stream: (900, None))
+    with GuardedPipeline(plans) as opened, pytest.raises(BackendError, match="cudaErrorStreamCaptureUnsupported.*--eager"):
+        opened(FIRE, seed=0, num_inference_steps=STEPS)
+
+
+def test_a_failing_network_is_named_with_tensorrts_words(plans, device):
+    device(fails=True)
+    with GuardedPipeline(plans) as opened, pytest.raises(BackendError, match="text_encoder: TensorRT failed: the kernel was in a bad"):
+        opened(FIRE, seed=0, num_inference_steps=STEPS)
+
+
+def test_a_guard_that_did_not_run_withholds_the_image(plans, device, monkeypatch):
+    """A replay that does nothing leaves the failures that were written beforehand, not the last image's verdicts."""
+    runtime = device()
+    with GuardedPipeline(plans) as opened:
+        opened(PLAIN, seed=0, num_inference_steps=STEPS)
+        monkeypatch.setattr(type(runtime), "cudaGraphLaunch", lambda self, graph, stream: (0,))
+        with pytest.raises(NonFiniteError, match="guard returned NaN"):
+            opened(PLAIN, seed=0, num_inference_steps=STEPS)
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"height": 512}, "height: expected 16 to 256, for which these engines were built, found 512; rebuild with: .* --height MIN"),
+    ({"prompt": [PLAIN] * 5}, "batch_size: expected 1 to 4, .* found 5; .* --batch-size MIN:OPT:MAX")], ids=str)
+def test_sizes_outside_the_profile(plans, device, options, message):
+    device()
+    options = {"prompt": PLAIN, **options}
+    with GuardedPipeline(plans) as opened, pytest.raises(InputError, match=message):
+        opened(options.pop("prompt"), **options)
+
+
+def test_an_engine_checks_its_own_profile_and_tensors(plans, device):
+    device()
+    backend = backends.open_backend("tensorrt-rtx")
+    engine = backend.load(plans / "text_encoder" / "model.plan", NETWORKS["text_encoder"])
+    width = 96
+    big = {"input_ids": backend.zeros((65, 77), "int64"), "text_embeddings": backend.zeros((65, 77, width), "float32")}
+    with pytest.raises(InputError, match=r"text_encoder.input_ids: expected \[1, 77\] to \[64, 77\].*found \[65, 77\].*--batch-size"):
+        engine.bind(**big)
+    with pytest.raises(InputError, match="expected int64"):
+        engine.bind(input_ids=backend.zeros((1, 77), "int32"), text_embeddings=backend.zeros((1, 77, width), "float32"))
+    with pytest.raises(BackendError, match=r"expected \[1, 77, 96\] for these inputs, found \[2, 77, 96\]"):
+        engine.bind(input_ids=backend.zeros((1, 77), "int64"), text_embeddings=backend.zeros((2, 77, width), "float32"))
+    with pytest.raises(BackendError, match="expected tensors"):
+        backend.load(plans / "unet" / "model.plan", NETWORKS["guard"])
+
+
+def test_plans_of_another_device_and_no_plans(plans, device, tmp_path):
+    (tmp_path / "junk").write_bytes(b"junk")
+    device(suits=False)
+    with pytest.raises(BackendError, match="cannot run it on Fake GPU, compute capability 8.9.*UNSUPPORTED_CC.*--target-sm"):
+        GuardedPipeline(plans)
+    device(rtx=False)
+    with pytest.raises(BackendError, match="0.0.fake cannot load it on Fake GPU.*not a plan.*--force"):
+        backends.open_backend("tensorrt").load(tmp_path / "junk", NETWORKS["unet"])
+
+
+def test_compiled_kernels_are_kept(plans, device, tmp_path):
+    def kernels():
+        return next((tmp_path / "cache" / "saferedir").iterdir()).read_bytes()
+    for generation in (1, 2):
+        device()
+        with GuardedPipeline(plans) as opened:
+            opened(PLAIN, seed=0, num_inference_steps=2)
+        assert kernels() == b"kernels" + b"." * 5 * generation
+    next((tmp_path / "cache" / "saferedir").iterdir()).write_bytes(b"of another driver")
+    device()
+    with GuardedPipeline(plans) as opened:
+        opened(PLAIN, seed=0, num_inference_steps=2)
+    assert kernels() == b"kernels" + b"." * 5
+
+
+def test_no_driver_is_one_clear_error(plans, monkeypatch):
+    monkeypatch.setattr(cuda_module, "open_cuda", lambda: Cuda(FakeRuntime(driver=False)))
+    with pytest.raises(BackendError, match="expected an NVIDIA GPU and its driver, found cudaErrorInsufficientDriver.*saferedir doctor"):
+        GuardedPipeline(plans)
+
+
+def test_device_memory_runs_out(device):
+    backend = TensorRTBackend("tensorrt", FakeTensorRT(runtime := device()), Cuda(runtime))
+    with pytest.raises(BackendError, match="cudaMalloc failed with cudaErrorMemoryAllocation"):
+        backend.zeros((1 << 40,), "float32")
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (4, 1, 5)])
+@pytest.mark.parametrize("rows", [False, True])
+def test_arrays_round_trip(device, shape, rows):
+    backend = TensorRTBackend("tensorrt", FakeTensorRT(runtime := device()), Cuda(runtime))
+    values = np.arange(np.prod(shape, dtype=int), dtype=np.float32).reshape(shape)
+    array = backend.zeros(shape, "float32", rows)
+    assert not backend.read(array).any()
+    backend.write(array, values)
+    assert np.array_equal(backend.read(array), values)
+    if shape:
+        row = array[shape[0] - 1, ...]
+        assert np.array_equal(backend.read(row), values[-1]) and (not rows or row.address % 256 == 0)
+
+
+FAKES = {"Runtime": fake_tensorrt.Runtime, "ICudaEngine": fake_tensorrt.ICudaEngine,
+         "IExecutionContext": fake_tensorrt.IExecutionContext}
+RTX_FAKES = {"Runtime": fake_tensorrt.ValidatingRuntime, "ICudaEngine": fake_tensorrt.ICudaEngine,
+             "IExecutionContext": fake_tensorrt.CapturableContext, "IRuntimeCache": fake_tensorrt.IRuntimeCache,
+             "IRuntimeConfig": fake_tensorrt.IRuntimeConfig}
+
+
+@pytest.mark.parametrize("module, fakes", [("tensorrt_lean_bindings", FAKES), ("tensorrt_rtx_bindings", RTX_FAKES)])
+def test_the_real_modules_have_all_that_the_fake_has(module, fakes):
+    """The backend passes its tests on the fake alone, so it calls nothing that the fake has not."""
+    trt = pytest.importorskip(module, reason="has no wheel for this platform")
+    for name, fake in fakes.items():
+        ours = {attribute for attribute in dir(fake) if not attribute.startswith("_")}
+        if module == "tensorrt_lean_bindings":
+            ours -= {"create_runtime_config"}  # only called for TensorRT-RTX
+        assert ours <= set(dir(getattr(trt, name))), name
+    enums = ["ExecutionContextAllocationStrategy"] + (
+        ["CudaGraphStrategy", "DynamicShapesKernelSpecializationStrategy", "EngineValidity"] if fakes is RTX_FAKES else [])
+    for name in enums:
+        assert {member.name for member in getattr(fake_tensorrt, name)} <= set(getattr(trt, name).__members__), name
+    assert {"ERROR", "INTERNAL_ERROR"} <= set(dir(trt.ILogger)) and trt.__version__
+    assert np.dtype(trt.nptype(trt.uint8)) == np.uint8 and np.dtype(trt.nptype(trt.bool)) == np.bool_
+    assert hasattr(trt, "IRuntimeCache") is (fakes is RTX_FAKES)
+
+
+def test_the_real_cuda_bindings_have_all_that_the_fake_has():
+    runtime = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
+    names = {name for name in dir(FakeRuntime) if name.startswith("cuda")}
+    assert names <= set(dir(runtime))
+    for enum in ("cudaMemcpyKind", "cudaStreamCaptureMode"):
+        assert set(vars(getattr(FakeRuntime, enum))) <= set(dir(getattr(runtime, enum)))
+    error, _ = runtime.cudaGetDeviceCount()
+    if int(error):
+        with pytest.raises(BackendError, match="expected an NVIDIA GPU"):
+            Cuda(runtime)
+    else:
+        assert Cuda(runtime).info().memory
+
+
+def test_missing_modules_say_how_to_install(monkeypatch):
+    def missing(name):
+        raise ImportError(f"No module named {name!r}")
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(BackendError, match="tensorrt: expected one of the modules .*tensorrt_lean.*pip install tensorrt"):
+        tensorrt_library.import_tensorrt("tensorrt")
+    with pytest.raises(BackendError, match="cuda-python cannot be imported.*pip install"):
+        cuda_module.open_cuda()
