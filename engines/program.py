@@ -42,9 +42,8 @@ class Program(Protocol):
 class InTurn:
     """Runs each call by itself, in order."""
 
-    execution = Execution()
-
-    def __init__(self, steps: Sequence[Step]) -> None:
+    def __init__(self, steps: Sequence[Step], execution: Execution = Execution()) -> None:  # noqa: B008, it is frozen
+        self.execution = execution
         self._steps = [[call for stage in step for call in stage] for step in steps]
 
     def run(self, progress: Progress | None = None) -> None:

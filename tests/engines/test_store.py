@@ -51,7 +51,7 @@ def test_another_guard_is_not_taken(folder):
 
 @pytest.mark.parametrize("change, message", [
     (lambda parsed: parsed.update(guard=None), "expected engines with a guard"),
-    (lambda parsed: parsed.update(format=99), "expected format 1, found 99"),
+    (lambda parsed: parsed.update(format=99), "expected format 2, found 99"),
     (lambda parsed: parsed.pop("scheduler"), "not a valid manifest"),
     (lambda parsed: parsed.update(surprise=1), "not a valid manifest"),
     (lambda parsed: parsed["guard"]["policy"].update(threshold=2), "threshold"),
