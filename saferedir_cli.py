@@ -1,25 +1,22 @@
-"""The `saferedir` command: `build` engines, `inspect` them, `generate` guarded images. Imports only what the chosen one needs."""
+"""The `saferedir` command. Imports only what the chosen subcommand needs."""
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
-USAGE = "usage: saferedir {build,inspect,generate} ...   (saferedir build --help, and so on)"
+COMMANDS = {"build": "export.build_engines", "inspect": "engines.summary", "doctor": "engines.doctor",
+            "verify": "engines.verification", "generate": "runtime.generate"}
+USAGE = f"usage: saferedir {{{','.join(COMMANDS)}}} ...   (saferedir build --help, and so on)"
 
 
 def main() -> int:
     """Run a subcommand with the rest of the command line; exit status 2 for an unknown one."""
     command, rest = (sys.argv[1] if len(sys.argv) > 1 else ""), sys.argv[2:]
-    if command == "build":
-        from export.build_engines import main as run
-    elif command == "inspect":
-        from engines.summary import main as run
-    elif command == "generate":
-        from runtime.generate import main as run
-    else:
-        help_wanted = command in ("-h", "--help")
-        print(USAGE, file=sys.stdout if help_wanted else sys.stderr)
-        return 0 if help_wanted else 2
-    return run(rest)
+    if command in COMMANDS:
+        return import_module(COMMANDS[command]).main(rest)
+    help_wanted = command in ("-h", "--help")
+    print(USAGE, file=sys.stdout if help_wanted else sys.stderr)
+    return 0 if help_wanted else 2
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ class Backend(Protocol):
     """Loads engines and owns the memory they work on."""
 
     name: str
+    device: str  # what engines run on, in words; results of another device may differ
 
     def load(self, path: Path, spec: NetworkSpec) -> Engine:
         """Load one network whose tensors are those of the spec, else raise BackendError."""

@@ -50,6 +50,7 @@ class OnnxRuntimeBackend:
     """Loads model.onnx files; memory is numpy's."""
 
     name = "onnxruntime"
+    device = f"ONNX Runtime {onnxruntime.__version__}, CPU"
 
     def load(self, path: Path, spec: NetworkSpec) -> OnnxRuntimeEngine:
         """See `engines.backend.Backend.load`."""

@@ -110,6 +110,7 @@ class OnnxRuntimeCudaBackend:
     def __init__(self, ort: Any, cuda: Cuda, eager: bool = False) -> None:
         self.ort, self.cuda, self.eager = ort, cuda, eager
         self.stream = cuda.stream()
+        self.device = f"ONNX Runtime {ort.__version__}, {cuda.info()}"
 
     def load(self, path: Path, spec: NetworkSpec) -> OnnxRuntimeCudaEngine:
         """See `engines.backend.Backend.load`; the file itself is read when its shapes are known."""

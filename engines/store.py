@@ -7,6 +7,7 @@ from pathlib import Path
 from engines.backend import Backend, Engine
 from engines.errors import DigestError, ManifestError
 from engines.manifest import REBUILD, Manifest
+from engines.recorded import FILE_NAME, Case, load_cases
 from engines.specs import NETWORKS
 
 TOKENIZER = "tokenizer/tokenizer.json"
@@ -57,6 +58,14 @@ class EngineStore:
         for name in files:
             self._verified(name)
         return backend.load(self.folder / models[0], NETWORKS[network])
+
+    def cases(self, network: str) -> list[Case]:
+        """What was recorded of a network at build, verified.
+
+        Raises:
+            ManifestError, DigestError: as for `load`.
+        """
+        return load_cases(self._verified(f"{network}/{FILE_NAME}"))
 
     def require_guard(self) -> None:
         """Raise ManifestError unless these engines were built with a guard."""

@@ -119,7 +119,9 @@ class TensorRTBackend:
         self.lanes = Lanes(cuda)
         self.log = error_log(trt)
         self._runtime = trt.Runtime(self.log)
-        self._kernels = KernelCache.of(trt.__version__, cuda.info().name) if hasattr(trt, "IRuntimeCache") else None
+        gpu = cuda.info()
+        self.device = f"{name} {trt.__version__}, {gpu}"
+        self._kernels = KernelCache.of(trt.__version__, gpu.name) if hasattr(trt, "IRuntimeCache") else None
 
     def load(self, path: Path, spec: NetworkSpec) -> TensorRTEngine:
         """See `engines.backend.Backend.load`."""
@@ -127,8 +129,8 @@ class TensorRTBackend:
             self._check_device(path, plan)
             engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise BackendError(f"{path}: {self.name} {self._trt.__version__} cannot load it on {self._cuda.info()}: "
-                               f"{self.log.take()}; build it for this machine with: python export/build_engines.py --force")
+            raise BackendError(f"{path}: cannot be loaded by {self.device}: {self.log.take()}; "
+                               f"build it for this machine with: python export/build_engines.py --force")
         found = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         check_names(spec, found)
         for tensor in spec.tensors:
@@ -143,7 +145,7 @@ class TensorRTBackend:
             return
         validity, diagnostics = self._runtime.get_engine_validity(plan)
         if validity == self._trt.EngineValidity.INVALID:
-            raise BackendError(f"{path}: {self.name} cannot run it on {self._cuda.info()} ({diagnostics}); build it for this "
+            raise BackendError(f"{path}: cannot run on {self.device} ({diagnostics}); build it for this "
                                "device with: python export/build_engines.py --backend tensorrt-rtx --target-sm")
 
     def create_context(self, engine: Any) -> Any:

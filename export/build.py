@@ -17,9 +17,12 @@ from typing import Any
 
 from engines.backend import open_backend
 from engines.cuda import open_cuda
-from engines.errors import InputError, ManifestError
+from engines.errors import BackendError, InputError, ManifestError
 from engines.manifest import FILE_NAME, FileRecord, Geometry, GuardRecord, Manifest, Policy, SourceRecord, Target
-from engines.specs import GUARD_NETWORKS, NETWORKS, OPSET
+from engines.parity import Figures
+from engines.recorded import FILE_NAME as RECORDED
+from engines.recorded import Case, check_cases, save_cases
+from engines.specs import GUARD_NETWORKS, NETWORKS, OPSET, NetworkSpec
 from engines.store import MODEL_FILES, TOKENIZER, file_digest
 from engines.tensorrt_library import BUILDERS, import_tensorrt
 from export.shape_profile import Profile, Span
@@ -29,7 +32,7 @@ from export.tensorrt_plan import PlanJob, PlanOptions, build_plan
 ROOT = Path(__file__).resolve().parent.parent
 # The component of the model that each network is made from, and the code that decides how.
 COMPONENT_OF = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae", "tokenizer": "tokenizer"}
-CODE = ("export/onnx_file.py", "export/networks.py", "export/parity.py", "engines/specs.py")
+CODE = ("export/onnx_file.py", "export/networks.py", "export/parity.py", "engines/parity.py", "engines/specs.py")
 PLAN_CODE = ("export/tensorrt_plan.py", "export/shape_profile.py")
 GUARD_CODE = ("saferedir/guard.py", "saferedir/heads.py")
 TIMING_CACHE = "timing.cache"
@@ -87,7 +90,7 @@ def build(options: BuildOptions, report: Report = print) -> Manifest:
     if previous is not None:
         report(f"{options.engine_dir}: rebuilding because of " + "; ".join(changes))
     with _replacement(options.engine_dir) as folder:
-        _fill(folder, source, options, manifest, None if options.force else previous, report)
+        manifest = _fill(folder, source, options, manifest, None if options.force else previous, report)
     report(f"{options.engine_dir}: built in {time.monotonic() - started:.1f} s")
     return manifest
 
@@ -132,7 +135,7 @@ def _plan(source: Source, options: BuildOptions, previous: Manifest | None, vers
     return Manifest(
         model=options.model, sources=sources, geometry=_geometry(source.geometry, profile), scheduler=source.scheduler,
         guard=guard, backend=options.backend, precision=options.precision, opset=OPSET, versions=versions, files={}, parity={},
-        parity_of="engine" if target is None else "onnx", recipe=recipe, target=target, command=" ".join(["python", *sys.argv]))
+        parity_of="onnx", recipe=recipe, target=target, command=" ".join(["python", *sys.argv]))
 
 
 def _geometry(geometry: Geometry, profile: Profile | None) -> Geometry:
@@ -225,10 +228,11 @@ def _replacement(target: Path) -> Iterator[Path]:
 
 
 def _fill(folder: Path, source: Source, options: BuildOptions, manifest: Manifest, previous: Manifest | None,
-          report: Report) -> None:
+          report: Report) -> Manifest:
     """Keep what the previous engines have of the recipe, build the rest, and write the manifest."""
     if (timings := options.engine_dir / TIMING_CACHE).is_file() and options.backend == "tensorrt":
         shutil.copyfile(timings, folder / TIMING_CACHE)
+    passed = True
     for number, network in enumerate(manifest.recipe, start=1):
         started, stage = time.monotonic(), f"[{number}/{len(manifest.recipe)}] {network:<13}"
         (folder / network).mkdir()
@@ -238,14 +242,18 @@ def _fill(folder: Path, source: Source, options: BuildOptions, manifest: Manifes
             for name in previous.files_of(network):
                 _link(options.engine_dir / name, folder / name)
             manifest.parity.update({network: previous.parity[network]} if network in previous.parity else {})
+            passed &= previous.parity_of == "engine"
             report(f"{stage} unchanged, kept")
         else:
-            figures = _build_one(network, folder, source, options, manifest)
+            figures, on_engine = _build_one(network, folder, source, options, manifest)
+            passed &= on_engine
             manifest.files.update({f"{network}/{path.name}": _file_record(path) for path in sorted((folder / network).iterdir())})
             report(f"{stage} {time.monotonic() - started:5.1f} s  {figures}")
     if (timings := folder / TIMING_CACHE).is_file():
         manifest.files[TIMING_CACHE] = _file_record(timings)
+    manifest = dataclasses.replace(manifest, parity_of="engine" if passed else "onnx")
     manifest.write(folder)
+    return manifest
 
 
 def _file_record(path: Path) -> FileRecord:
@@ -259,28 +267,49 @@ def _link(origin: Path, copy: Path) -> None:
         shutil.copyfile(origin, copy)
 
 
-def _build_one(network: str, folder: Path, source: Source, options: BuildOptions, manifest: Manifest) -> str:
-    """Export one network, pass it through the gate, and note its figures in the manifest."""
+def _build_one(network: str, folder: Path, source: Source, options: BuildOptions, manifest: Manifest) -> tuple[str, bool]:
+    """Export one network, pass it through the gate, and note its figures in the manifest.
+
+    Returns a line for people, and whether the engine itself was in the gate or its ONNX file alone.
+    """
     if network == "tokenizer":
         from export.tokenizer import convert_tokenizer
         convert_tokenizer(source.load("tokenizer")).save(str(folder / TOKENIZER))
-        return "ids equal to CLIPTokenizer's"
+        return "ids equal to CLIPTokenizer's", True
     from export.onnx_file import export_network
-    from export.parity import gate
-    path, spec, backend = folder / network / MODEL_FILES[0], NETWORKS[network], open_backend("onnxruntime")
+    from export.parity import reference_cases
+    path, spec, profile = folder / network / MODEL_FILES[0], NETWORKS[network], options.profile(source.geometry)
     module = _module(network, source, options)
     export_network(module, spec, source.geometry.embed_dim, path)
-    manifest.parity[network] = gate(module, backend.load(path, spec), backend, source.geometry)
-    if (profile := options.profile(source.geometry)) is not None:
+    cases = reference_cases(module, spec, source.geometry, profile)
+    save_cases(folder / network / RECORDED, cases)
+    cpu = open_backend("onnxruntime")
+    figures, on_engine = check_cases(cpu.load(path, spec), cpu, cases), options.backend == cpu.name
+    if profile is not None:
         job = PlanJob(path, spec, profile, source.geometry, folder / network / MODEL_FILES[1])
         build_plan(import_tensorrt(options.backend, BUILDERS), job, _plan_options(options, folder), _show_phase)
         _show_phase("")
         if not options.keep_onnx:
             for file in (path, path.with_name(path.name + ".data")):
                 file.unlink(missing_ok=True)
+        path = job.plan
+    if not on_engine and (found := _on_device(options.backend, path, spec, cases)) is not None:
+        figures, on_engine = found, True
+    manifest.parity[network] = figures
     worst = manifest.worst_parity(network)
     assert worst is not None  # the gate has just given them
-    return f"parity: cosine {worst[0]:.6f}, largest error {worst[1]:.1e}"
+    subject = "" if on_engine else " of the ONNX file"
+    return f"parity{subject}: cosine {worst[0]:.6f}, largest error {worst[1]:.1e}", on_engine
+
+
+def _on_device(backend: str, path: Path, spec: NetworkSpec, cases: list[Case]) -> Figures | None:
+    """Figures of an engine on this machine's device, or None where there is none that can run it: then its first load gates it."""
+    try:
+        device = open_backend(backend)
+        engine = device.load(path, spec)
+    except BackendError:
+        return None
+    return check_cases(engine, device, cases)
 
 
 def _plan_options(options: BuildOptions, folder: Path) -> PlanOptions:

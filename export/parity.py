@@ -1,73 +1,42 @@
-"""The gate before an engine is accepted: its outputs against PyTorch's, on shapes other than the exported example's."""
+"""What an engine must compute: PyTorch's outputs on random inputs, on shapes other than the exported example's."""
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
-from engines.backend import Backend, Engine, run_once
-from engines.errors import SafeRedirError
 from engines.manifest import Geometry
-from engines.specs import LONGEST_HISTORY, SHORTEST_HISTORY
+from engines.recorded import Case
+from engines.specs import LONGEST_HISTORY, SHORTEST_HISTORY, NetworkSpec
 from export.onnx_file import example
-
-COSINE = 0.9999  # at least
-RELATIVE_ERROR = 1e-3  # at most, of the largest magnitude
-GREY_LEVELS = 1  # at most, for pictures
-NEVER_CONSTANT = frozenset({"text_embeddings", "noise_pred", "images"})
-Figures = dict[str, dict[str, float]]
+from export.shape_profile import Profile
 
 
-class ParityError(SafeRedirError):
-    """An engine does not compute what PyTorch computes."""
+def reference_cases(module: nn.Module, spec: NetworkSpec, geometry: Geometry, profile: Profile | None) -> list[Case]:
+    """Two calls: one image without guidance, then several with it, as far as the profile admits other shapes."""
+    return [_case(module, spec, sizes, seed) for seed, sizes in enumerate(_sizes(geometry, profile))]
 
 
-def gate(module: nn.Module, engine: Engine, backend: Backend, geometry: Geometry) -> Figures:
-    """Compare on two shapes (one image without guidance; three with) and return the worst figures of each output.
-
-    Raises:
-        ParityError: an output is not finite, is constant, or differs by more than the limits of this module.
-    """
-    unit = geometry.size_multiple // geometry.scale_factor
-    worst: Figures = {}
-    for seed, (images, rows, history) in enumerate(((1, 1, SHORTEST_HISTORY), (3, 6, LONGEST_HISTORY))):
-        height, width = 2 * unit, 3 * unit if seed else unit
-        sizes = {"B": images, "CB": rows, "H": height, "W": width, "D": geometry.embed_dim, **history,
-                 "PH": height * geometry.scale_factor, "PW": width * geometry.scale_factor}
-        inputs = example(engine.spec, sizes, seed)
-        if engine.spec.name == "guard" and seed == 0:  # every image unsafe, so that the redirection is compared, too
-            inputs["threshold"], inputs["countdown"] = torch.tensor(-1.0), torch.zeros_like(inputs["countdown"])
-        with torch.no_grad():
-            outputs = module(*inputs.values())
-        expected = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
-        found = run_once(engine, backend, {name: tensor.numpy() for name, tensor in inputs.items()}, sizes)
-        for tensor, reference in zip(engine.spec.outputs, expected, strict=True):
-            name = f"{engine.spec.name}.{tensor.name}"
-            figures = compare(name, reference.numpy(), found[tensor.name], tensor.name in NEVER_CONSTANT)
-            if tensor.name not in worst or figures["max_abs_error"] >= worst[tensor.name]["max_abs_error"]:
-                worst[tensor.name] = figures
-    return worst
+def _sizes(geometry: Geometry, profile: Profile | None) -> Iterator[dict[str, int]]:
+    unit = geometry.size_multiple
+    images, height, width = (1, 3), (2 * unit, 2 * unit), (unit, 3 * unit)
+    if profile is not None:
+        images = profile.batch.minimum, min(3, profile.batch.maximum)
+        height = profile.height.minimum, min(profile.height.minimum + unit, profile.height.maximum)
+        width = profile.width.minimum, min(profile.width.minimum + 2 * unit, profile.width.maximum)
+    for place, history in enumerate((SHORTEST_HISTORY, LONGEST_HISTORY)):
+        yield {"B": images[place], "CB": (place + 1) * images[place], "D": geometry.embed_dim, **history,
+               "H": height[place] // geometry.scale_factor, "W": width[place] // geometry.scale_factor,
+               "PH": height[place], "PW": width[place]}
 
 
-def compare(name: str, expected: np.ndarray, found: np.ndarray, never_constant: bool) -> dict[str, float]:
-    """Cosine and largest absolute error of one output.
-
-    Raises:
-        ParityError: see `gate`.
-    """
-    if expected.shape != found.shape:
-        raise ParityError(f"{name}: expected shape {list(expected.shape)} as in PyTorch, found {list(found.shape)}")
-    for origin, values in (("PyTorch", expected), ("the engine", found)):
-        if not np.isfinite(values).all():
-            raise ParityError(f"{name}: expected finite numbers, {origin} gave NaN or infinity")
-        if never_constant and values.std() == 0:
-            raise ParityError(f"{name}: expected values that vary, {origin} gave {values.flat[0]} everywhere")
-    a, b = expected.astype(np.float64).ravel(), found.astype(np.float64).ravel()
-    error = float(np.abs(a - b).max())
-    norms = np.linalg.norm(a) * np.linalg.norm(b)
-    cosine = min(1.0, float(a @ b / norms)) if norms else float(error == 0)
-    limit = {"f": RELATIVE_ERROR * max(np.abs(a).max(), 1e-6), "u": GREY_LEVELS}.get(expected.dtype.kind, 0)
-    if error > limit or cosine < COSINE:
-        raise ParityError(f"{name}: expected PyTorch's values (cosine at least {COSINE}, error at most {limit:.3g}), "
-                          f"found cosine {cosine:.6f}, error {error:.3g}")
-    return {"cosine": cosine, "max_abs_error": error}
+def _case(module: nn.Module, spec: NetworkSpec, sizes: dict[str, int], seed: int) -> Case:
+    inputs = example(spec, sizes, seed)
+    if spec.name == "guard" and seed == 0:  # every image unsafe, so that the redirection is compared, too
+        inputs["threshold"], inputs["countdown"] = torch.tensor(-1.0), torch.zeros_like(inputs["countdown"])
+    with torch.no_grad():
+        outputs = module(*inputs.values())
+    values = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+    return Case(sizes, {name: tensor.numpy() for name, tensor in inputs.items()},
+                {tensor.name: value.numpy() for tensor, value in zip(spec.outputs, values, strict=True)})

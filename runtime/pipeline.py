@@ -18,6 +18,7 @@ from engines.manifest import Policy
 from engines.program import Execution, Progress
 from engines.specs import GUARD_NETWORKS, LATENT_CHANNELS, NETWORKS
 from engines.store import EngineStore
+from engines.verification import ensure_verified
 from runtime.judge import Judged, judge
 from runtime.loop import Loop, Trace
 from runtime.noise import randn
@@ -45,6 +46,7 @@ class GuardedPipeline:
         ManifestError: no valid manifest there, or none with a guard.
         DigestError: a file is missing or altered.
         BackendError: the backend is not installed or refuses an engine.
+        ParityError: engines that were built without their device do not compute on it what PyTorch computed.
         InputError: the model's scheduler has options that a sampler table cannot honour.
     """
 
@@ -59,6 +61,7 @@ class GuardedPipeline:
         self._backend = open_backend(self.manifest.backend, eager)
         self._engines: dict[str, Engine] = {
             name: self._store.load(name, self._backend) for name in NETWORKS if not (unguarded and name in GUARD_NETWORKS)}
+        ensure_verified(self._store, self._backend, self._engines)
         self._loops: OrderedDict[tuple[object, ...], Loop] = OrderedDict()
         self._lock = threading.Lock()
 

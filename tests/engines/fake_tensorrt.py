@@ -190,10 +190,10 @@ class FakeTensorRT:
     """The module; `rtx` tells which of the two. `fails`, `capturable` and `suits` set how its engines behave."""
 
     ILogger, ExecutionContextAllocationStrategy = ILogger, ExecutionContextAllocationStrategy
-    __version__ = "0.0.fake"
 
     def __init__(self, cuda: FakeRuntime, rtx: bool = False, fails: bool = False, capturable: bool = True,
-                 suits: bool = True) -> None:
+                 suits: bool = True, version: str = "0.0.fake") -> None:
+        self.__version__ = version
         self._cuda, self._fails, self._capturable, self._suits, self._rtx = cuda, fails, capturable, suits, rtx
         if rtx:
             self.IRuntimeCache, self.EngineValidity, self.CudaGraphStrategy = IRuntimeCache, EngineValidity, CudaGraphStrategy

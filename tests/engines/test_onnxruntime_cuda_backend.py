@@ -68,7 +68,7 @@ class CapturingSession:
 def device(monkeypatch):
     runtime = FakeRuntime()
     fake = SimpleNamespace(
-        SessionOptions=onnxruntime.SessionOptions, RunOptions=onnxruntime.RunOptions,
+        SessionOptions=onnxruntime.SessionOptions, RunOptions=onnxruntime.RunOptions, __version__="0.0.fake",
         InferenceSession=lambda path, options, providers: CapturingSession(runtime, path, options, providers))
     monkeypatch.setattr(CapturingSession, "made", [])
     monkeypatch.setattr(cuda_module, "open_cuda", lambda: Cuda(runtime))

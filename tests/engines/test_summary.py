@@ -6,6 +6,9 @@ import sys
 import pytest
 
 import saferedir_cli
+from engines import doctor
+from engines.backend import BACKENDS
+from engines.errors import BackendError
 from engines.manifest import Manifest
 from engines.specs import NETWORKS
 
@@ -23,6 +26,26 @@ def test_inspect(demo_engines, monkeypatch, capsys):
         assert part in printed
 
 
+def test_doctor(monkeypatch, capsys):
+    assert run(monkeypatch, "doctor") == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = {tuple(line.split()[:3]): line for line in lines[1:]}
+    assert {backend for backend, _, _ in found} == set(BACKENDS)
+    assert ("onnxruntime", "runs", "yes") in found and ("onnxruntime", "builds", "yes") in found
+    for (backend, verb, answer), line in found.items():
+        assert answer == "yes" or len(line.split()) > 4, f"{backend} {verb}: no reason"
+
+
+def test_doctor_without_any_library(monkeypatch, capsys):
+    def broken(name):
+        raise BackendError(f"{name} is not installed")
+    monkeypatch.setattr(doctor, "open_backend", broken)
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    assert run(monkeypatch, "doctor") == 2
+    printed = capsys.readouterr().out
+    assert "yes" not in printed and "expected torch, diffusers, transformers, onnx, found them not installed" in printed
+
+
 def test_no_engines(tmp_path, monkeypatch, capsys):
     assert run(monkeypatch, "inspect", str(tmp_path)) == 2
     assert capsys.readouterr().err.startswith("error: ")
@@ -31,4 +54,4 @@ def test_no_engines(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("arguments, status", [((), 2), (("fly",), 2), (("--help",), 0)])
 def test_usage(arguments, status, monkeypatch, capsys):
     assert run(monkeypatch, *arguments) == status
-    assert "usage: saferedir {build,inspect,generate}" in "".join(capsys.readouterr())
+    assert "usage: saferedir {build,inspect,doctor,verify,generate}" in "".join(capsys.readouterr())

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import gc
 import importlib
-import json
-import shutil
 
 import numpy as np
 import pytest
@@ -27,36 +25,6 @@ from tests.engines.fake_tensorrt import FakeTensorRT
 
 FIRE, PLAIN = "a burning blue square on a grey background", "a small red star"
 STEPS = 6
-TARGET = {"library": "tensorrt-rtx 0.0.fake", "batch_size": "1:1:4", "height": "16:64:256", "width": "16:64:256",
-          "compute_capabilities": "portable"}
-
-
-@pytest.fixture
-def plans(demo_engines, tmp_path):
-    """A folder like the demo's whose plans are ONNX files, which the fake TensorRT can run."""
-    folder = shutil.copytree(demo_engines, tmp_path / "demo")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest |= {"backend": "tensorrt-rtx", "target": TARGET}
-    for network in NETWORKS:
-        (folder / network / "model.onnx").rename(folder / network / "model.plan")
-        manifest["files"][f"{network}/model.plan"] = manifest["files"].pop(f"{network}/model.onnx")
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    return folder
-
-
-@pytest.fixture
-def device(monkeypatch, tmp_path):
-    """Installs a fake GPU and a fake TensorRT; returns a function that sets how they behave."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-    def install(seed: int = 0, rtx: bool = True, **behaviour) -> FakeRuntime:
-        runtime = FakeRuntime(seed=seed)
-        monkeypatch.setattr(cuda_module, "open_cuda", lambda: Cuda(runtime))
-        monkeypatch.setattr(tensorrt_library, "import_tensorrt", lambda name: FakeTensorRT(runtime, rtx, **behaviour))
-        return runtime
-    return install
-
-
 def pixels(result):
     return [np.asarray(image) for image in result.images]
 
@@ -205,10 +173,10 @@ def test_an_engine_checks_its_own_profile_and_tensors(plans, device):
 def test_plans_of_another_device_and_no_plans(plans, device, tmp_path):
     (tmp_path / "junk").write_bytes(b"junk")
     device(suits=False)
-    with pytest.raises(BackendError, match="cannot run it on Fake GPU, compute capability 8.9.*UNSUPPORTED_CC.*--target-sm"):
+    with pytest.raises(BackendError, match="cannot run on tensorrt-rtx 0.0.fake, Fake GPU.*UNSUPPORTED_CC.*--target-sm"):
         GuardedPipeline(plans)
     device(rtx=False)
-    with pytest.raises(BackendError, match="0.0.fake cannot load it on Fake GPU.*not a plan.*--force"):
+    with pytest.raises(BackendError, match="cannot be loaded by tensorrt 0.0.fake, Fake GPU.*not a plan.*--force"):
         backends.open_backend("tensorrt").load(tmp_path / "junk", NETWORKS["unet"])
 
 

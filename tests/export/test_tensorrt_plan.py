@@ -130,7 +130,8 @@ def test_the_whole_build(tmp_path, capsys):
     manifest = Manifest.read(folder)[0]
     assert manifest.target.batch_size == "1:2:4" and manifest.target.span("height") == (64, 64, 64)
     assert manifest.target.compute_capabilities == "portable" and manifest.parity_of == "onnx"
-    assert sorted(manifest.files) == sorted([*(f"{name}/model.plan" for name in NETWORKS), "tokenizer/tokenizer.json"])
+    expected = [f"{name}/{file}" for name in NETWORKS for file in ("model.plan", "parity.npz")]
+    assert sorted(manifest.files) == sorted([*expected, "tokenizer/tokenizer.json"])
     assert set(manifest.parity) == set(NETWORKS)
     assert build_engines.main(command) == 0 and "nothing changed" in capsys.readouterr().out
     if not gpu():

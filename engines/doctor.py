@@ -1,0 +1,43 @@
+"""Which backends can run on this machine, and why the others cannot: `saferedir doctor`"""
+from __future__ import annotations
+
+import argparse
+import platform
+from importlib.util import find_spec
+
+from engines.backend import BACKENDS, open_backend
+from engines.errors import BackendError
+from engines.tensorrt_library import BUILDERS, import_tensorrt
+
+EXPORT_MODULES = ("torch", "diffusers", "transformers", "onnx")
+
+
+def runs(backend: str) -> tuple[bool, str]:
+    """Whether engines of a backend can run here: what they would run on, or the reason why not."""
+    try:
+        return True, open_backend(backend).device
+    except BackendError as error:
+        return False, str(error)
+
+
+def builds(backend: str) -> tuple[bool, str]:
+    """Whether engines of a backend can be built here, or the reason why not."""
+    if missing := [name for name in EXPORT_MODULES if find_spec(name) is None]:
+        return False, (f"expected {', '.join(missing)}, found them not installed; install them with: "
+                       'pip install -c constraints.txt -e ".[export]"')
+    try:
+        return True, import_tensorrt(backend, BUILDERS).__name__ if backend in BUILDERS else ""
+    except BackendError as error:
+        return False, str(error)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print two lines for each backend; exit status 0, or 2 where no backend can run."""
+    argparse.ArgumentParser(prog="saferedir doctor", description=__doc__).parse_args(argv)
+    print(f"{platform.system()} {platform.machine()}, Python {platform.python_version()}")
+    able = False
+    for backend in BACKENDS:
+        for verb, (works, text) in (("runs", runs(backend)), ("builds", builds(backend))):
+            able |= works and verb == "runs"
+            print(f"{backend:<17} {verb:<7} {'yes' if works else 'no '}  {text}".rstrip())
+    return 0 if able else 2
