@@ -14,7 +14,7 @@ import numpy as np
 from engines.errors import BackendError
 
 ALIGNMENT = 256  # bytes; TensorRT asks it of every tensor's address
-INSTALL = 'install it with: pip install "cuda-python>=12.6"'
+INSTALL = 'install it with: pip install -e ".[cuda]"'
 
 
 @dataclass(frozen=True)

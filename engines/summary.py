@@ -36,6 +36,8 @@ def summary(manifest: Manifest, digest: str) -> str:
     lines = [f"{name:<20} {value}" for name, value in rows]
     lines += ["", f"parity of the {PARITY_OF[manifest.parity_of]}",
               f"{'network':<20} {'MB':>9}  {'cosine':>9}  {'error':>8}  file"]
+    lines += [f"{'':<20} {record.size / 1e6:9.2f}  {'':9}  {'':8}  {name}, SHA-256 {record.sha256}"
+              for name, record in manifest.files.items() if "/" not in name]
     for network in (*NETWORKS, "tokenizer"):
         worst = manifest.worst_parity(network)
         parity = f"{worst[0]:9.6f}  {worst[1]:8.1e}" if worst else f"{'':9}  {'':8}"

@@ -11,7 +11,7 @@ BUILDERS: dict[str, tuple[str, ...]] = {
     "tensorrt": ("tensorrt", "tensorrt_bindings"), "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 RUNTIMES = {"tensorrt": (*BUILDERS["tensorrt"], "tensorrt_lean", "tensorrt_lean_bindings"),
             "tensorrt-rtx": BUILDERS["tensorrt-rtx"]}
-INSTALL = {"tensorrt": "pip install tensorrt (or, to run version-compatible engines only, pip install tensorrt-lean)",
+INSTALL = {"tensorrt": 'pip install tensorrt (or, to run version-compatible engines only, pip install -e ".[tensorrt-lean]")',
            "tensorrt-rtx": 'pip install -e ".[tensorrt-rtx]"'}
 
 

@@ -1,13 +1,24 @@
-"""The demo's engines, built once for the whole run from the shipped model."""
+"""The demo's engines, built once for the whole run from the shipped model, and a fake GPU that can run them as plans."""
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from engines import cuda as cuda_module
+from engines import tensorrt_library
+from engines.cuda import Cuda
+from engines.specs import NETWORKS
 from export.build import build
 from export.build_engines import DEMO_MODEL, options, parser
 from runtime import GuardedPipeline
+from tests.engines.fake_cuda import FakeRuntime
+from tests.engines.fake_tensorrt import FakeTensorRT
+
+TARGET = {"library": "tensorrt-rtx 0.0.fake", "batch_size": "1:1:4", "height": "16:64:256", "width": "16:64:256",
+          "compute_capabilities": "portable"}
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +41,29 @@ def diffusers_pipeline():
     loaded = StableDiffusionPipeline.from_pretrained(DEMO_MODEL, torch_dtype=torch.float32, safety_checker=None)
     loaded.set_progress_bar_config(disable=True)
     return loaded
+
+
+@pytest.fixture
+def plans(demo_engines, tmp_path):
+    """A folder like the demo's whose plans are ONNX files, which the fake TensorRT can run."""
+    folder = shutil.copytree(demo_engines, tmp_path / "demo")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest |= {"backend": "tensorrt-rtx", "target": TARGET}
+    for network in NETWORKS:
+        (folder / network / "model.onnx").rename(folder / network / "model.plan")
+        manifest["files"][f"{network}/model.plan"] = manifest["files"].pop(f"{network}/model.onnx")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture
+def device(monkeypatch, tmp_path):
+    """Installs a fake GPU and a fake TensorRT; returns a function that sets how they behave."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def install(seed: int = 0, rtx: bool = True, **behaviour) -> FakeRuntime:
+        runtime = FakeRuntime(seed=seed)
+        monkeypatch.setattr(cuda_module, "open_cuda", lambda: Cuda(runtime))
+        monkeypatch.setattr(tensorrt_library, "import_tensorrt", lambda name: FakeTensorRT(runtime, rtx, **behaviour))
+        return runtime
+    return install

@@ -1,0 +1,38 @@
+"""The rival of the loop's graph, a graph of two steps replayed, computes the same; shown on the fake GPU."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.cuda_graph import StepGraphs, first_rows
+from engines import cuda as cuda_module
+from engines.backend import open_backend
+from engines.errors import InputError
+from engines.manifest import Policy
+from engines.store import EngineStore
+from runtime.loop import Loop
+from runtime.samplers import sampler_table
+from runtime.schedules import NoiseSchedule
+
+
+def test_a_replayed_pair_of_steps_equals_the_whole_loop(plans, device):
+    runtime = device()
+    store, backend, cuda = EngineStore(plans), open_backend("tensorrt-rtx"), cuda_module.open_cuda()
+    engines = {name: store.load(name, backend) for name in ("unet", "guard", "sampler_step")}
+    schedule = NoiseSchedule.from_config(store.manifest.scheduler)
+    table = sampler_table("ddim", 6, schedule)
+    sizes = {"B": 1, "CB": 2, "H": 16, "W": 16, "D": 96}
+    draw = np.random.default_rng(0)
+    noise, embeds = draw.standard_normal((1, 4, 16, 16), np.float32), draw.standard_normal((2, 77, 96), np.float32)
+    whole, pair = Loop(engines, backend, table, sizes), Loop(engines, backend, first_rows(table, 2), sizes)
+    policy = Policy(threshold=0.0, replace_steps=1)
+    expected = whole.run(embeds, noise, 7.5, policy)
+    rival = StepGraphs(pair, table, cuda, backend.lanes.main)
+    pair._start(embeds, noise, 7.5, policy)
+    launched = runtime.calls["cudaGraphLaunch"]
+    rival.run()
+    assert np.array_equal(rival.p_unsafe, expected.p_unsafe) and runtime.calls["cudaGraphLaunch"] - launched == 3
+    assert np.array_equal(backend.read(pair._pairs["sample"][0]), expected.latents)
+    assert (expected.p_unsafe == -1).any() and rival.execution.captures == 1
+    with pytest.raises(InputError, match="expected an even number, found 5"):
+        StepGraphs(pair, sampler_table("ddim", 5, schedule), cuda, backend.lanes.main)
