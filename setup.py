@@ -2,7 +2,8 @@
 from setuptools import find_packages, setup
 
 CHECKS = ["pytest>=8", "ruff>=0.6", "mypy>=1.10"]
-EXPORT = ["torch>=2.6", "diffusers>=0.33", "transformers>=4.48,<5", "onnx>=1.17", "safetensors>=0.4", "accelerate>=1",
+ONNXRUNTIME = ["onnxruntime>=1.17"]
+EXPORT = [*ONNXRUNTIME, "torch>=2.6", "diffusers>=0.33", "transformers>=4.48,<5", "onnx>=1.17", "safetensors>=0.4", "accelerate>=1",
           "tqdm>=4.60", "huggingface_hub>=0.26"]
 LINUX = "; sys_platform == 'linux' and platform_machine == 'x86_64'"
 CUDA = ["cuda-python>=12.6"]
@@ -16,8 +17,8 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["saferedir", "engines", "export", "runtime", "demo"]),
     py_modules=["saferedir_cli"],
-    install_requires=["numpy>=1.23", "tokenizers>=0.19", "Pillow>=9.4", "onnxruntime>=1.17"],
-    extras_require={"onnxruntime": [], "export": EXPORT, "cuda": CUDA, "tensorrt-rtx": CUDA + RTX, "tensorrt-lean": CUDA + LEAN,
+    install_requires=["numpy>=1.23", "tokenizers>=0.19", "Pillow>=9.4"],
+    extras_require={"onnxruntime": ONNXRUNTIME, "export": EXPORT, "cuda": CUDA, "tensorrt-rtx": CUDA + RTX, "tensorrt-lean": CUDA + LEAN,
                     "test": EXPORT + ["scipy>=1.10", *CHECKS, *CUDA, *RTX, *LEAN]},
     entry_points={"console_scripts": ["saferedir=saferedir_cli:main"]},
 )

@@ -85,8 +85,8 @@ class Cuda:
         error, count = runtime.cudaGetDeviceCount()
         if int(error) or not count:
             found = self._name(error) if int(error) else "no GPU"
-            raise BackendError(f"CUDA: expected an NVIDIA GPU and its driver, found {found}; see which backends can run here "
-                               "with: saferedir doctor")
+            raise BackendError(f"CUDA: expected an NVIDIA GPU and its driver, found {found}; install the driver, or build engines "
+                               "for a CPU with: python export/build_engines.py --backend onnxruntime")
         self.call("cudaSetDevice", 0)
 
     def _name(self, error: Any) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from engines.errors import SafeRedirError
 from engines.manifest import Manifest
 from engines.specs import NETWORKS
+from engines.store import MODEL_FILES
 
 PARITY_OF = {"engine": "engines with PyTorch", "onnx": "ONNX files with PyTorch; the engines must still pass on their device"}
 
@@ -40,9 +41,10 @@ def summary(manifest: Manifest, digest: str) -> str:
               for name, record in manifest.files.items() if "/" not in name]
     for network in (*NETWORKS, "tokenizer"):
         worst = manifest.worst_parity(network)
-        parity = f"{worst[0]:9.6f}  {worst[1]:8.1e}" if worst else f"{'':9}  {'':8}"
-        lines += [f"{network:<20} {record.size / 1e6:9.2f}  {parity}  {name}"
-                  for name, record in sorted(manifest.files_of(network).items())]
+        for name, record in sorted(manifest.files_of(network).items()):
+            is_model = name.split("/", 1)[1] in MODEL_FILES
+            parity = f"{worst[0]:9.6f}  {worst[1]:8.1e}" if worst and is_model else f"{'':9}  {'':8}"
+            lines.append(f"{network:<20} {record.size / 1e6:9.2f}  {parity}  {name}")
     return "\n".join(lines)
 
 
