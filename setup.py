@@ -18,7 +18,7 @@ setup(
     packages=find_packages(include=["saferedir", "engines", "export", "runtime", "demo"]),
     py_modules=["saferedir_cli"],
     install_requires=["numpy>=1.23", "tokenizers>=0.19", "Pillow>=9.4"],
-    extras_require={"onnxruntime": ONNXRUNTIME, "export": EXPORT, "cuda": CUDA, "tensorrt-rtx": CUDA + RTX, "tensorrt-lean": CUDA + LEAN,
-                    "test": EXPORT + ["scipy>=1.10", *CHECKS, *CUDA, *RTX, *LEAN]},
+    extras_require={"onnxruntime": ONNXRUNTIME, "export": EXPORT, "cuda": CUDA, "tensorrt-rtx": CUDA + RTX,
+                    "tensorrt-lean": CUDA + LEAN, "test": EXPORT + ["scipy>=1.10", *CHECKS, *CUDA, *RTX, *LEAN]},
     entry_points={"console_scripts": ["saferedir=saferedir_cli:main"]},
 )
