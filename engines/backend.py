@@ -25,7 +25,7 @@ class Engine(Protocol):
         holds the arrays. Calls of one engine run one at a time.
 
         Raises:
-            BackendError: an array is missing or unknown; from the call: the backend failed.
+            BackendError: an array is missing or unknown; here or from the call: the backend failed.
             InputError: an array's dtype or shape does not fit the spec.
         """
         ...
@@ -61,24 +61,32 @@ def run_once(engine: Engine, backend: Backend, inputs: Mapping[str, np.ndarray],
     return {tensor.name: backend.read(arrays[tensor.name]) for tensor in engine.spec.outputs}
 
 
-def _onnxruntime() -> Backend:
+def _onnxruntime(precision: str) -> Backend:
     from engines.onnxruntime_backend import OnnxRuntimeBackend
     return OnnxRuntimeBackend()
 
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"onnxruntime": _onnxruntime}
+def _openvino(precision: str) -> Backend:
+    from engines.openvino_backend import OpenVinoBackend
+    return OpenVinoBackend(precision)
+
+
+BACKENDS: dict[str, Callable[[str], Backend]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+PRECISIONS = {"onnxruntime": ("float32",), "openvino": ("float32", "bfloat16"), "tensorrt-rtx": ("float32",)}
 BUILD_ONLY = ("tensorrt-rtx",)
 
 
-def open_backend(name: str) -> Backend:
+def open_backend(name: str, precision: str = "float32") -> Backend:
     """The backend that a manifest names.
 
     Raises:
-        BackendError: unknown, or its library is not installed.
+        BackendError: unknown, its library is not installed, or it does not run in this precision.
     """
     if name in BUILD_ONLY:
         raise BackendError(f"{name}: these engines can be built, but this release cannot run them; build for one of "
                            f"{', '.join(BACKENDS)}")
     if name not in BACKENDS:
         raise BackendError(f"backend: expected one of {', '.join(BACKENDS)}, found {name!r}")
-    return BACKENDS[name]()
+    if precision not in PRECISIONS[name]:
+        raise BackendError(f"{name}: expected precision {' or '.join(PRECISIONS[name])}, found {precision!r}")
+    return BACKENDS[name](precision)

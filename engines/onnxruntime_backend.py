@@ -4,23 +4,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from engines.errors import BackendError
+from engines.host_arrays import HostMemory, check_arrays, check_names
 from engines.specs import NetworkSpec
 
 try:
     import onnxruntime
 except ImportError as error:
     raise BackendError(f"onnxruntime cannot be imported ({error}); install it with: pip install onnxruntime") from None
-
-
-def _check_names(spec: NetworkSpec, found: list[str]) -> None:
-    expected = [tensor.name for tensor in spec.tensors]
-    if sorted(found) != sorted(expected):
-        raise BackendError(f"{spec.name}: expected tensors {expected}, found {found}")
 
 
 class OnnxRuntimeEngine:
@@ -32,14 +26,11 @@ class OnnxRuntimeEngine:
 
     def bind(self, **tensors: np.ndarray) -> Callable[[], None]:
         """See `engines.backend.Engine.bind`."""
-        _check_names(self.spec, list(tensors))
+        check_arrays(self.spec, tensors)
         binding = self._session.io_binding()
         for tensors_of, bind in ((self.spec.inputs, binding.bind_input), (self.spec.outputs, binding.bind_output)):
             for tensor in tensors_of:
                 array = tensors[tensor.name]
-                tensor.check(self.spec.name, array.dtype.name, array.shape)
-                if not array.flags.c_contiguous:
-                    raise BackendError(f"{self.spec.name}.{tensor.name}: expected a C-contiguous array")
                 bind(tensor.name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
         return partial(self._run, binding, tuple(tensors.values()))  # bound by address: the call keeps the arrays alive
 
@@ -50,8 +41,8 @@ class OnnxRuntimeEngine:
             raise BackendError(f"{self.spec.name}: ONNX Runtime failed: {error}") from error
 
 
-class OnnxRuntimeBackend:
-    """Loads model.onnx files; memory is numpy's."""
+class OnnxRuntimeBackend(HostMemory):
+    """Loads model.onnx files."""
 
     name = "onnxruntime"
 
@@ -63,14 +54,5 @@ class OnnxRuntimeBackend:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise BackendError(f"{path}: ONNX Runtime cannot load it: {error}") from error
-        _check_names(spec, [value.name for value in (*session.get_inputs(), *session.get_outputs())])
+        check_names(spec, (value.name for value in (*session.get_inputs(), *session.get_outputs())))
         return OnnxRuntimeEngine(session, spec)
-
-    def zeros(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        return np.zeros(shape, dtype)
-
-    def write(self, array: np.ndarray, values: Any) -> None:
-        array[...] = values
-
-    def read(self, array: np.ndarray) -> np.ndarray:
-        return array.copy()

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.backend import open_backend
+from engines.backend import BACKENDS, open_backend
 from engines.errors import InputError, ManifestError
 from engines.manifest import FILE_NAME, FileRecord, Geometry, GuardRecord, Manifest, Policy, SourceRecord
-from engines.specs import GUARD_NETWORKS, NETWORKS, OPSET
+from engines.specs import ALWAYS_FLOAT32, GUARD_NETWORKS, NETWORKS, OPSET
 from engines.store import MODEL_FILES, TOKENIZER, file_digest
 from export.shape_profile import Profile, Span
 from export.source import Source, record
@@ -30,6 +30,7 @@ CODE = ("export/onnx_file.py", "export/networks.py", "export/parity.py", "engine
 PLAN_CODE = ("export/tensorrt_plan.py", "export/shape_profile.py")
 GUARD_CODE = ("saferedir/guard.py", "saferedir/heads.py")
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "tokenizers")
+BACKEND_LIBRARIES = {"openvino": ("openvino",)}
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class BuildOptions:
     force: bool = False
 
     def profile(self, geometry: Geometry) -> Profile | None:
-        """The shapes of TensorRT engines; None for ONNX Runtime, whose engines take any."""
+        """The shapes of TensorRT engines; None for the others, which take any."""
         if self.backend not in MODULES:
             return None
         height, width = self.height or str(geometry.default_height), self.width or str(geometry.default_width)
@@ -73,7 +74,7 @@ def build(options: BuildOptions, report: Report = print) -> Manifest:
         InputError: the model, the checkpoint or an option cannot be used.
         ParityError: an exported network does not compute what PyTorch computes.
     """
-    started, versions = time.monotonic(), _versions()
+    started, versions = time.monotonic(), _versions(options.backend)
     source, previous = Source.locate(options.model), _previous(options.engine_dir)
     manifest = _plan(source, options, previous, versions)
     changes = ["--force"] if options.force else _changes(previous, manifest, options.engine_dir)
@@ -130,7 +131,7 @@ def _plan(source: Source, options: BuildOptions, previous: Manifest | None, vers
 
 
 def _target(options: BuildOptions, profile: Profile | None) -> dict[str, str]:
-    """What TensorRT engines are tied to; nothing for ONNX Runtime."""
+    """What TensorRT engines are tied to; nothing for the others."""
     if profile is None:
         return {}
     return {"library": f"{options.backend} {import_tensorrt(options.backend).__version__}",
@@ -145,13 +146,14 @@ def _redirector_record(path: Path, previous: Manifest | None) -> SourceRecord:
     return record(path, previous.sources.get("redirector") if previous is not None and same_file else None)
 
 
-def _versions() -> dict[str, str]:
+def _versions(backend: str) -> dict[str, str]:
     """Versions of everything that shapes a build, found without importing any of it."""
+    extra = BACKEND_LIBRARIES.get(backend, ())
     try:
-        return {"python": sys.version.split()[0], **{name: importlib.metadata.version(name) for name in LIBRARIES}}
+        return {"python": sys.version.split()[0], **{name: importlib.metadata.version(name) for name in (*LIBRARIES, *extra)}}
     except importlib.metadata.PackageNotFoundError as error:
         raise InputError(f"{error.name}: expected, for building engines, found it not installed; install it with: "
-                         'pip install -c constraints.txt -e ".[export]"') from None
+                         f'pip install -c constraints.txt -e ".[{backend if error.name in extra else "export"}]"') from None
 
 
 def _code_digest(files: tuple[str, ...]) -> str:
@@ -244,10 +246,13 @@ def _build_one(network: str, folder: Path, source: Source, options: BuildOptions
         return "ids equal to CLIPTokenizer's"
     from export.onnx_file import export_network
     from export.parity import gate
-    path, spec, backend = folder / network / MODEL_FILES[0], NETWORKS[network], open_backend("onnxruntime")
+    path, spec = folder / network / MODEL_FILES[0], NETWORKS[network]
+    # What cannot run here is judged by its ONNX file.
+    backend = open_backend(options.backend, options.precision) if options.backend in BACKENDS else open_backend("onnxruntime")
     module = _module(network, source, options)
     export_network(module, spec, source.geometry.embed_dim, path)
-    manifest.parity[network] = gate(module, backend.load(path, spec), backend, source.geometry)
+    precision = "float32" if network in ALWAYS_FLOAT32 else options.precision
+    manifest.parity[network] = gate(module, backend.load(path, spec), backend, source.geometry, precision)
     if (profile := options.profile(source.geometry)) is not None:
         build_plan(import_tensorrt(options.backend), path, spec, profile, source.geometry, options.plan,
                    folder / network / MODEL_FILES[1])

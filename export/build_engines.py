@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if __package__ in (None, ""):
     sys.path[0] = str(ROOT)
 
+from engines.backend import BACKENDS, PRECISIONS  # noqa: E402
 from engines.errors import InputError, SafeRedirError  # noqa: E402
 from engines.manifest import Policy  # noqa: E402
 from export.build import BuildOptions, build  # noqa: E402
@@ -28,8 +29,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--unguarded", action="store_true", help="build without a guard; such engines only generate unguarded")
     result.add_argument("--engine-dir", type=Path, help="where the engines go (default: engines/plans/<model's name>)")
     result.add_argument("--concept", default="", help="what the guard forgets, for reports (default: the checkpoint's name)")
-    result.add_argument("--backend", choices=["onnxruntime", *MODULES], default="onnxruntime")
-    result.add_argument("--precision", choices=["float32"], default="float32")
+    result.add_argument("--backend", choices=[*BACKENDS, *MODULES], default="onnxruntime")
+    result.add_argument("--precision", choices=sorted({name for names in PRECISIONS.values() for name in names}), default="float32",
+                        help="of the arithmetic; bfloat16 needs --backend openvino (%(default)s)")
     result.add_argument("--mask-again", action="store_true", help="apply the token mask once more after normalising the shift")
     result.add_argument("--alpha-scale", type=float, default=default.alpha_scale, help="default policy (%(default)s)")
     result.add_argument("--threshold", type=float, default=default.threshold, help="default policy (%(default)s)")
@@ -61,8 +63,11 @@ def options(arguments: argparse.Namespace) -> BuildOptions:
                              "for engines that can only generate unguarded")
         redirector, concept = DEMO_REDIRECTOR, concept or "fire"
     name = "demo" if arguments.model is None else arguments.model.rstrip("/").replace("\\", "/").split("/")[-1]
-    if arguments.backend == "onnxruntime" and (given := _tensorrt_only(arguments)):
-        raise InputError(f"{given}: for TensorRT only; ONNX Runtime's engines take any size")
+    if arguments.backend not in MODULES and (given := _tensorrt_only(arguments)):
+        raise InputError(f"{given}: for TensorRT only; the engines of {arguments.backend} take any size")
+    if arguments.precision not in (able := PRECISIONS[arguments.backend]):
+        raise InputError(f"--precision: expected {' or '.join(able)} with --backend {arguments.backend}, "
+                         f"found {arguments.precision}")
     return BuildOptions(
         batch_size=arguments.batch_size or BuildOptions.batch_size, height=arguments.height, width=arguments.width,
         keep_onnx=arguments.keep_onnx,
@@ -74,7 +79,7 @@ def options(arguments: argparse.Namespace) -> BuildOptions:
 
 
 def _tensorrt_only(arguments: argparse.Namespace) -> str:
-    """The first option given that means nothing to ONNX Runtime, or ""."""
+    """The first option given that means nothing to the other backends, or ""."""
     names = ("batch_size", "height", "width", "workspace", "optimization_level", "target_sm", "keep_onnx")
     return next((f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)), "")
 

@@ -1,6 +1,8 @@
 """The gate before an engine is accepted: its outputs against PyTorch's, on shapes other than the exported example's."""
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import nn
@@ -11,9 +13,17 @@ from engines.manifest import Geometry
 from engines.specs import LONGEST_HISTORY, SHORTEST_HISTORY
 from export.onnx_file import example
 
-COSINE = 0.9999  # at least
-RELATIVE_ERROR = 1e-3  # at most, of the largest magnitude
-GREY_LEVELS = 1  # at most, for pictures
+
+@dataclass(frozen=True)
+class Limits:
+    """Cosine at least; error at most, relative to the largest magnitude or, for pictures, in grey levels."""
+
+    cosine: float
+    relative_error: float
+    grey_levels: int
+
+
+LIMITS = {"float32": Limits(0.9999, 1e-3, 1), "bfloat16": Limits(0.999, 0.05, 16)}
 NEVER_CONSTANT = frozenset({"text_embeddings", "noise_pred", "images"})
 Figures = dict[str, dict[str, float]]
 
@@ -22,11 +32,11 @@ class ParityError(SafeRedirError):
     """An engine does not compute what PyTorch computes."""
 
 
-def gate(module: nn.Module, engine: Engine, backend: Backend, geometry: Geometry) -> Figures:
+def gate(module: nn.Module, engine: Engine, backend: Backend, geometry: Geometry, precision: str = "float32") -> Figures:
     """Compare on two shapes (one image without guidance; three with) and return the worst figures of each output.
 
     Raises:
-        ParityError: an output is not finite, is constant, or differs by more than the limits of this module.
+        ParityError: an output is not finite, is constant, or differs by more than the `LIMITS` of the precision.
     """
     unit = geometry.size_multiple // geometry.scale_factor
     worst: Figures = {}
@@ -43,13 +53,14 @@ def gate(module: nn.Module, engine: Engine, backend: Backend, geometry: Geometry
         found = run_once(engine, backend, {name: tensor.numpy() for name, tensor in inputs.items()}, sizes)
         for tensor, reference in zip(engine.spec.outputs, expected, strict=True):
             name = f"{engine.spec.name}.{tensor.name}"
-            figures = compare(name, reference.numpy(), found[tensor.name], tensor.name in NEVER_CONSTANT)
+            figures = compare(name, reference.numpy(), found[tensor.name], tensor.name in NEVER_CONSTANT, LIMITS[precision])
             if tensor.name not in worst or figures["max_abs_error"] >= worst[tensor.name]["max_abs_error"]:
                 worst[tensor.name] = figures
     return worst
 
 
-def compare(name: str, expected: np.ndarray, found: np.ndarray, never_constant: bool) -> dict[str, float]:
+def compare(name: str, expected: np.ndarray, found: np.ndarray, never_constant: bool,
+            limits: Limits = LIMITS["float32"]) -> dict[str, float]:
     """Cosine and largest absolute error of one output.
 
     Raises:
@@ -66,8 +77,8 @@ def compare(name: str, expected: np.ndarray, found: np.ndarray, never_constant: 
     error = float(np.abs(a - b).max())
     norms = np.linalg.norm(a) * np.linalg.norm(b)
     cosine = min(1.0, float(a @ b / norms)) if norms else float(error == 0)
-    limit = {"f": RELATIVE_ERROR * max(np.abs(a).max(), 1e-6), "u": GREY_LEVELS}.get(expected.dtype.kind, 0)
-    if error > limit or cosine < COSINE:
-        raise ParityError(f"{name}: expected PyTorch's values (cosine at least {COSINE}, error at most {limit:.3g}), "
+    limit = {"f": limits.relative_error * max(np.abs(a).max(), 1e-6), "u": limits.grey_levels}.get(expected.dtype.kind, 0)
+    if error > limit or cosine < limits.cosine:
+        raise ParityError(f"{name}: expected PyTorch's values (cosine at least {limits.cosine}, error at most {limit:.3g}), "
                           f"found cosine {cosine:.6f}, error {error:.3g}")
     return {"cosine": cosine, "max_abs_error": error}

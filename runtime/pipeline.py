@@ -54,7 +54,7 @@ class GuardedPipeline:
         self._unguarded = unguarded
         self._schedule = NoiseSchedule.from_config(self.manifest.scheduler)
         self._tokenizer = PromptTokenizer(self._store.tokenizer)
-        self._backend = open_backend(self.manifest.backend)
+        self._backend = open_backend(self.manifest.backend, self.manifest.precision)
         self._engines: dict[str, Engine] = {
             name: self._store.load(name, self._backend) for name in NETWORKS if not (unguarded and name in GUARD_NETWORKS)}
         self._loops: OrderedDict[tuple[object, ...], Loop] = OrderedDict()
