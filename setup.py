@@ -9,6 +9,7 @@ LINUX = "; sys_platform == 'linux' and platform_machine == 'x86_64'"
 CUDA = ["cuda-python>=12.6"]
 RTX = [f"tensorrt_rtx_cu13_{part}>=1.7{LINUX}" for part in ("bindings", "libs")]
 LEAN = [f"tensorrt_lean_cu13_{part}>=10.1{LINUX}" for part in ("bindings", "libs")]
+OPENVINO = ["openvino>=2025.0"]
 
 setup(
     name="saferedir",
@@ -18,7 +19,8 @@ setup(
     packages=find_packages(include=["saferedir", "engines", "export", "runtime", "demo"]),
     py_modules=["saferedir_cli"],
     install_requires=["numpy>=1.23", "tokenizers>=0.19", "Pillow>=9.4"],
-    extras_require={"onnxruntime": ONNXRUNTIME, "export": EXPORT, "cuda": CUDA, "tensorrt-rtx": CUDA + RTX,
-                    "tensorrt-lean": CUDA + LEAN, "test": EXPORT + ["scipy>=1.10", *CHECKS, *CUDA, *RTX, *LEAN]},
+    extras_require={"onnxruntime": ONNXRUNTIME, "openvino": OPENVINO, "export": EXPORT, "cuda": CUDA, "tensorrt-rtx": CUDA + RTX,
+                    "tensorrt-lean": CUDA + LEAN,
+                    "test": EXPORT + ["scipy>=1.10", *CHECKS, *OPENVINO, *CUDA, *RTX, *LEAN]},
     entry_points={"console_scripts": ["saferedir=saferedir_cli:main"]},
 )

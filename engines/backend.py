@@ -1,7 +1,7 @@
 """The contract between the loop and whatever runs the networks."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ class Engine(Protocol):
         holds the arrays. Calls of one engine run one at a time.
 
         Raises:
-            BackendError: an array is missing or unknown; from the call: the backend failed.
+            BackendError: an array is missing or unknown; here or from the call: the backend failed.
             InputError: an array's dtype or shape does not fit the spec.
         """
         ...
@@ -63,11 +63,18 @@ class Backend(Protocol):
         ...
 
 
-def check_names(spec: NetworkSpec, found: list[str]) -> None:
-    """Raise BackendError unless these are the tensors of a network."""
-    expected = [tensor.name for tensor in spec.tensors]
-    if sorted(found) != sorted(expected):
-        raise BackendError(f"{spec.name}: expected tensors {expected}, found {found}")
+def check_names(spec: NetworkSpec, found: Iterable[str]) -> None:
+    """Raise BackendError unless these are the names of a network's tensors."""
+    expected, names = [tensor.name for tensor in spec.tensors], list(found)
+    if sorted(names) != sorted(expected):
+        raise BackendError(f"{spec.name}: expected tensors {expected}, found {names}")
+
+
+def check_tensors(spec: NetworkSpec, arrays: Mapping[str, Array]) -> None:
+    """Raise BackendError unless there is an array for each tensor, InputError unless dtypes and shapes fit."""
+    check_names(spec, arrays)
+    for tensor in spec.tensors:
+        tensor.check(spec.name, arrays[tensor.name].dtype.name, arrays[tensor.name].shape)
 
 
 def run_once(engine: Engine, backend: Backend, inputs: Mapping[str, np.ndarray],
@@ -80,19 +87,24 @@ def run_once(engine: Engine, backend: Backend, inputs: Mapping[str, np.ndarray],
     return {tensor.name: backend.read(arrays[tensor.name]) for tensor in engine.spec.outputs}
 
 
-def _onnxruntime(eager: bool) -> Backend:
+def _onnxruntime(precision: str, eager: bool) -> Backend:
     from engines.onnxruntime_backend import OnnxRuntimeBackend
     return OnnxRuntimeBackend()
 
 
-def _onnxruntime_cuda(eager: bool) -> Backend:
+def _openvino(precision: str, eager: bool) -> Backend:
+    from engines.openvino_backend import OpenVinoBackend
+    return OpenVinoBackend(precision)
+
+
+def _onnxruntime_cuda(precision: str, eager: bool) -> Backend:
     from engines.cuda import open_cuda
     from engines.onnxruntime_cuda_backend import OnnxRuntimeCudaBackend, import_onnxruntime
     return OnnxRuntimeCudaBackend(import_onnxruntime(), open_cuda(), eager)
 
 
-def _tensorrt(name: str) -> Callable[[bool], Backend]:
-    def make(eager: bool) -> Backend:
+def _tensorrt(name: str) -> Callable[[str, bool], Backend]:
+    def make(precision: str, eager: bool) -> Backend:
         from engines.cuda import open_cuda
         from engines.tensorrt_backend import TensorRTBackend
         from engines.tensorrt_library import import_tensorrt
@@ -101,17 +113,22 @@ def _tensorrt(name: str) -> Callable[[bool], Backend]:
     return make
 
 
-BACKENDS: dict[str, Callable[[bool], Backend]] = {
-    "onnxruntime": _onnxruntime, "onnxruntime-cuda": _onnxruntime_cuda,
+BACKENDS: dict[str, Callable[[str, bool], Backend]] = {
+    "onnxruntime": _onnxruntime, "openvino": _openvino, "onnxruntime-cuda": _onnxruntime_cuda,
     "tensorrt": _tensorrt("tensorrt"), "tensorrt-rtx": _tensorrt("tensorrt-rtx")}
+PRECISIONS = {"onnxruntime": ("float32",), "openvino": ("float32", "bfloat16"), "onnxruntime-cuda": ("float32",),
+              "tensorrt": ("float32",), "tensorrt-rtx": ("float32",)}
 
 
-def open_backend(name: str, eager: bool = False) -> Backend:
+def open_backend(name: str, precision: str = "float32", eager: bool = False) -> Backend:
     """The backend that a manifest names. `eager`: launch every network by itself where a CUDA graph would be replayed.
 
     Raises:
-        BackendError: unknown, its library is not installed, or it needs a GPU that is not there.
+        BackendError: unknown, its library is not installed, it needs a GPU that is not there, or it does not run in this
+            precision.
     """
     if name not in BACKENDS:
         raise BackendError(f"backend: expected one of {', '.join(BACKENDS)}, found {name!r}")
-    return BACKENDS[name](eager)
+    if precision not in PRECISIONS[name]:
+        raise BackendError(f"{name}: expected precision {' or '.join(PRECISIONS[name])}, found {precision!r}")
+    return BACKENDS[name](precision, eager)

@@ -184,6 +184,10 @@ class Manifest:
         """The files of one network, or of the tokenizer."""
         return {name: record for name, record in self.files.items() if name.startswith(f"{network}/")}
 
+    def precision_of(self, network: str) -> str:
+        """What a network computes in: not all follow `precision`."""
+        return self.recipe[network]["precision"]
+
     def worst_parity(self, network: str) -> tuple[float, float] | None:
         """Lowest cosine and largest error over a network's outputs; None without figures."""
         if not (figures := self.parity.get(network, {}).values()):

@@ -1,16 +1,15 @@
 """ONNX Runtime on a CPU: sessions whose inputs and outputs are bound to the caller's numpy arrays."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from engines.backend import check_names
 from engines.errors import BackendError
-from engines.program import InTurn, Step
+from engines.host_arrays import HostMemory, check_arrays
 from engines.specs import NetworkSpec
 
 try:
@@ -28,14 +27,11 @@ class OnnxRuntimeEngine:
 
     def bind(self, **tensors: np.ndarray) -> Callable[[], None]:
         """See `engines.backend.Engine.bind`."""
-        check_names(self.spec, list(tensors))
+        check_arrays(self.spec, tensors)
         binding = self._session.io_binding()
         for tensors_of, bind in ((self.spec.inputs, binding.bind_input), (self.spec.outputs, binding.bind_output)):
             for tensor in tensors_of:
                 array = tensors[tensor.name]
-                tensor.check(self.spec.name, array.dtype.name, array.shape)
-                if not array.flags.c_contiguous:
-                    raise BackendError(f"{self.spec.name}.{tensor.name}: expected a C-contiguous array")
                 bind(tensor.name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
         return partial(self._run, binding, tuple(tensors.values()))  # bound by address: the call keeps the arrays alive
 
@@ -46,8 +42,8 @@ class OnnxRuntimeEngine:
             raise BackendError(f"{self.spec.name}: ONNX Runtime failed: {error}") from error
 
 
-class OnnxRuntimeBackend:
-    """Loads model.onnx files; memory is numpy's."""
+class OnnxRuntimeBackend(HostMemory):
+    """Loads model.onnx files."""
 
     name = "onnxruntime"
     device = f"ONNX Runtime {onnxruntime.__version__}, CPU"
@@ -62,16 +58,3 @@ class OnnxRuntimeBackend:
             raise BackendError(f"{path}: ONNX Runtime cannot load it: {error}") from error
         check_names(spec, [value.name for value in (*session.get_inputs(), *session.get_outputs())])
         return OnnxRuntimeEngine(session, spec)
-
-    def zeros(self, shape: tuple[int, ...], dtype: str, rows: bool = False) -> np.ndarray:
-        return np.zeros(shape, dtype)
-
-    def write(self, array: np.ndarray, values: Any) -> None:
-        array[...] = values
-
-    def read(self, array: np.ndarray) -> np.ndarray:
-        return array.copy()
-
-    def program(self, steps: Sequence[Step]) -> InTurn:
-        """See `engines.backend.Backend.program`."""
-        return InTurn(steps)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.backend import check_names
+from engines.backend import check_names, check_tensors
 from engines.cuda import Cuda, DeviceArray
 from engines.errors import BackendError
 from engines.program import Execution, InTurn, Step
@@ -89,9 +89,7 @@ class OnnxRuntimeCudaEngine:
 
     def bind(self, **tensors: DeviceArray) -> Callable[[], None]:
         """See `engines.backend.Engine.bind`."""
-        check_names(self.spec, list(tensors))
-        for tensor in self.spec.tensors:
-            tensor.check(self.spec.name, tensors[tensor.name].dtype.name, tensors[tensor.name].shape)
+        check_tensors(self.spec, tensors)
         shapes = {tensor.name: tensors[tensor.name].shape for tensor in self.spec.tensors}
         key = tuple(shapes.values())
         if key not in self._sessions:

@@ -10,7 +10,7 @@ import numpy as np
 from engines.atomic import replacing
 from engines.backend import Backend, Engine, run_once
 from engines.errors import ManifestError
-from engines.parity import NEVER_CONSTANT, Figures, compare
+from engines.parity import LIMITS, Figures, compare
 
 FILE_NAME = "parity.npz"
 _PARTS = ("sizes", "inputs", "outputs")
@@ -51,8 +51,8 @@ def load_cases(path: Path) -> list[Case]:
             for _, parts in sorted(cases.items())]
 
 
-def check_cases(engine: Engine, backend: Backend, cases: Sequence[Case]) -> Figures:
-    """Run an engine on every case; the worst figures of each output.
+def check_cases(engine: Engine, backend: Backend, cases: Sequence[Case], precision: str) -> Figures:
+    """Run an engine that computes in `precision` on every case; the worst figures of each output.
 
     Raises:
         ParityError: an output is not what PyTorch computed (see `engines.parity.compare`).
@@ -61,7 +61,7 @@ def check_cases(engine: Engine, backend: Backend, cases: Sequence[Case]) -> Figu
     for case in cases:
         found = run_once(engine, backend, case.inputs, case.sizes)
         for name, expected in case.outputs.items():
-            figures = compare(f"{engine.spec.name}.{name}", expected, found[name], name in NEVER_CONSTANT)
+            figures = compare(f"{engine.spec.name}.{name}", expected, found[name], LIMITS[precision])
             if name not in worst or figures["max_abs_error"] >= worst[name]["max_abs_error"]:
                 worst[name] = figures
     return worst

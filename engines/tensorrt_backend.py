@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from engines.backend import check_names
+from engines.backend import check_names, check_tensors
 from engines.cuda import Cuda, DeviceArray, Memory
 from engines.cuda_program import CudaProgram, Lanes
 from engines.errors import BackendError, InputError
@@ -85,10 +85,7 @@ class TensorRTEngine:
         Raises:
             InputError: also for a shape outside the engine's optimisation profile.
         """
-        check_names(self.spec, list(tensors))
-        for tensor in self.spec.tensors:
-            array = tensors[tensor.name]
-            tensor.check(self.spec.name, array.dtype.name, array.shape)
+        check_tensors(self.spec, tensors)
         for tensor in self.spec.inputs:
             if tensor.dynamic_axes:
                 self._check_profile(tensor.name, tensors[tensor.name].shape)

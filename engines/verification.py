@@ -25,7 +25,8 @@ def verify(store: EngineStore, backend: Backend, engines: Mapping[str, Engine]) 
         ParityError: an output is not PyTorch's.
         DigestError, ManifestError: a recording is missing or altered.
     """
-    return {name: check_cases(engine, backend, store.cases(name)) for name, engine in engines.items()}
+    return {name: check_cases(engine, backend, store.cases(name), store.manifest.precision_of(name))
+            for name, engine in engines.items()}
 
 
 def ensure_verified(store: EngineStore, backend: Backend, engines: Mapping[str, Engine]) -> None:
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("engine_dir", type=Path)
     try:
         store = EngineStore(parser.parse_args(argv).engine_dir)
-        backend = open_backend(store.manifest.backend)
+        backend = open_backend(store.manifest.backend, store.manifest.precision)
         print(f"{store.folder} on {backend.device}\n{'network':<14} {'output':<18} {'cosine':>9}  {'error':>8}")
         for name in (name for name in NETWORKS if store.manifest.files_of(name)):
             for output, found in verify(store, backend, {name: store.load(name, backend)})[name].items():

@@ -22,7 +22,7 @@ from engines.manifest import FILE_NAME, FileRecord, Geometry, GuardRecord, Manif
 from engines.parity import Figures
 from engines.recorded import FILE_NAME as RECORDED
 from engines.recorded import Case, check_cases, save_cases
-from engines.specs import GUARD_NETWORKS, NETWORKS, OPSET, NetworkSpec
+from engines.specs import ALWAYS_FLOAT32, GUARD_NETWORKS, NETWORKS, OPSET, NetworkSpec
 from engines.store import MODEL_FILES, TOKENIZER, file_digest
 from engines.tensorrt_library import BUILDERS, import_tensorrt
 from export.shape_profile import Profile, Span
@@ -37,6 +37,7 @@ PLAN_CODE = ("export/tensorrt_plan.py", "export/shape_profile.py")
 GUARD_CODE = ("saferedir/guard.py", "saferedir/heads.py")
 TIMING_CACHE = "timing.cache"
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "tokenizers")
+BACKEND_LIBRARIES = {"openvino": ("openvino",)}
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class BuildOptions:
     force: bool = False
 
     def profile(self, geometry: Geometry) -> Profile | None:
-        """The shapes of TensorRT engines; None for ONNX Runtime, whose engines take any."""
+        """The shapes of TensorRT engines; None for the others, which take any."""
         if self.backend not in BUILDERS:
             return None
         height, width = self.height or str(geometry.default_height), self.width or str(geometry.default_width)
@@ -80,7 +81,7 @@ def build(options: BuildOptions, report: Report = print) -> Manifest:
         InputError: the model, the checkpoint or an option cannot be used.
         ParityError: an exported network does not compute what PyTorch computes.
     """
-    started, versions = time.monotonic(), _versions()
+    started, versions = time.monotonic(), _versions(options.backend)
     source, previous = Source.locate(options.model), _previous(options.engine_dir)
     manifest = _plan(source, options, previous, versions)
     changes = ["--force"] if options.force else _changes(previous, manifest, options.engine_dir)
@@ -113,7 +114,7 @@ def _plan(source: Source, options: BuildOptions, previous: Manifest | None, vers
     sources, recipe = {}, {}
     profile = options.profile(source.geometry)
     target = None if profile is None else _target(options, profile)
-    common = {"backend": options.backend, "precision": options.precision, "opset": OPSET, "versions": versions,
+    common = {"backend": options.backend, "opset": OPSET, "versions": versions,
               "target": None if target is None else dataclasses.asdict(target),
               "code": _code_digest(CODE if target is None else (*CODE, *PLAN_CODE))}
     for network, component in COMPONENT_OF.items():
@@ -121,7 +122,7 @@ def _plan(source: Source, options: BuildOptions, previous: Manifest | None, vers
                    for path in source.files(component)}
         sources.update(records)
         recipe[network] = {**common, **{name: found.sha256 for name, found in records.items()}}
-    recipe["sampler_step"] = common
+    recipe["sampler_step"] = {**common}
     guard = None
     if options.redirector is not None:
         if not options.redirector.is_file():
@@ -132,6 +133,8 @@ def _plan(source: Source, options: BuildOptions, previous: Manifest | None, vers
                            "guard code": _code_digest(GUARD_CODE)}
         guard = GuardRecord(options.concept or options.redirector.stem, options.redirector.name, digest,
                             options.mask_again, options.policy)
+    for network in NETWORKS.keys() & recipe.keys():
+        recipe[network]["precision"] = "float32" if network in ALWAYS_FLOAT32 else options.precision
     return Manifest(
         model=options.model, sources=sources, geometry=_geometry(source.geometry, profile), scheduler=source.scheduler,
         guard=guard, backend=options.backend, precision=options.precision, opset=OPSET, versions=versions, files={}, parity={},
@@ -164,13 +167,14 @@ def _redirector_record(path: Path, previous: Manifest | None) -> SourceRecord:
     return record(path, previous.sources.get("redirector") if previous is not None and same_file else None)
 
 
-def _versions() -> dict[str, str]:
+def _versions(backend: str) -> dict[str, str]:
     """Versions of everything that shapes a build, found without importing any of it."""
+    extra = BACKEND_LIBRARIES.get(backend, ())
     try:
-        return {"python": sys.version.split()[0], **{name: importlib.metadata.version(name) for name in LIBRARIES}}
+        return {"python": sys.version.split()[0], **{name: importlib.metadata.version(name) for name in (*LIBRARIES, *extra)}}
     except importlib.metadata.PackageNotFoundError as error:
         raise InputError(f"{error.name}: expected, for building engines, found it not installed; install it with: "
-                         'pip install -c constraints.txt -e ".[export]"') from None
+                         f'pip install -c constraints.txt -e ".[{backend if error.name in extra else "export"}]"') from None
 
 
 def _code_digest(files: tuple[str, ...]) -> str:
@@ -284,7 +288,7 @@ def _build_one(network: str, folder: Path, source: Source, options: BuildOptions
     cases = reference_cases(module, spec, source.geometry, profile)
     save_cases(folder / network / RECORDED, cases)
     cpu = open_backend("onnxruntime")
-    figures, on_engine = check_cases(cpu.load(path, spec), cpu, cases), options.backend == cpu.name
+    figures, on_engine = check_cases(cpu.load(path, spec), cpu, cases, "float32"), options.backend == cpu.name
     if profile is not None:
         job = PlanJob(path, spec, profile, source.geometry, folder / network / MODEL_FILES[1])
         build_plan(import_tensorrt(options.backend, BUILDERS), job, _plan_options(options, folder), _show_phase)
@@ -293,7 +297,7 @@ def _build_one(network: str, folder: Path, source: Source, options: BuildOptions
             for file in (path, path.with_name(path.name + ".data")):
                 file.unlink(missing_ok=True)
         path = job.plan
-    if not on_engine and (found := _on_device(options.backend, path, spec, cases)) is not None:
+    if not on_engine and (found := _on_device(options, path, spec, cases, manifest.precision_of(network))) is not None:
         figures, on_engine = found, True
     manifest.parity[network] = figures
     worst = manifest.worst_parity(network)
@@ -302,14 +306,14 @@ def _build_one(network: str, folder: Path, source: Source, options: BuildOptions
     return f"parity{subject}: cosine {worst[0]:.6f}, largest error {worst[1]:.1e}", on_engine
 
 
-def _on_device(backend: str, path: Path, spec: NetworkSpec, cases: list[Case]) -> Figures | None:
+def _on_device(options: BuildOptions, path: Path, spec: NetworkSpec, cases: list[Case], precision: str) -> Figures | None:
     """Figures of an engine on this machine's device, or None where there is none that can run it: then its first load gates it."""
     try:
-        device = open_backend(backend)
+        device = open_backend(options.backend, options.precision)
         engine = device.load(path, spec)
     except BackendError:
         return None
-    return check_cases(engine, device, cases)
+    return check_cases(engine, device, cases, precision)
 
 
 def _plan_options(options: BuildOptions, folder: Path) -> PlanOptions:

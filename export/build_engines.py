@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if __package__ in (None, ""):
     sys.path[0] = str(ROOT)
 
-from engines.backend import BACKENDS  # noqa: E402
+from engines.backend import BACKENDS, PRECISIONS  # noqa: E402
 from engines.errors import InputError, SafeRedirError  # noqa: E402
 from engines.manifest import Policy  # noqa: E402
 from engines.tensorrt_library import BUILDERS  # noqa: E402
@@ -36,7 +36,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--engine-dir", type=Path, help="where the engines go (default: engines/plans/<model's name>)")
     result.add_argument("--concept", default="", help="what the guard forgets, for reports (default: the checkpoint's name)")
     result.add_argument("--backend", choices=list(BACKENDS), default="onnxruntime")
-    result.add_argument("--precision", choices=["float32"], default="float32")
+    result.add_argument("--precision", choices=sorted({name for names in PRECISIONS.values() for name in names}), default="float32",
+                        help="of the arithmetic (%(default)s)")
     result.add_argument("--mask-again", action="store_true", help="apply the token mask once more after normalising the shift")
     result.add_argument("--alpha-scale", type=float, default=default.alpha_scale, help="default policy (%(default)s)")
     result.add_argument("--threshold", type=float, default=default.threshold, help="default policy (%(default)s)")
@@ -91,6 +92,9 @@ def _check_backend(arguments: argparse.Namespace) -> None:
     for name, backends in BACKENDS_OF.items():
         if getattr(arguments, name) and arguments.backend not in backends:
             raise InputError(f"--{name.replace('_', '-')}: for {' and '.join(backends)} only, found --backend {arguments.backend}")
+    if arguments.precision not in (able := PRECISIONS[arguments.backend]):
+        raise InputError(f"--precision: expected {' or '.join(able)} with --backend {arguments.backend}, "
+                         f"found {arguments.precision}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -58,7 +58,7 @@ class GuardedPipeline:
         self._unguarded = unguarded
         self._schedule = NoiseSchedule.from_config(self.manifest.scheduler)
         self._tokenizer = PromptTokenizer(self._store.tokenizer)
-        self._backend = open_backend(self.manifest.backend, eager)
+        self._backend = open_backend(self.manifest.backend, self.manifest.precision, eager)
         self._engines: dict[str, Engine] = {
             name: self._store.load(name, self._backend) for name in NETWORKS if not (unguarded and name in GUARD_NETWORKS)}
         ensure_verified(self._store, self._backend, self._engines)

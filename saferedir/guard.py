@@ -48,7 +48,9 @@ class Guard(nn.Module):
         if self.mask_again:
             shift = heads.mask.unsqueeze(2) * shift
 
-        usable = torch.isfinite(shift.sum(dim=(0, 2, 3)))  # a guard that cannot redirect has failed, whatever it classifies
+        # A guard that cannot redirect has failed, whatever it classifies. The latents are looked at themselves, because the ReLU
+        # of some engines turns NaN into 0.
+        usable = torch.isfinite(shift.sum(dim=(0, 2, 3)) + sample.sum(dim=(1, 2, 3)))
         p_unsafe = torch.where(usable, torch.softmax(heads.logits, dim=1)[:, 1], torch.nan)
         checked = countdown <= 0
         unsafe = checked & ~(p_unsafe <= threshold)  # NaN compares false, so it is unsafe

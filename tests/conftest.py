@@ -9,7 +9,9 @@ import pytest
 
 from engines import cuda as cuda_module
 from engines import tensorrt_library
+from engines.backend import BACKENDS, PRECISIONS, Backend, open_backend
 from engines.cuda import Cuda
+from engines.errors import BackendError
 from engines.specs import NETWORKS
 from export.build import build
 from export.build_engines import DEMO_MODEL, options, parser
@@ -26,6 +28,23 @@ def demo_engines(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("plans") / "demo"
     build(options(parser().parse_args(["--engine-dir", str(folder)])))
     return folder
+
+
+ENGINES = [(name, precision) for name in BACKENDS for precision in PRECISIONS[name]]
+
+
+def opened(name: str, precision: str) -> Backend:
+    """The backend; the test is skipped where it is not installed or the processor lacks the precision."""
+    try:
+        return open_backend(name, precision)
+    except BackendError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=ENGINES, ids="-".join)
+def backend(request) -> Backend:
+    """Each backend of this machine, in each precision."""
+    return opened(*request.param)
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from engines import parity, recorded
+from engines import recorded
 from engines.errors import InputError, ParityError
 from engines.manifest import Manifest
+from engines.parity import LIMITS, compare
 from engines.specs import NETWORKS
 from export import build_engines
 from export.build import build
@@ -110,7 +111,7 @@ def test_failing_gate_names_the_output_and_leaves_the_engines(folder, tmp_path, 
     ([1, np.nan], "the engine gave NaN"), ([3, 3], "gave 3.0 everywhere"), ([1, 2.1], "found cosine"), ([1], "expected shape")])
 def test_gate(found, message):
     with pytest.raises(ParityError, match=f"unet.noise_pred: .*{message}"):
-        parity.compare("unet.noise_pred", np.array([1, 2], np.float32), np.array(found, np.float32), True)
+        compare("unet.noise_pred", np.array([1, 2], np.float32), np.array(found, np.float32), LIMITS["float32"])
 
 
 def test_guard_of_another_width(tmp_path):

@@ -9,13 +9,13 @@ import torch
 from diffusers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
 
 from engines.backend import run_once
-from engines.onnxruntime_backend import OnnxRuntimeBackend
 from engines.specs import NETWORKS, NOT_CHECKED
 from export.onnx_file import export_network
 from runtime.samplers import apply_row, sampler_table
 from runtime.schedules import NoiseSchedule
 from saferedir.guard import Guard
 from tests.conformance_cases import INDEX, StandInUnet, expected, normal, redirector
+from tests.conftest import ENGINES, opened
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 OFFSET = {"steps_offset": 1, "set_alpha_to_one": False}
@@ -53,11 +53,11 @@ class Torch:
         return [output.numpy() for output in self.guard(*(torch.from_numpy(array) for array in inputs))]
 
 
-class OnnxRuntime:
-    """The exported guard through the ONNX Runtime backend."""
+class Exported:
+    """The exported guard through a backend."""
 
-    def __init__(self, path) -> None:
-        self.backend = OnnxRuntimeBackend()
+    def __init__(self, path, backend) -> None:
+        self.backend = backend
         self.engine = self.backend.load(path, NETWORKS["guard"])
 
     def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
@@ -68,10 +68,10 @@ class OnnxRuntime:
 
 
 @cache
-def _exported(folder, seed: int, mask_again: bool) -> OnnxRuntime:
+def _exported(folder, seed: int, mask_again: bool):
     path = folder / f"guard_{seed}_{mask_again}.onnx"
     export_network(Guard(redirector(seed), mask_again), NETWORKS["guard"], 768, path)
-    return OnnxRuntime(path)
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -79,12 +79,12 @@ def export_folder(tmp_path_factory):
     return tmp_path_factory.mktemp("guards")
 
 
-@pytest.fixture(params=["torch", "onnxruntime"])
+@pytest.fixture(params=[None, *ENGINES], ids=lambda engine: "-".join(engine or ("torch",)))
 def make_guard(request, export_folder):
     def make(case):
-        if request.param == "torch":
+        if request.param is None:
             return Torch(Guard(redirector(case["seed"]), case["mask_again"]))
-        return _exported(export_folder, case["seed"], case["mask_again"])
+        return Exported(_exported(export_folder, case["seed"], case["mask_again"]), opened(*request.param))
     return make
 
 

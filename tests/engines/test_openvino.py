@@ -1,0 +1,122 @@
+"""OpenVINO draws ONNX Runtime's pictures in float32, and in bfloat16 others that the guard judges alike."""
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from demo.world import prompt_pairs
+from engines.backend import open_backend, run_once
+from engines.errors import BackendError, InputError
+from engines.manifest import Manifest
+from engines.specs import NetworkSpec, TensorSpec
+from export.build import build
+from export.build_engines import main, options, parser
+from export.onnx_file import example, export_network
+from runtime import GuardedPipeline
+from tests.conftest import opened
+
+PROMPTS = [text for _, safe, fire in prompt_pairs(np.random.default_rng(3), 4, held_out=True) for text in (safe, fire)]
+
+
+def levels(found, expected) -> np.ndarray:
+    """Differences in grey levels."""
+    return np.abs(np.asarray(found).astype(int) - np.asarray(expected).astype(int))
+
+
+@pytest.fixture(scope="module")
+def float32(demo_engines, tmp_path_factory):
+    """The engines of the other backend under a manifest that says OpenVINO: their files are the same."""
+    opened("openvino", "float32")
+    folder = shutil.copytree(demo_engines, tmp_path_factory.mktemp("float32") / "demo")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "backend": "openvino"}))
+    with GuardedPipeline(folder) as pipeline:
+        yield pipeline
+
+
+@pytest.fixture(scope="module")
+def bfloat16_folder(tmp_path_factory):
+    opened("openvino", "bfloat16")
+    folder = tmp_path_factory.mktemp("bfloat16") / "demo"
+    build(options(parser().parse_args(["--backend", "openvino", "--precision", "bfloat16", "--engine-dir", str(folder)])))
+    return folder
+
+
+@pytest.mark.parametrize("request_options", [
+    {}, {"scheduler": "pndm"}, {"scheduler": "lms", "guidance_scale": 4.0}, {"guidance_scale": 1.0}, {"height": 96, "width": 48},
+    {"unguarded": True}, {"on_unsafe": "refuse"}], ids=str)
+def test_float32_draws_the_pictures_of_onnxruntime(pipeline, float32, request_options):
+    for texts in (PROMPTS[1:2], PROMPTS[1:4])[:1 if request_options else 2]:
+        expected, found = (each(texts, seed=5, num_inference_steps=6, **request_options) for each in (pipeline, float32))
+        for image, other, report, wanted in zip(found.images, expected.images, found.guard, expected.guard, strict=True):
+            assert (report.verdict, report.unsafe_steps) == (wanted.verdict, wanted.unsafe_steps)
+            assert (image is None) == (other is None)
+            assert image is None or levels(image, other).max() <= 1
+
+
+def test_bfloat16_is_near_and_judged_alike(pipeline, bfloat16_folder):
+    with GuardedPipeline(bfloat16_folder) as coarse:
+        expected, found = (each(PROMPTS, seed=5, num_inference_steps=25) for each in (pipeline, coarse))
+    assert {report.verdict for report in found.guard} == {"safe", "redirected"}
+    differences = [levels(*pair) for pair in zip(found.images, expected.images, strict=True)]
+    for report, wanted in zip(found.guard, expected.guard, strict=True):
+        assert (report.verdict, report.unsafe_steps) == (wanted.verdict, wanted.unsafe_steps)
+    assert max(found.max() for found in differences) <= 48 and max(found.mean() for found in differences) <= 1
+    assert max(found.max() for found in differences) > 1  # bfloat16 did run
+
+
+def test_the_build_gates_openvino_itself(bfloat16_folder, capsys):
+    manifest, _ = Manifest.read(bfloat16_folder)
+    assert (manifest.backend, manifest.precision) == ("openvino", "bfloat16") and "openvino" in manifest.versions
+    assert 1e-3 < manifest.parity["unet"]["noise_pred"]["max_abs_error"] < 0.1
+    assert all(figures["max_abs_error"] < 1e-4 for figures in manifest.parity["guard"].values())
+    assert main(["--backend", "openvino", "--precision", "bfloat16", "--engine-dir", str(bfloat16_folder)]) == 0
+    assert "nothing changed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_a_strided_convolution_that_leaves_one_column(tmp_path, width):
+    backend = opened("openvino", "bfloat16")
+    spec = NetworkSpec("downsampler", (TensorSpec("sample", "float32", ("B", 320, "H", "W")),),
+                       (TensorSpec("smaller", "float32", ("B", 320, "PH", "PW")),))
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.SiLU(), torch.nn.Conv2d(320, 320, 3, stride=2, padding=1))
+    export_network(module, spec, 96, tmp_path / "model.onnx")
+    sizes = {"B": 1, "H": 8, "W": width, "PH": 4, "PW": (width + 1) // 2}
+    inputs = example(spec, sizes)
+    with torch.no_grad():
+        expected = module(inputs["sample"]).numpy()
+    found = run_once(backend.load(tmp_path / "model.onnx", spec), backend, {"sample": inputs["sample"].numpy()}, sizes)["smaller"]
+    assert np.abs(found - expected).max() < 0.02
+
+
+def test_precisions_that_a_backend_does_not_have():
+    with pytest.raises(BackendError, match="onnxruntime: expected precision float32, found 'bfloat16'"):
+        open_backend("onnxruntime", "bfloat16")
+    with pytest.raises(InputError, match="--precision: expected float32 with --backend onnxruntime, found bfloat16"):
+        options(parser().parse_args(["--precision", "bfloat16"]))
+    with pytest.raises(InputError, match="--height: for tensorrt and tensorrt-rtx only, found --backend openvino"):
+        options(parser().parse_args(["--backend", "openvino", "--height", "64"]))
+
+
+def test_a_processor_without_bfloat16(monkeypatch):
+    opened("openvino", "float32")
+
+    class Core:
+        def get_property(self, device, name):
+            return ["FP32", "INT8"]
+    monkeypatch.setattr("engines.openvino_backend.openvino.Core", Core)
+    with pytest.raises(BackendError, match="expected a processor with bfloat16 arithmetic, found FP32, INT8; build with"):
+        open_backend("openvino", "bfloat16")
+
+
+def test_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.delitem(sys.modules, "engines.openvino_backend", raising=False)
+    with pytest.raises(BackendError, match="openvino cannot be imported .* pip install openvino"):
+        open_backend("openvino")
