@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +38,7 @@ class GuardedPipeline:
     Args:
         engine_dir: folder made by `export/build_engines.py`.
         unguarded: accept engines without a guard; then every call is unguarded, and its reports say so.
+        wrap: applied to every loaded engine; what it returns is bound in the engine's place (to time or to watch its calls).
 
     Raises:
         ManifestError: no valid manifest there, or none with a guard.
@@ -46,7 +47,8 @@ class GuardedPipeline:
         InputError: the model's scheduler has options that a sampler table cannot honour.
     """
 
-    def __init__(self, engine_dir: str | Path, unguarded: bool = False) -> None:
+    def __init__(self, engine_dir: str | Path, unguarded: bool = False, *,
+                 wrap: Callable[[Engine], Engine] = lambda engine: engine) -> None:
         self._store = EngineStore(engine_dir)
         if not unguarded:
             self._store.require_guard()
@@ -56,7 +58,7 @@ class GuardedPipeline:
         self._tokenizer = PromptTokenizer(self._store.tokenizer)
         self._backend = open_backend(self.manifest.backend)
         self._engines: dict[str, Engine] = {
-            name: self._store.load(name, self._backend) for name in NETWORKS if not (unguarded and name in GUARD_NETWORKS)}
+            name: wrap(self._store.load(name, self._backend)) for name in NETWORKS if not (unguarded and name in GUARD_NETWORKS)}
         self._loops: OrderedDict[tuple[object, ...], Loop] = OrderedDict()
         self._lock = threading.Lock()
 
