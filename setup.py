@@ -4,6 +4,7 @@ from setuptools import find_packages, setup
 CHECKS = ["pytest>=8", "ruff>=0.6", "mypy>=1.10"]
 EXPORT = ["torch>=2.6", "diffusers>=0.33", "transformers>=4.48,<5", "onnx>=1.17", "safetensors>=0.4", "accelerate>=1",
           "tqdm>=4.60", "huggingface_hub>=0.26"]
+BENCHMARKS = [*EXPORT, "matplotlib>=3.8", "scipy>=1.10"]
 RTX = [f"tensorrt_rtx_cu13_{part}>=1.7; sys_platform == 'linux' and platform_machine == 'x86_64'" for part in ("bindings", "libs")]
 
 setup(
@@ -14,6 +15,7 @@ setup(
     packages=find_packages(include=["saferedir", "engines", "export", "runtime", "demo"]),
     py_modules=["saferedir_cli"],
     install_requires=["numpy>=1.23", "tokenizers>=0.19", "Pillow>=9.4", "onnxruntime>=1.17"],
-    extras_require={"onnxruntime": [], "export": EXPORT, "tensorrt-rtx": RTX, "test": EXPORT + ["scipy>=1.10", *CHECKS, *RTX]},
+    extras_require={"onnxruntime": [], "export": EXPORT, "tensorrt-rtx": RTX, "benchmarks": BENCHMARKS,
+                    "peers": ["optimum-onnx>=0.1"], "test": [*BENCHMARKS, "jsonschema>=4.20", *CHECKS, *RTX]},
     entry_points={"console_scripts": ["saferedir=saferedir_cli:main"]},
 )

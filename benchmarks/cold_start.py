@@ -1,6 +1,6 @@
 """From process start to the first image, and the peak of host memory, each in a process of its own.
 
-Started without arguments of its own by `measure`; the child imports what a deployment imports and nothing else.
+`measure` runs this file as the process; it imports what a deployment imports and nothing else.
 """
 from __future__ import annotations
 

@@ -90,13 +90,15 @@ def raw_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def extrapolated(modes: Sequence[dict[str, Any]], measured_steps: int, steps: int) -> list[dict[str, Any]]:
     """Seconds of a run of more steps than were measured: medians of the parts, those of the loop times the steps.
 
-    What happens once (tokenizer, buffers, text encoder, decoder) is the median run less its measured steps.
+    What happens once (tokenizer, buffers, text encoder, decoder) is the median run less its measured steps. `over_rest` is
+    the run over the same run less its guard calls.
     """
     found = []
     for figures in modes:
         median = {row["network"]: row["milliseconds"]["median"] for row in figures["networks"]}
         step = sum(median.get(name, 0.0) for name in ("unet", "guard", "sampler_step", "outside engines, per step"))
         once = median["pipeline"] - measured_steps * step
-        found.append({"mode": figures["mode"], "steps": steps, "seconds": (once + steps * step) / 1000,
+        whole, guard = once + steps * step, steps * median.get("guard", 0.0)
+        found.append({"mode": figures["mode"], "steps": steps, "seconds": whole / 1000, "over_rest": whole / (whole - guard),
                       "from_steps": measured_steps, "extrapolated": True})
     return found
