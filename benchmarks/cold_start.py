@@ -4,9 +4,11 @@
 """
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
@@ -50,6 +52,29 @@ def measure(engine_dir: Path, prompts: list[str], options: dict[str, Any]) -> di
     lengths = [(end - start) * 1e-9 for start, end in zip([started, *found["times"]], found["times"], strict=False)]
     return {"seconds": dict(zip(PHASES, lengths, strict=True)), "to_first_image": sum(lengths[:3]),
             "peak_memory_bytes": dict(zip(PHASES, found["memory"], strict=True))}
+
+
+def compare(engine_dir: Path, calls: Mapping[str, tuple[list[str], dict[str, Any]]], count: int,
+            tick: Callable[[], object]) -> list[dict[str, Any]]:
+    """A record for each name in `calls` (prompts and options): `count` processes of each, in turns.
+
+    One more of each comes first and is not kept: it fills the page cache. `tick` is called after every process.
+    """
+    from benchmarks.ratios import Spread  # not the child's
+
+    def spread(values: list[float]) -> dict[str, float]:
+        return dataclasses.asdict(Spread.of(values))
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in calls}
+    for number in range(-1, count) if count else ():
+        for name in list(calls)[:: 1 if number % 2 else -1]:
+            measured = measure(engine_dir, *calls[name])
+            found[name] += [measured] if number >= 0 else []
+            tick()
+    return [{"mode": name, "processes": count, "page_cache": "warm",
+             "to_first_image_seconds": spread([one["to_first_image"] for one in records]),
+             "seconds": {phase: spread([one["seconds"][phase] for one in records]) for phase in PHASES},
+             "peak_memory_bytes": {phase: max(one["peak_memory_bytes"][phase] for one in records) for phase in PHASES}}
+            for name, records in found.items() if records]
 
 
 if __name__ == "__main__":

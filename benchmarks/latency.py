@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if __package__ in (None, ""):
     sys.path[0] = str(ROOT)
 
-from benchmarks import plots, report  # noqa: E402
+from benchmarks import page, plots, report  # noqa: E402
 from benchmarks.plan import parser, peer_names, plan  # noqa: E402
 from benchmarks.suite import Suite  # noqa: E402
 from benchmarks.target import locate  # noqa: E402
@@ -35,6 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     print(report.table(document))
     for path in (*report.write(document, rows, arguments.output), *plots.draw(document, arguments.output)):
         print(f"wrote {path.name}")
+    if arguments.output.resolve() == page.RESULTS:
+        page.update()
     passed = all(check["passed"] for check in document["checks"]) and not any(cell["failed_checks"] for cell in document["grid"])
     return 0 if passed else 1
 

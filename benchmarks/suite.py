@@ -2,7 +2,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,6 @@ from benchmarks import cold_start, figures, floor, grid, machine
 from benchmarks.contest import contest
 from benchmarks.peers import Work
 from benchmarks.plan import Plan
-from benchmarks.ratios import Spread
 from benchmarks.sampling import GUARDED, MODES, TRIGGERED, UNGUARDED, Run, Workload, interleave, same_work
 from benchmarks.target import Target
 from benchmarks.timing import CallLog
@@ -64,25 +64,12 @@ class Suite:
             return grid.measure(pipeline, log, workloads, self.target.trained, rounds, tick)
 
     def _cold_starts(self) -> list[dict[str, Any]]:
-        """A record for guarded and for unguarded, in turns, after one of each that fills the page cache."""
-        modes, found = (UNGUARDED, GUARDED), {UNGUARDED: list[dict[str, Any]](), GUARDED: list[dict[str, Any]]()}
-        count = self.plan.cold_starts
-        with _bar("cold starts", len(modes) * (count + 1) if count else 0) as tick:
-            for number in range(-1, count) if count else ():
-                for mode in modes if number % 2 else modes[::-1]:
-                    options = self.workload.options(mode, trained=True)
-                    measured = cold_start.measure(self.target.engine_dir, self.workload.prompts(mode), options)
-                    found[mode] += [measured] if number >= 0 else []
-                    tick()
-        return [{"mode": mode, "processes": count, "page_cache": "warm",
-                 "to_first_image_seconds": dataclasses.asdict(Spread.of([one["to_first_image"] for one in found[mode]])),
-                 "seconds": {phase: dataclasses.asdict(Spread.of([one["seconds"][phase] for one in found[mode]]))
-                             for phase in cold_start.PHASES},
-                 "peak_memory_bytes": {phase: max(one["peak_memory_bytes"][phase] for one in found[mode])
-                                       for phase in cold_start.PHASES}} for mode in modes if found[mode]]
+        calls = {mode: (self.workload.prompts(mode), self.workload.options(mode, trained=True)) for mode in (UNGUARDED, GUARDED)}
+        with _bar("cold starts", len(calls) * (self.plan.cold_starts + 1) if self.plan.cold_starts else 0) as tick:
+            return cold_start.compare(self.target.engine_dir, calls, self.plan.cold_starts, tick)
 
     def _floor(self, manifest: Manifest, modes: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        guarded = next(figures_of for figures_of in modes if figures_of["mode"] == GUARDED)
+        guarded = next(found for found in modes if found["mode"] == GUARDED)
         medians = {row["network"]: row["milliseconds"]["median"] for row in guarded["networks"]}
         peaks = floor.peaks()
         return {"peaks": peaks, "networks": floor.floors(self.target.engine_dir, manifest, self.workload, medians, peaks)}
@@ -115,14 +102,8 @@ class Suite:
                 "prompts": {mode: self.workload.prompts(mode) for mode in MODES}}
 
 
-class _bar:
-    """A progress bar as a context whose value advances it by one."""
-
-    def __init__(self, name: str, total: int) -> None:
-        self._bar = tqdm(total=total, desc=name, leave=False, disable=None)
-
-    def __enter__(self) -> Callable[[], object]:
-        return self._bar.update
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
+@contextmanager
+def _bar(name: str, total: int) -> Iterator[Callable[[], object]]:
+    """A progress bar, on a terminal; the value advances it by one."""
+    with tqdm(total=total, desc=name, leave=False, disable=None) as bar:
+        yield bar.update

@@ -55,5 +55,5 @@ def locate(name: str, redirector: Path | None = None) -> Target:
     try:
         model = Source.locate(manifest.model).folder
     except InputError:
-        return Target(folder.resolve().name, folder, None, redirector, trained=False)
-    return Target(folder.resolve().name, folder, model, redirector, trained=False)
+        return Target(folder.absolute().name, folder, None, redirector, trained=False)
+    return Target(folder.absolute().name, folder, model, redirector, trained=False)

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 from PIL import Image
 
-from benchmarks import cold_start
+from benchmarks import cold_start, page
 from benchmarks.latency import main
 from benchmarks.plan import DEMO, FULL, QUICK, parser, peer_names, plan
 from benchmarks.report import table
@@ -40,6 +40,20 @@ def test_document_fits_the_schema(measured):
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("latency-*.json")), ids=lambda path: path.stem)
 def test_published_results_fit_the_schema(path):
     check_schema(json.loads(path.read_text(encoding="utf-8")))
+
+
+def test_the_page_shows_the_published_results():
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.with_figures(text, RESULTS) == text, "write it again with: python benchmarks/page.py"
+
+
+def test_page_holds_every_figure_of_a_document(measured):
+    text = page.with_figures(f"before\n{page.START}\noutdated\n{page.END}\nafter", measured[0])
+    assert text.startswith("before") and text.endswith("after") and "outdated" not in text
+    for phrase in ("### demo", "**extrapolated** to 20 steps", "guard × 2", "latency-demo-timeline.png", "Peaks of the machine"):
+        assert phrase in text
+    with pytest.raises(ValueError, match="found it 0 times"):
+        page.with_figures("no markers", measured[0])
 
 
 def test_figures_agree_with_each_other(measured):
@@ -81,6 +95,21 @@ def test_cold_start_in_a_process_of_its_own(demo_engines):
     assert memory == sorted(memory) and 2e7 < memory[0] < memory[-1] < 2e9
     with pytest.raises(RuntimeError, match="expected 1 to 1000"):
         cold_start.measure(demo_engines, ["a blue square"], {"num_inference_steps": 0})
+
+
+def test_cold_starts_come_in_turns_after_one_that_is_not_kept(monkeypatch):
+    seen = []
+
+    def measured(engine_dir, prompts, options):
+        seen.append(prompts)
+        return {"to_first_image": len(seen), "seconds": dict.fromkeys(cold_start.PHASES, 1.0),
+                "peak_memory_bytes": dict.fromkeys(cold_start.PHASES, len(seen))}
+    monkeypatch.setattr(cold_start, "measure", measured)
+    calls = {"a": ("A", {}), "b": ("B", {})}
+    found = cold_start.compare(Path(), calls, 2, lambda: None)
+    assert seen == ["A", "B", "B", "A", "A", "B"]
+    assert [(one["mode"], one["to_first_image_seconds"]["median"]) for one in found] == [("a", 4.5), ("b", 4.5)]
+    assert found[0]["peak_memory_bytes"]["load"] == 5 and cold_start.compare(Path(), calls, 0, lambda: None) == []
 
 
 def test_plans():
