@@ -25,8 +25,9 @@ def main(argv: list[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     try:
         target = locate(arguments.model, arguments.redirector)
-        wanted = plan(arguments)
-        workload = wanted.workload(arguments, Manifest.read(target.engine_dir)[0].geometry)
+        geometry = Manifest.read(target.engine_dir)[0].geometry
+        wanted = plan(arguments, geometry)
+        workload = wanted.workload(arguments, geometry)
         command = " ".join(["python benchmarks/latency.py", *(repr(part) if " " in part else part for part in given)])
         document, rows = Suite(target, wanted, workload, arguments.grid or arguments.quick, peer_names(arguments), command).run()
     except SafeRedirError as error:

@@ -1,4 +1,4 @@
-"""What `benchmarks/latency.py` measures: defaults for each kind of model, changed by its options."""
+"""What `benchmarks/latency.py` measures: defaults by the size of the model, changed by options."""
 from __future__ import annotations
 
 import argparse
@@ -31,9 +31,11 @@ class Plan:
                         arguments.width or geometry.default_width, arguments.scheduler)
 
 
-DEMO = Plan(50, 20, 5, 5, Grid((1, 2, 4, 8), (32, 64, 96, 128), (10, 25, 50, 100), 3))
+SMALL = Plan(50, 20, 5, 5, Grid((1, 2, 4, 8), (32, 64, 96, 128), (10, 25, 50, 100), 3))
 FULL = Plan(2, 3, 1, 1, Grid((1,), (256, 384, 512), (2,), 1), extrapolate_to=50)  # a UNet call takes seconds
-QUICK = Plan(10, 6, 1, 2, Grid((1, 2), (32, 64), (5, 10), 2))
+SMALL_QUICK = Plan(10, 6, 1, 2, Grid((1, 2), (32, 64), (5, 10), 2))
+FULL_QUICK = Plan(1, 1, 0, 1, Grid((1,), (256,), (1,), 1), extrapolate_to=50)
+SMALL_SIDE = 128  # pixels; a model of this size or less is measured as the demo is
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,13 +44,13 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--model", default="demo", help=f"{', '.join(NAMED)}, or a folder of engines (default: %(default)s)")
     result.add_argument("--redirector", type=Path, help="checkpoint of a folder's guard, for the eager peer")
     result.add_argument("--quick", action="store_true", help="a short run of everything: under two minutes for the demo")
-    result.add_argument("--num-inference-steps", type=int, help="of every run (default: 50; full shape 2; quick 10)")
-    result.add_argument("--rounds", type=int, help="each mode runs once a round (default: 20; full shape 3; quick 6)")
+    result.add_argument("--num-inference-steps", type=int, help="of every run (default: 50; above 128 pixels 2)")
+    result.add_argument("--rounds", type=int, help="each mode runs once a round (default: 20; above 128 pixels 3)")
     result.add_argument("--batch-size", type=int, default=1)
     result.add_argument("--height", type=int, help="pixels (default: the model's)")
     result.add_argument("--width", type=int, help="pixels (default: the model's)")
     result.add_argument("--scheduler", default="ddim", choices=("ddim", "pndm", "lms"))
-    result.add_argument("--extrapolate-to", type=int, help="steps to compute a time for (default: none; full shape 50)")
+    result.add_argument("--extrapolate-to", type=int, help="steps to compute a time for (default: none; above 128 pixels 50)")
     result.add_argument("--cold-starts", type=int, help="of each mode, in processes of their own")
     grid = result.add_argument_group("grid", "every combination of batch size, picture size and steps")
     grid.add_argument("--grid", action="store_true", help="measure it, with the model's default values where none are given")
@@ -64,9 +66,10 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def plan(arguments: argparse.Namespace) -> Plan:
-    """The model's defaults with what was asked for in their place."""
-    chosen = QUICK if arguments.quick else FULL if arguments.model == "sd15-random" else DEMO
+def plan(arguments: argparse.Namespace, geometry: Geometry) -> Plan:
+    """The defaults for a model of this size with what was asked for in their place."""
+    small = max(geometry.default_height, geometry.default_width) <= SMALL_SIDE
+    chosen = (SMALL_QUICK if small else FULL_QUICK) if arguments.quick else SMALL if small else FULL
     given = {name: value for name in ("batch_sizes", "sizes", "steps", "rounds")
              if (value := getattr(arguments, f"grid_{name}")) is not None}
     changed = {name: value for name in ("num_inference_steps", "rounds", "cold_starts", "peer_rounds", "extrapolate_to")

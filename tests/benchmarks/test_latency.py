@@ -11,8 +11,9 @@ from PIL import Image
 
 from benchmarks import cold_start, page
 from benchmarks.latency import main
-from benchmarks.plan import DEMO, FULL, QUICK, parser, peer_names, plan
+from benchmarks.plan import FULL, FULL_QUICK, SMALL, SMALL_QUICK, parser, peer_names, plan
 from benchmarks.report import table
+from engines.manifest import Geometry
 
 RESULTS = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "results"
 SCHEMA = json.loads((RESULTS.parent / "latency.schema.json").read_text(encoding="utf-8"))
@@ -113,9 +114,12 @@ def test_cold_starts_come_in_turns_after_one_that_is_not_kept(monkeypatch):
 
 
 def test_plans():
-    def chosen(*given):
-        return plan(parser().parse_args(list(given)))
-    assert chosen() == DEMO and chosen("--quick") == QUICK and chosen("--model", "sd15-random") == FULL
+    demo, full = Geometry(96, 4, 16, 64, 64), Geometry(768, 8, 64, 512, 512)
+
+    def chosen(*given, geometry=demo):
+        return plan(parser().parse_args(list(given)), geometry)
+    assert chosen() == SMALL and chosen("--quick") == SMALL_QUICK
+    assert chosen(geometry=full) == FULL and chosen("--quick", geometry=full) == FULL_QUICK
     assert chosen("--rounds", "3", "--grid-steps", "7").rounds == 3 and chosen("--grid-steps", "7").grid.steps == [7]
     assert peer_names(parser().parse_args([])) == []
     assert len(peer_names(parser().parse_args(["--peers"]))) == 8
