@@ -26,7 +26,7 @@ class Count:
     weight_bytes        initializers, each once
     boundary_bytes      the network's own inputs and outputs
     activation_bytes    inputs and outputs of Conv, MatMul and Gemm that are not weights, as if nothing were fused
-    uncounted           operators outside the ONNX standard, whose products are not in `flops`
+    uncounted           operators outside the ONNX standard, and products whose shapes depend on them: not in `flops`
     """
 
     flops: int
@@ -45,18 +45,25 @@ def count(path: Path, sizes: Mapping[str, int]) -> Count:
     """Count one call of the network in an ONNX file; `sizes` has a number for each symbolic dimension.
 
     Raises:
-        ValueError: the shape of a product cannot be inferred.
+        ValueError: the shape of a product cannot be inferred, though every operator is standard.
+        KeyError: `sizes` lacks a dimension.
     """
     model = onnx.load(path, load_external_data=False)
     types = infer_types(model, sizes)
     weights = {tensor.name for tensor in model.graph.initializer}
+    uncounted = {f"{node.domain}.{node.op_type}" for node in model.graph.node if not _is_standard(node)}
     flops = activation_bytes = 0
-    for node in model.graph.node:
-        if (found := _product_flops(node, types)) is not None:
-            flops += found
-            activation_bytes += sum(_bytes(types[name]) for name in (*node.input, *node.output) if name and name not in weights)
-    boundary = sum(_bytes(types[value.name]) for value in (*model.graph.input, *model.graph.output))
-    uncounted = {f"{node.domain}.{node.op_type}" for node in model.graph.node if node.domain not in ("", "ai.onnx")}
+    for node in filter(_is_product, model.graph.node):
+        try:
+            flops += _product_flops(node, types)
+        except ValueError:
+            if not uncounted:
+                raise
+            uncounted.add(node.op_type)
+            continue
+        activation_bytes += sum(_bytes(types[name]) for name in (*node.input, *node.output) if name and name not in weights)
+    boundary = sum(_bytes(types.get(value.name) or _concrete(value.type, sizes))
+                   for value in (*model.graph.input, *model.graph.output))
     weight_bytes = sum(_bytes(types[name]) for name in weights)
     return Count(flops, weight_bytes, boundary, activation_bytes, tuple(sorted(uncounted)))
 
@@ -75,7 +82,7 @@ def infer_types(model: onnx.ModelProto, sizes: Mapping[str, int]) -> dict[str, o
             values[tensor.name] = numpy_helper.to_array(tensor)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     for node in model.graph.node:
-        if node.domain in ("", "ai.onnx"):
+        if _is_standard(node) and all(name in types for name in node.input if name):
             _infer_node(node, opset, types, values)
     return types
 
@@ -87,32 +94,42 @@ def _infer_node(node: onnx.NodeProto, opset: int, types: dict[str, onnx.TypeProt
     if shape is not None and not node.attribute:
         values[node.output[0]] = np.array(shape, np.int64)
     elif all(name in values for name in inputs) and node.op_type not in NOT_FOLDED:
-        single = onnx.helper.make_graph([node], "node", [
-            onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(values[name].dtype), None)
-            for name in dict.fromkeys(inputs)], [onnx.ValueInfoProto(name=name) for name in node.output])
-        model = onnx.helper.make_model(single, opset_imports=[onnx.helper.make_opsetid("", opset)])
-        results = ReferenceEvaluator(model).run(None, {name: values[name] for name in inputs})
-        values.update({name: np.asarray(found) for name, found in zip(node.output, results, strict=True)
-                       if np.size(found) <= SMALL})
+        values.update({name: found for name, found in _evaluate(node, opset, values).items() if found.size <= SMALL})
     if all(name in values for name in node.output):
         for name in node.output:
             types[name] = onnx.helper.make_tensor_type_proto(
                 onnx.helper.np_dtype_to_tensor_dtype(values[name].dtype), values[name].shape)
         return
-    known = {name: types[name] for name in inputs if name in types}
+    known = {name: types[name] for name in inputs}
     data = {name: numpy_helper.from_array(values[name], name) for name in inputs if name in values}
     types.update(shape_inference.infer_node_outputs(
         onnx.defs.get_schema(node.op_type, opset), node, known, data, opset_imports=[onnx.helper.make_opsetid("", opset)]))
 
 
-def _product_flops(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto]) -> int | None:
-    """2 for each multiply-add of a node; None for a node that is no product.
+def _evaluate(node: onnx.NodeProto, opset: int, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What a node gives for known inputs."""
+    feeds = {name: values[name] for name in node.input if name}
+    inputs = [onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), None)
+              for name, value in feeds.items()]
+    graph = onnx.helper.make_graph([node], "node", inputs, [onnx.ValueInfoProto(name=name) for name in node.output])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    return {name: np.asarray(found) for name, found in zip(node.output, ReferenceEvaluator(model).run(None, feeds), strict=True)}
+
+
+def _is_standard(node: onnx.NodeProto) -> bool:
+    return node.domain in ("", "ai.onnx")
+
+
+def _is_product(node: onnx.NodeProto) -> bool:
+    return _is_standard(node) and node.op_type in ("Conv", "MatMul", "Gemm")
+
+
+def _product_flops(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto]) -> int:
+    """2 for each multiply-add of a product.
 
     Raises:
         ValueError: a shape is unknown.
     """
-    if node.domain not in ("", "ai.onnx") or node.op_type not in ("Conv", "MatMul", "Gemm"):
-        return None
     first, second, result = (_shape(types.get(name)) for name in (node.input[0], node.input[1], node.output[0]))
     if first is None or second is None or result is None:
         raise ValueError(f"{node.op_type} {node.name}: expected shapes that follow from the sizes given, found "

@@ -48,11 +48,13 @@ def test_shapes_computed_in_the_graph_are_followed(tmp_path):
     assert count(path, {"B": 2, "D": 8}).flops == 2 * (12 * 3) * 8
 
 
-def test_operators_of_other_domains_are_named_not_guessed(tmp_path):
-    nodes = [helper.make_node("Attention", ["x"], ["z"], domain="com.microsoft"), helper.make_node("Relu", ["x"], ["y"])]
-    path = written(tmp_path, nodes, {"x": [2, 2]}, {"y": None}, [])
-    found = count(path, {})
-    assert found.uncounted == ("com.microsoft.Attention",) and found.flops == 0
+def test_operators_of_other_domains_and_what_follows_them_are_named_not_guessed(tmp_path):
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("Attention", ["a"], ["b"], domain="com.microsoft"),
+             helper.make_node("Relu", ["b"], ["c"]), helper.make_node("Gemm", ["c", "w"], ["y"])]
+    path = written(tmp_path, nodes, {"x": ["B", 8]}, {"y": ["B", 3]}, [weights("w", 8, 3)])
+    found = count(path, {"B": 2})
+    assert found.uncounted == ("Gemm", "com.microsoft.Attention") and found.flops == 2 * (2 * 3) * 8
+    assert found.boundary_bytes == 4 * (2 * 8 + 2 * 3)
 
 
 def test_demo_networks_grow_as_they_must(demo_engines):
