@@ -10,6 +10,7 @@ CUDA = ["cuda-python>=12.6"]
 RTX = [f"tensorrt_rtx_cu13_{part}>=1.7{LINUX}" for part in ("bindings", "libs")]
 LEAN = [f"tensorrt_lean_cu13_{part}>=10.1{LINUX}" for part in ("bindings", "libs")]
 OPENVINO = ["openvino>=2025.0"]
+BENCHMARKS = [*EXPORT, "matplotlib>=3.8", "scipy>=1.10"]
 
 setup(
     name="saferedir",
@@ -20,7 +21,7 @@ setup(
     py_modules=["saferedir_cli"],
     install_requires=["numpy>=1.23", "tokenizers>=0.19", "Pillow>=9.4"],
     extras_require={"onnxruntime": ONNXRUNTIME, "openvino": OPENVINO, "export": EXPORT, "cuda": CUDA, "tensorrt-rtx": CUDA + RTX,
-                    "tensorrt-lean": CUDA + LEAN,
-                    "test": EXPORT + ["scipy>=1.10", *CHECKS, *OPENVINO, *CUDA, *RTX, *LEAN]},
+                    "tensorrt-lean": CUDA + LEAN, "benchmarks": BENCHMARKS, "peers": ["optimum-onnx>=0.1"],
+                    "test": [*BENCHMARKS, "jsonschema>=4.20", *CHECKS, *OPENVINO, *CUDA, *RTX, *LEAN]},
     entry_points={"console_scripts": ["saferedir=saferedir_cli:main"]},
 )

@@ -1,1 +1,1 @@
-"""What the guard costs, and what building costs."""
+"""What the guard costs, and how we compare; what building costs. Entry: `python benchmarks/latency.py`."""

@@ -43,7 +43,8 @@ def write_model(folder: Path) -> int:
         if name == "unet":
             parameters = sum(weight.numel() for weight in model.parameters())
     for name in ("tokenizer", "scheduler"):
-        shutil.copytree(ROOT / "demo" / "model" / name, folder / name)
+        shutil.copytree(ROOT / "demo" / "model" / name, folder / name, dirs_exist_ok=True)
+    shutil.copy(ROOT / "demo" / "model" / "model_index.json", folder)  # the same classes
     save_redirector(Redirector(), folder / "redirector.pt")
     return parameters
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +41,7 @@ class GuardedPipeline:
         engine_dir: folder made by `export/build_engines.py`.
         unguarded: accept engines without a guard; then every call is unguarded, and its reports say so.
         eager: on a GPU, launch each network by itself and capture no CUDA graph, to debug.
+        wrap: applied to every loaded engine; what it returns is bound in the engine's place (to time or to watch its calls).
 
     Raises:
         ManifestError: no valid manifest there, or none with a guard.
@@ -50,7 +51,8 @@ class GuardedPipeline:
         InputError: the model's scheduler has options that a sampler table cannot honour.
     """
 
-    def __init__(self, engine_dir: str | Path, unguarded: bool = False, eager: bool = False) -> None:
+    def __init__(self, engine_dir: str | Path, unguarded: bool = False, eager: bool = False, *,
+                 wrap: Callable[[Engine], Engine] = lambda engine: engine) -> None:
         self._store = EngineStore(engine_dir)
         if not unguarded:
             self._store.require_guard()
@@ -62,6 +64,7 @@ class GuardedPipeline:
         self._engines: dict[str, Engine] = {
             name: self._store.load(name, self._backend) for name in NETWORKS if not (unguarded and name in GUARD_NETWORKS)}
         ensure_verified(self._store, self._backend, self._engines)
+        self._engines = {name: wrap(engine) for name, engine in self._engines.items()}
         self._loops: OrderedDict[tuple[object, ...], Loop] = OrderedDict()
         self._lock = threading.Lock()
 

@@ -13,7 +13,8 @@ ROOMS = {"engines": {"engines"}, "runtime": {"runtime", "engines"}, "saferedir":
          "export": {"export", "engines", "saferedir"}, "demo": {"demo", "export", "runtime", "engines", "saferedir"},
          "benchmarks": {"benchmarks", "export", "runtime", "engines", "saferedir"}}
 HEAVY = ("torch", "diffusers", "transformers", "optimum", "onnx", "safetensors", "scipy")
-LIBRARY_NAMES = {*sys.stdlib_module_names, *HEAVY, "numpy", "onnxruntime", "tensorrt", "tokenizers"} - {"__init__"}
+LIBRARY_NAMES = {*sys.stdlib_module_names, *HEAVY, "numpy", "onnxruntime", "tensorrt", "tokenizers", "matplotlib",
+                 "tqdm"} - {"__init__"}
 
 
 def imported(path: Path) -> set[str]:

@@ -29,9 +29,8 @@ class Breaking:
 
 
 def broken_pipeline(demo_engines, network, output, value, call):
-    opened = GuardedPipeline(demo_engines)
-    opened._engines[network] = Breaking(opened._engines[network], output, value, call)
-    return opened
+    return GuardedPipeline(demo_engines, wrap=lambda engine: Breaking(
+        engine, output, value, call) if engine.spec.name == network else engine)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)

@@ -1,0 +1,142 @@
+"""The figures of benchmarks/README.md, written from the published documents. `python benchmarks/page.py` writes them again."""
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+if __package__ in (None, ""):
+    sys.path[0] = str(ROOT)
+
+from benchmarks.sampling import GUARDED  # noqa: E402
+from engines.atomic import replacing  # noqa: E402
+
+PAGE, RESULTS = ROOT / "benchmarks" / "README.md", ROOT / "benchmarks" / "results"
+START, END = "<!-- figures: written by benchmarks/page.py -->", "<!-- end of figures -->"
+PLOTS = {"overhead": "Cost of the guard by step count and by picture size", "networks": "Seconds by network for each mode",
+         "timeline": "The first steps, call by call", "curves": "Cost of a call with fitted curves"}
+
+
+def update(page: Path = PAGE, results: Path = RESULTS) -> None:
+    """Replace what stands between START and END."""
+    text = with_figures(page.read_text(encoding="utf-8"), results)
+    with replacing(page) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def with_figures(text: str, results: Path) -> str:
+    """The page's text with the figures of every document in `results`.
+
+    Raises:
+        ValueError: the page lacks a marker.
+    """
+    for marker in (START, END):
+        if text.count(marker) != 1:
+            raise ValueError(f"{PAGE.name}: expected the line {marker!r} once, found it {text.count(marker)} times")
+    before, rest = text.split(START)
+    documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("latency-*.json"))]
+    figures = "\n".join(line for document in documents for line in section(document, results))
+    return f"{before}{START}\n{figures}\n{END}{rest.split(END)[1]}"
+
+
+def section(document: dict[str, Any], results: Path) -> Iterator[str]:
+    """One document as Markdown."""
+    target, work = document["target"], document["workload"]
+    yield from ("", f"### {target['name']}", "", _provenance(document), "",
+                f"{work['batch_size']} image(s) of {work['width']}×{work['height']}, {work['num_inference_steps']} steps of "
+                f"{work['scheduler'].upper()}, guidance {work['guidance_scale']}, {work['rounds']} rounds; verdicts: "
+                f"{target['verdicts']}; {sum(check['passed'] for check in document['checks'])} of {len(document['checks'])} "
+                "checks of equal work passed.", "")
+    for part in (_cost, _networks, _floor, _cold_start, _peers):
+        yield from part(document)
+    for name, text in PLOTS.items():
+        if (results / f"latency-{target['name']}-{name}.png").is_file():
+            yield from (f"![{text}](results/latency-{target['name']}-{name}.png)", "")
+
+
+def _provenance(document: dict[str, Any]) -> str:
+    machine, loads = document["machine"], [document[moment]["load_average"] for moment in ("started", "ended")]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return (f"`{document['command']}`, {document['started']['time'][:10]}, commit {(machine['commit'] or 'unknown')[:10]}. "
+            f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}; load average "
+            f"{loads[0]} at the start, {loads[1]} at the end. Python {machine['python']}, {versions}.")
+
+
+def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A Markdown table and a blank line; nothing without rows."""
+    if rows:
+        yield "| " + " | ".join(header) + " |"
+        yield "|" + "---|" * len(header)
+        yield from ("| " + " | ".join(row) + " |" for row in rows)
+        yield ""
+
+
+def _cost(document: dict[str, Any]) -> Iterator[str]:
+    rows = [[found["mode"], found["method"], f"{_percent(found['median'])}",
+             f"{_percent(found['low'])} to {_percent(found['high'])}", f"{_percent(found['p5'])} to {_percent(found['p95'])}",
+             str(found["count"])] for found in document["cost_of_guard"]]
+    rows += [[found["mode"], f"inside the run, **extrapolated** to {found['steps']} steps ({found['seconds']:.1f} s) from "
+              f"{found['from_steps']}", _percent(found["over_rest"]), "", "", ""]
+             for found in document["extrapolated"] if found["over_rest"] > 1]
+    yield from _rows(["the guard adds", "method", "median", "95 % interval", "p5 to p95", "pairs"], rows)
+
+
+def _networks(document: dict[str, Any]) -> Iterator[str]:
+    names = {row["network"]: row["calls"] for mode in document["modes"] for row in mode["networks"]}
+    rows = []
+    for name, calls in names.items():
+        cells = [next((row["milliseconds"] for row in mode["networks"] if row["network"] == name), None)
+                 for mode in document["modes"]]
+        rows.append([f"{name} × {calls}", *(f"{cell['median']:.3f} ({cell['p5']:.3f} to {cell['p95']:.3f})" if cell else ""
+                                            for cell in cells)])
+    rows.append(["images per second", *(f"{mode['images_per_second']['median']:.3g}" for mode in document["modes"])])
+    yield from _rows(["milliseconds of a call, median (p5 to p95)", *(mode["mode"] for mode in document["modes"])], rows)
+
+
+def _floor(document: dict[str, Any]) -> Iterator[str]:
+    peaks = document["floor"]["peaks"]
+    yield (f"Peaks of the machine: GEMM {peaks['onnxruntime_gemm_flops_per_second'] / 1e9:.0f} GFLOP/s with ONNX Runtime and "
+           f"{peaks['numpy_gemm_flops_per_second'] / 1e9:.0f} with numpy, float32; copy "
+           f"{peaks['copy_bytes_per_second'] / 1e9:.1f} GB/s.")
+    yield ""
+    yield from _rows(
+        ["one call", "GFLOP", "weights, MB", "activations, MB", "floor, ms", "bound by", "measured, ms", "of the floor's speed"],
+        [[row["network"], f"{row['flops'] / 1e9:.3f}", f"{row['weight_bytes'] / 1e6:.2f}", f"{row['activation_bytes'] / 1e6:.2f}",
+          f"{row['floor_milliseconds']:.3f}", row["bound_by"], f"{row['measured_milliseconds']:.3f}", f"{row['efficiency']:.0%}"]
+         for row in document["floor"]["networks"]])
+
+
+def _cold_start(document: dict[str, Any]) -> Iterator[str]:
+    yield from _rows(
+        ["process of its own", "to first image, s", *(document["cold_start"][0]["seconds"] if document["cold_start"] else ()),
+         "peak memory, MiB"],
+        [[found["mode"], f"{found['to_first_image_seconds']['median']:.2f}",
+          *(f"{spread['median']:.2f}" for spread in found["seconds"].values()),
+          f"{max(found['peak_memory_bytes'].values()) / 2**20:.0f}"] for found in document["cold_start"]])
+
+
+def _peers(document: dict[str, Any]) -> Iterator[str]:
+    rows = []
+    for peer in document["peers"]:
+        if peer["failure"] is not None:
+            rows.append([f"{peer['peer']}: {peer['description']}", peer["precision"], f"failed: {peer['failure']}", "", "", "", ""])
+            continue
+        ratio, pictures = peer["ratio"], peer["pictures"].values()
+        agreement = "**different: does not count**" if peer["agreement"] == "different" else peer["agreement"]
+        rows.append([f"{peer['peer']}: {peer['description']}", peer["precision"], f"{ratio['median']:.2f}",
+                     f"{ratio['low']:.2f} to {ratio['high']:.2f}", f"{peer['load_seconds']:.1f}",
+                     f"{peer['peak_memory_bytes'] / 2**20:.0f}",
+                     f"{agreement}: {max(found['max'] for found in pictures):.0f}, {max(found['mean'] for found in pictures):.3f}"])
+    yield from _rows(["peer", "precision", f"its time ÷ ours ({GUARDED})", "95 % interval", "load, s", "peak memory, MiB",
+                      "pictures: largest, mean grey-level difference"], rows)
+
+
+def _percent(ratio: float) -> str:
+    return f"{100 * (ratio - 1):+.2f} %"
+
+
+if __name__ == "__main__":
+    update()

@@ -1,0 +1,49 @@
+"""Peers in processes of their own: pictures are compared, failures are reported."""
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.contest import Contestant, ContestError, contest
+from benchmarks.peers import PEERS, Work, resolve
+from benchmarks.target import Target
+from export.build_engines import DEMO_MODEL, DEMO_REDIRECTOR
+
+SAFE = Work(("a blue square", "a small red star"), 7, 2, 32, 48, "ddim", 7.5, threshold=0.5)
+FIRE = Work(("a burning blue square",), 7, 4, 64, 64, "ddim", 7.5, threshold=0.0)
+
+
+@pytest.fixture
+def target(demo_engines):
+    return Target("demo", demo_engines, DEMO_MODEL, DEMO_REDIRECTOR, trained=True)
+
+
+def test_diffusers_in_its_own_process_draws_our_pictures(target):
+    (found,) = contest(["diffusers"], target, SAFE, FIRE, rounds=1)
+    assert found["failure"] is None and found["agreement"] == "equal" and found["pictures"]["safe"]["max"] <= 1
+    assert found["ratio"]["count"] == 1 and found["ratio"]["median"] > 0 and found["seconds"]["count"] == 2
+    assert found["load_seconds"] > 0 and found["peak_memory_bytes"] > found["load_seconds"]
+
+
+def test_eager_guard_takes_our_decisions_and_draws_our_pictures(target, pipeline, tmp_path):
+    import numpy as np
+    generate = resolve(PEERS["diffusers, eager guard"].factory)(target, tmp_path)
+    ours = pipeline(FIRE.prompts, seed=7, num_inference_steps=4, scheduler="ddim")
+    plain = pipeline(FIRE.prompts, seed=7, num_inference_steps=4, scheduler="ddim", unguarded=True)
+    assert ours.guard[0].verdict == "redirected"
+    theirs = np.asarray(generate(Work(FIRE.prompts, 7, 4, 64, 64, "ddim", 7.5, threshold=0.5))[0]).astype(int)
+    assert np.abs(theirs - np.asarray(ours.images[0])).max() <= 1 < np.abs(theirs - np.asarray(plain.images[0])).max()
+
+
+def test_a_peer_that_fails_is_reported_with_its_reason(demo_engines):
+    homeless = Target("demo", demo_engines, None, None, trained=True)
+    (found,) = contest(["diffusers, eager guard"], homeless, SAFE, FIRE, rounds=1)
+    assert found["failure"].startswith("FileNotFoundError: the checkpoint that the guard was built from is not known")
+    assert "ratio" not in found
+
+
+def test_a_process_that_dies_is_an_error_with_its_status(target, tmp_path):
+    with Contestant("saferedir, unguarded", target, tmp_path) as peer:
+        assert peer.run(SAFE).shape == (2, 32, 48, 3) and len(peer.seconds) == 1
+        peer._process.kill()
+        with pytest.raises(ContestError, match="exit status -9"):
+            peer.run(SAFE)

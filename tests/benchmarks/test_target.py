@@ -1,0 +1,46 @@
+"""Which engines and weights a name stands for."""
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks import target
+from engines.errors import ManifestError
+from export.build_engines import DEMO_MODEL, DEMO_REDIRECTOR
+
+
+def small_model(folder: Path) -> int:
+    """In the place of the full-size model; counts how often it was written."""
+    shutil.copytree(DEMO_MODEL, folder, dirs_exist_ok=True)
+    shutil.copy(DEMO_REDIRECTOR, folder / "redirector.pt")
+    with open(folder / "written", "a") as file:
+        file.write("x")
+    return 0
+
+
+def test_random_weights_are_written_once_and_built_every_time(monkeypatch, tmp_path):
+    built = []
+    monkeypatch.setattr(target, "write_model", small_model)
+    monkeypatch.setattr(target, "build", built.append)
+    monkeypatch.setattr(target, "PLANS", tmp_path)
+    model = tmp_path / "sd15-random-model"
+    for _ in range(2):
+        found = target.locate("sd15-random")
+        assert found == target.Target("sd15-random", tmp_path / "sd15-random", model, model / "redirector.pt", trained=False)
+    assert (model / "written").read_text() == "x"
+    assert [(options.model, options.redirector, options.engine_dir) for options in built] == 2 * [
+        (str(model), model / "redirector.pt", tmp_path / "sd15-random")]
+
+
+def test_a_folder_of_engines_knows_its_weights(demo_engines, tmp_path):
+    found = target.locate(str(demo_engines), DEMO_REDIRECTOR)
+    assert found == target.Target("demo", demo_engines, DEMO_MODEL, DEMO_REDIRECTOR, trained=False)
+    moved = tmp_path / "moved"
+    shutil.copytree(demo_engines, moved)
+    manifest = moved / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(str(DEMO_MODEL), str(tmp_path / "gone")))
+    assert target.locate(str(moved)).model is None
+    with pytest.raises(ManifestError, match="no engines here"):
+        target.locate(str(tmp_path / "nothing"))
