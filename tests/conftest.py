@@ -9,7 +9,7 @@ import pytest
 
 from engines import cuda as cuda_module
 from engines import tensorrt_library
-from engines.backend import BACKENDS, PRECISIONS, Backend, open_backend
+from engines.backend import PRECISIONS, Backend, open_backend
 from engines.cuda import Cuda
 from engines.errors import BackendError
 from engines.specs import NETWORKS
@@ -30,7 +30,8 @@ def demo_engines(tmp_path_factory) -> Path:
     return folder
 
 
-ENGINES = [(name, precision) for name in BACKENDS for precision in PRECISIONS[name]]
+# Backends that need no GPU; `tests/engines/test_gpu.py` has the others.
+ENGINES = [(name, precision) for name in ("onnxruntime", "openvino") for precision in PRECISIONS[name]]
 
 
 def opened(name: str, precision: str) -> Backend:
