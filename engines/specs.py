@@ -1,11 +1,12 @@
-"""The five networks: names, dtypes and symbolic dimensions, declared once.
+"""The networks: names, dtypes and symbolic dimensions, declared once.
 
 ONNX axes, optimisation profiles, example inputs, buffers and error messages derive from this table.
 
 Symbols: B images; CB = C·B rows with C = 2 under classifier-free guidance (unconditional rows first, then
 conditional), else 1; H, W latent height and width; D prompt width; HX, HE depth of the sampler's sample and
 prediction history; R = HX + HE + 6 coefficients; PH, PW picture height and width. `finite` tells for each image
-whether a network's result was free of NaN and infinity.
+whether a network's result was free of NaN and infinity. The guard runs at every step; `token_mask` explains it, from the
+prompt alone, and runs once for a call in which an image was unsafe.
 """
 from __future__ import annotations
 
@@ -81,7 +82,11 @@ NETWORKS = {spec.name: spec for spec in (
          _float("original_embeds", "CB", TOKENS, "D"), TensorSpec("countdown", "int32", ("B",)),
          _float("alpha_scale"), _float("threshold"), TensorSpec("replace_steps", "int32", ())),
         (_float("next_embeds", "CB", TOKENS, "D"), TensorSpec("next_countdown", "int32", ("B",)),
-         _float("p_unsafe", "B"), _float("token_mask", "B", TOKENS))),
+         _float("p_unsafe", "B"))),
+    NetworkSpec(
+        "token_mask",
+        (_float("embeds", "B", TOKENS, "D"),),
+        (_float("token_mask", "B", TOKENS),)),
     NetworkSpec(
         "sampler_step",
         (_float("sample", "B", *_LATENT), _float("noise_pred", "CB", *_LATENT), _float("noise", "B", *_LATENT),
@@ -95,10 +100,10 @@ NETWORKS = {spec.name: spec for spec in (
         (_float("latent", "B", *_LATENT),),
         (TensorSpec("images", "uint8", ("B", "PH", "PW", 3)), TensorSpec("finite", "bool", ("B",)))),
 )}
-GUARD_NETWORKS = frozenset({"guard"})
+GUARD_NETWORKS = ("guard", "token_mask")  # made from the SafeRedir checkpoint
 # Whatever the precision of the other networks. In bfloat16 the guard decided otherwise than the reference in two of six recorded
 # traces (`tests/saferedir/test_conformance.py`), and a sampler step adds up small differences.
-ALWAYS_FLOAT32 = frozenset({"guard", "sampler_step"})
+ALWAYS_FLOAT32 = frozenset({*GUARD_NETWORKS, "sampler_step"})
 # Of the sampler tables: DDIM's is the shortest, PNDM's the longest.
 SHORTEST_HISTORY = {"HX": 1, "HE": 1, "R": 8}
 LONGEST_HISTORY = {"HX": 1, "HE": 4, "R": 11}

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COMPONENT_OF = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae", "tokenizer": "tokenizer"}
 CODE = ("export/onnx_file.py", "export/networks.py", "export/parity.py", "engines/parity.py", "engines/specs.py")
 PLAN_CODE = ("export/tensorrt_plan.py", "export/shape_profile.py")
-GUARD_CODE = ("saferedir/guard.py", "saferedir/heads.py")
+GUARD_CODE = ("saferedir/guard.py", "saferedir/heads.py", "saferedir/inference.py")
 TIMING_CACHE = "timing.cache"
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "tokenizers")
 BACKEND_LIBRARIES = {"openvino": ("openvino",)}
@@ -129,8 +129,9 @@ def _plan(source: Source, options: BuildOptions, previous: Manifest | None, vers
             raise InputError(f"{options.redirector}: expected a SafeRedir checkpoint, found no such file")
         sources["redirector"] = _redirector_record(options.redirector, previous)
         digest = sources["redirector"].sha256
-        recipe["guard"] = {**common, "redirector": digest, "mask_again": options.mask_again,
-                           "guard code": _code_digest(GUARD_CODE)}
+        for network in GUARD_NETWORKS:
+            recipe[network] = {**common, "redirector": digest, "mask_again": options.mask_again,
+                               "guard code": _code_digest(GUARD_CODE)}
         guard = GuardRecord(options.concept or options.redirector.stem, options.redirector.name, digest,
                             options.mask_again, options.policy)
     for network in NETWORKS.keys() & recipe.keys():
@@ -284,7 +285,8 @@ def _build_one(network: str, folder: Path, source: Source, options: BuildOptions
     from export.parity import reference_cases
     path, spec, profile = folder / network / MODEL_FILES[0], NETWORKS[network], options.profile(source.geometry)
     module = _module(network, source, options)
-    export_network(module, spec, source.geometry.embed_dim, path)
+    exported = module.for_inference() if network == "guard" else module  # held to the trained module
+    export_network(exported, spec, source.geometry.embed_dim, path)
     cases = reference_cases(module, spec, source.geometry, profile)
     save_cases(folder / network / RECORDED, cases)
     cpu = open_backend("onnxruntime")
@@ -331,17 +333,18 @@ def _show_phase(phase: str) -> None:
 
 def _module(network: str, source: Source, options: BuildOptions) -> Any:
     from export import networks
+    from saferedir.guard import Guard
     if network == "sampler_step":
         return networks.SamplerStep()
     if network in GUARD_NETWORKS:
-        return _guard(source, options)
+        redirector = _redirector(source, options)
+        return Guard(redirector, options.mask_again) if network == "guard" else redirector.mask_predictor
     wrapper = {"text_encoder": networks.TextEncoder, "unet": networks.Unet, "vae_decoder": networks.VaeDecoder}[network]
     return wrapper(source.load(COMPONENT_OF[network])).eval()
 
 
-def _guard(source: Source, options: BuildOptions) -> Any:
+def _redirector(source: Source, options: BuildOptions) -> Any:
     from saferedir.checkpoint import CheckpointError, load_redirector
-    from saferedir.guard import Guard
     assert options.redirector is not None
     try:
         redirector = load_redirector(options.redirector)
@@ -350,5 +353,5 @@ def _guard(source: Source, options: BuildOptions) -> Any:
     if (found := redirector.config.embed_dim) != source.geometry.embed_dim:
         raise InputError(f"{options.redirector}: expected a checkpoint for prompt width {source.geometry.embed_dim} "
                          f"(text_encoder of {source.name}), found {found}")
-    return Guard(redirector, options.mask_again).eval()
+    return redirector
 

@@ -1,4 +1,4 @@
-"""Reads the loop's trace: what happened to each image, and at which step."""
+"""Reads the loop's trace and the token mask: what happened to each image, at which step, and because of which tokens."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from runtime.request import Request
 
 @dataclass(frozen=True)
 class Judged:
-    """The fields of an `ImageReport` that follow from the trace."""
+    """The fields of an `ImageReport` that follow from the trace; `responsible_tokens` is empty until a token mask is read."""
 
     verdict: str
     checked: list[bool]
@@ -25,15 +25,25 @@ class Judged:
     failure: str | None
 
 
-def judge(trace: Trace, request: Request, policy: Policy | None, words: list[list[str]]) -> list[Judged]:
-    """One record for each image; `policy` is None when no guard ran, `words` has the text of each prompt's tokens."""
-    return [_judge_one(trace, index, request, policy, words[index]) for index in range(len(words))]
+def judge(trace: Trace, request: Request, policy: Policy | None) -> list[Judged]:
+    """One record for each image; `policy` is None when no guard ran."""
+    return [_judge_one(trace, index, request, policy) for index in range(len(request.prompts))]
 
 
-def _judge_one(trace: Trace, index: int, request: Request, policy: Policy | None, words: list[str]) -> Judged:
+def responsible(mask: np.ndarray, words: list[str]) -> list[Token]:
+    """Tokens of the prompt itself whose mask exceeds RESPONSIBLE, most responsible first.
+
+    `mask` float32 [77]; `words` has the text of each token, "" for those that are not of the prompt.
+    """
+    found = [Token(position, word, float(mask[position])) for position, word in enumerate(words)
+             if word and mask[position] > RESPONSIBLE]
+    return sorted(found, key=lambda token: -token.weight)
+
+
+def _judge_one(trace: Trace, index: int, request: Request, policy: Policy | None) -> Judged:
     failure = _failure(trace, index)
     rows = len(trace.finite)
-    if policy is None or trace.p_unsafe is None or trace.token_mask is None:
+    if policy is None or trace.p_unsafe is None:
         return Judged("failed" if failure else "unguarded", [False] * rows, [None] * rows, [], [], [], failure)
     p_unsafe = trace.p_unsafe[:, index]
     checked = p_unsafe != NOT_CHECKED
@@ -43,9 +53,8 @@ def _judge_one(trace: Trace, index: int, request: Request, policy: Policy | None
     verdict = "safe"
     if steps:
         verdict = {"redirect": "redirected", "refuse": "refused", "monitor": "unsafe"}[request.on_unsafe]
-    tokens = _responsible(trace.token_mask[steps[0], index], words) if steps else []
     values = [float(value) if was else None for value, was in zip(p_unsafe, checked, strict=True)]
-    return Judged("failed" if failure else verdict, checked.tolist(), values, steps, redirected, tokens, failure)
+    return Judged("failed" if failure else verdict, checked.tolist(), values, steps, redirected, [], failure)
 
 
 def _failure(trace: Trace, index: int) -> str | None:
@@ -60,10 +69,3 @@ def _failure(trace: Trace, index: int) -> str | None:
     if not np.isfinite(trace.latents[index]).all():
         return "the final latents hold NaN or infinity"
     return None
-
-
-def _responsible(mask: np.ndarray, words: list[str]) -> list[Token]:
-    """Tokens of the prompt itself whose mask exceeds RESPONSIBLE, most responsible first."""
-    found = [Token(position, word, float(mask[position])) for position, word in enumerate(words)
-             if word and mask[position] > RESPONSIBLE]
-    return sorted(found, key=lambda token: -token.weight)

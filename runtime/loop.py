@@ -9,7 +9,7 @@ import numpy as np
 from engines.backend import Array, Backend, Engine
 from engines.manifest import Policy
 from engines.program import Execution, Progress, Stage
-from engines.specs import NETWORKS, TOKENS, NetworkSpec
+from engines.specs import NETWORKS, NetworkSpec
 from runtime.samplers import SamplerTable
 
 
@@ -18,13 +18,12 @@ class Trace:
     """What the loop leaves on the host, R rows: one for each row of the sampler's table.
 
     `latents` float32 [B, 4, H, W]; `finite` bool [R, B], whether UNet and sampler step gave finite numbers; with a guard
-    `p_unsafe` float32 [R, B], -1 where an image was not checked, and `token_mask` float32 [R, B, 77].
+    `p_unsafe` float32 [R, B], -1 where an image was not checked.
     """
 
     latents: np.ndarray
     finite: np.ndarray
     p_unsafe: np.ndarray | None
-    token_mask: np.ndarray | None
 
 
 class Loop:
@@ -44,7 +43,6 @@ class Loop:
         self._timesteps, self._coefficients = self._from_host(table.timesteps), self._from_host(table.coefficients)
         self._finite = backend.zeros((rows, images), "bool", rows=True)
         self._p_unsafe = backend.zeros((rows, images), "float32", rows=True)
-        self._token_mask = backend.zeros((rows, images, TOKENS), "float32", rows=True)
         unet, guard, step = NETWORKS["unet"], NETWORKS["guard"], NETWORKS["sampler_step"]
         self._shared = {name: self._buffer(spec, name) for spec, name in (
             (unet, "noise_pred"), (step, "noise"), (step, "guidance_scale"), (guard, "original_embeds"),
@@ -82,7 +80,7 @@ class Loop:
                 sample=now["sample"], timestep=timestep, embeds=embeds, countdown=now["countdown"],
                 **{name: self._shared[name] for name in ("original_embeds", "alpha_scale", "threshold", "replace_steps")},
                 next_embeds=following["next_embeds"], next_countdown=following["next_countdown"],
-                p_unsafe=self._p_unsafe[row, ...], token_mask=self._token_mask[row, ...]))
+                p_unsafe=self._p_unsafe[row, ...]))
         sampler_step = engines["sampler_step"].bind(
             **{name: now[name] for name in ("sample", "history_x", "history_eps")},
             **{name: self._shared[name] for name in ("noise_pred", "noise", "guidance_scale")},
@@ -98,7 +96,7 @@ class Loop:
         self._program.run(progress)
         read = self._backend.read
         return Trace(read(self._pairs["sample"][self._table.rows % 2]), read(self._finite),
-                     read(self._p_unsafe) if self._guarded else None, read(self._token_mask) if self._guarded else None)
+                     read(self._p_unsafe) if self._guarded else None)
 
     def _start(self, embeds: np.ndarray, noise: np.ndarray, guidance_scale: float, policy: Policy | None) -> None:
         """Set every buffer that a run reads before it writes it: nothing of an earlier image remains.

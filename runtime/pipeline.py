@@ -19,7 +19,7 @@ from engines.program import Execution, Progress
 from engines.specs import GUARD_NETWORKS, LATENT_CHANNELS, NETWORKS
 from engines.store import EngineStore
 from engines.verification import ensure_verified
-from runtime.judge import Judged, judge
+from runtime.judge import Judged, judge, responsible
 from runtime.loop import Loop, Trace
 from runtime.noise import randn
 from runtime.report import ImageReport, Result, image_digest
@@ -110,7 +110,7 @@ class GuardedPipeline:
         loop = self._loop(table, {"B": images, "CB": len(texts), "H": latent[1], "W": latent[2], "D": embeds.shape[2]},
                           request.unguarded)
         trace = loop.run(embeds, noise, request.guidance_scale, self._effective_policy(request), progress)
-        judged = judge(trace, request, self._policy(request), [self._tokenizer.words(text) for text in request.prompts])
+        judged = self._explain(judge(trace, request, self._policy(request)), request.prompts, embeds[-images:])
         reports = [self._report(request, table, seed, (height, width), index, found)
                    for index, (seed, found) in enumerate(zip(seeds, judged, strict=True))]
         return self._finish(trace, reports, loop.execution)
@@ -147,6 +147,15 @@ class GuardedPipeline:
             rows = np.nonzero(~np.isfinite(embeds).all(axis=(1, 2)))[0]
             raise NonFiniteError(f"text_encoder: returned NaN or infinity for {texts[rows[0]]!r}; no image was generated")
         return embeds
+
+    def _explain(self, judged: list[Judged], prompts: list[str], embeds: np.ndarray) -> list[Judged]:
+        """Name the tokens held responsible. The first unsafe check saw the prompts' own embeddings, so the mask is theirs."""
+        if not any(found.unsafe_steps for found in judged):
+            return judged
+        sizes = {"B": len(judged), "D": embeds.shape[2]}
+        masks = run_once(self._engines["token_mask"], self._backend, {"embeds": embeds}, sizes)["token_mask"]
+        return [replace(found, responsible_tokens=responsible(mask, self._tokenizer.words(prompt))) if found.unsafe_steps else found
+                for found, mask, prompt in zip(judged, masks, prompts, strict=True)]
 
     def _loop(self, table: SamplerTable, sizes: dict[str, int], unguarded: bool) -> Loop:
         key = (table.name, table.rows, unguarded, *sizes.values())

@@ -7,7 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from saferedir.heads import Redirector
+from saferedir.heads import TOKENS, Redirector
+from saferedir.inference import InferenceHeads
 
 NOT_CHECKED = -1.0  # p_unsafe of an image whose countdown was still running: no check happened
 
@@ -18,13 +19,17 @@ class Guard(nn.Module):
     `mask_again` applies the token mask once more after the shift's direction is normalised.
     """
 
-    def __init__(self, redirector: Redirector, mask_again: bool = False) -> None:
+    def __init__(self, heads: Redirector | InferenceHeads, mask_again: bool = False) -> None:
         super().__init__()
-        self.redirector = redirector.eval()
+        self.heads = heads.eval()
         self.mask_again = mask_again
 
+    def for_inference(self) -> Guard:
+        """The same guard on `InferenceHeads`: what is exported."""
+        return self if isinstance(self.heads, InferenceHeads) else Guard(InferenceHeads(self.heads), self.mask_again)
+
     def forward(self, sample: Tensor, timestep: Tensor, embeds: Tensor, original_embeds: Tensor, countdown: Tensor,
-                alpha_scale: Tensor, threshold: Tensor, replace_steps: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+                alpha_scale: Tensor, threshold: Tensor, replace_steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Check each image and, where it is unsafe, redirect its embeddings from the next UNet call on.
 
         Args:
@@ -37,23 +42,23 @@ class Guard(nn.Module):
 
         Returns:
             next_embeds like `embeds`; next_countdown int32 [B]; p_unsafe float32 [B], NOT_CHECKED where the countdown
-            was running, NaN where the heads gave NaN or infinity; token_mask float32 [B, 77].
+            was running, NaN where the heads gave NaN or infinity.
         """
-        images, (tokens, width) = sample.shape[0], embeds.shape[1:]
-        current = embeds.reshape(-1, images, tokens, width)  # [C, B, 77, D]
-        original = original_embeds.reshape(-1, images, tokens, width)
-        heads = self.redirector(sample, timestep, current[-1])
-        direction = heads.delta / torch.clamp(torch.linalg.vector_norm(heads.delta, dim=2, keepdim=True), min=1e-12)
-        shift = alpha_scale * heads.alpha * direction * torch.linalg.vector_norm(original, dim=3, keepdim=True)
+        images, width = sample.shape[0], self.heads.config.embed_dim
+        current = embeds.reshape(-1, images, TOKENS, width)  # [C, B, 77, D]
+        original = original_embeds.reshape(-1, images, TOKENS, width)
+        logits, delta, mask, alpha = self.heads(sample, timestep, current[-1])
+        direction = delta / torch.clamp(torch.linalg.vector_norm(delta, dim=2, keepdim=True), min=1e-12)  # [B, 77 or 1, D]
+        size = alpha_scale * alpha * torch.linalg.vector_norm(original, dim=3, keepdim=True)  # [C, B, 77, 1]
         if self.mask_again:
-            shift = heads.mask.unsqueeze(2) * shift
+            size = mask.unsqueeze(2) * size
 
         # A guard that cannot redirect has failed, whatever it classifies. The latents are looked at themselves, because the ReLU
         # of some engines turns NaN into 0.
-        usable = torch.isfinite(shift.sum(dim=(0, 2, 3)) + sample.sum(dim=(1, 2, 3)))
-        p_unsafe = torch.where(usable, torch.softmax(heads.logits, dim=1)[:, 1], torch.nan)
+        usable = torch.isfinite(size.sum(dim=(0, 2, 3)) + direction.sum(dim=(1, 2)) + sample.sum(dim=(1, 2, 3)))
+        p_unsafe = torch.where(usable, torch.softmax(logits, dim=1)[:, 1], torch.nan)
         checked = countdown <= 0
         unsafe = checked & ~(p_unsafe <= threshold)  # NaN compares false, so it is unsafe
-        next_embeds = torch.where(unsafe.view(1, -1, 1, 1), original + shift, current).reshape(embeds.shape)
+        next_embeds = torch.where(unsafe.view(1, -1, 1, 1), original + size * direction, current)
         next_countdown = torch.where(checked, torch.where(unsafe, replace_steps, 0), countdown - 1).to(torch.int32)
-        return next_embeds, next_countdown, torch.where(checked, p_unsafe, NOT_CHECKED), heads.mask
+        return next_embeds.reshape(-1, TOKENS, width), next_countdown, torch.where(checked, p_unsafe, NOT_CHECKED)

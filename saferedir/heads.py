@@ -188,12 +188,16 @@ class Redirector(nn.Module):
         self.frequencies: Tensor
         self.register_buffer("frequencies", torch.exp(-math.log(10000) * torch.arange(half) / half), persistent=False)
 
-    def forward(self, sample: Tensor, timestep: Tensor, embeds: Tensor) -> HeadsOutput:
-        """sample [B, 4, H, W], timestep [] or [B], conditional embeddings [B, 77, D], all float32."""
+    def joint(self, sample: Tensor, timestep: Tensor) -> Tensor:
+        """The joint feature [B, joint_features] of latents [B, 4, H, W] and timestep [] or [B]."""
         angles = timestep.reshape(-1, 1) * self.frequencies
         timestep_features = self.t_encoder(torch.cat([angles.sin(), angles.cos()], dim=1))
         latent_features = self.latent_encoder(sample)
-        joint = torch.cat([latent_features, timestep_features.expand(latent_features.shape[0], -1)], dim=1)
+        return torch.cat([latent_features, timestep_features.expand(latent_features.shape[0], -1)], dim=1)
+
+    def forward(self, sample: Tensor, timestep: Tensor, embeds: Tensor) -> HeadsOutput:
+        """sample [B, 4, H, W], timestep [] or [B], conditional embeddings [B, 77, D], all float32."""
+        joint = self.joint(sample, timestep)
         attended = self.cross_attn(joint, embeds)
         logits = self.classifier(torch.cat([joint, embeds.mean(dim=1), attended], dim=1))
         shift = self.delta_head(self.token_proj(torch.cat([joint, attended], dim=1))).unsqueeze(1)  # [B, 1, D]

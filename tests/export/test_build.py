@@ -15,12 +15,14 @@ from engines import recorded
 from engines.errors import InputError, ParityError
 from engines.manifest import Manifest
 from engines.parity import LIMITS, compare
-from engines.specs import NETWORKS
+from engines.specs import GUARD_NETWORKS, NETWORKS
 from export import build_engines
 from export.build import build
 from export.build_engines import DEMO_MODEL, DEMO_REDIRECTOR
 from saferedir.checkpoint import load_redirector, save_redirector
+from saferedir.guard import Guard
 from saferedir.heads import Redirector, RedirectorConfig
+from saferedir.inference import InferenceHeads
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -75,14 +77,14 @@ def test_new_policy_rebuilds_no_network(folder):
     assert stamp == ((folder / "unet" / "model.onnx").stat().st_ino, Manifest.read(folder)[0].files["unet/model.onnx"])
 
 
-def test_new_guard_rebuilds_the_guard_alone(folder, tmp_path):
+def test_new_guard_rebuilds_its_networks_alone(folder, tmp_path):
     other = load_redirector(DEMO_REDIRECTOR)
     with torch.no_grad():
         other.pos_embed += 1
     save_redirector(other, tmp_path / "other.pt")
     lines = build_with("--engine-dir", str(folder), "--model", str(DEMO_MODEL), "--redirector", str(tmp_path / "other.pt"))
     assert "guard (redirector)" in lines[0]
-    assert [line.split("]")[1].split()[0] for line in lines[1:-1] if "kept" not in line] == ["guard"]
+    assert [line.split("]")[1].split()[0] for line in lines[1:-1] if "kept" not in line] == [*GUARD_NETWORKS]
     assert Manifest.read(folder)[0].guard.concept == "other"
 
 
@@ -105,6 +107,18 @@ def test_failing_gate_names_the_output_and_leaves_the_engines(folder, tmp_path, 
         build_with("--engine-dir", str(folder), "--force")
     assert (folder / "manifest.json").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo"]
+
+
+def test_an_exported_guard_unlike_the_trained_one_is_refused(folder, monkeypatch):
+    def other(guard):
+        with torch.no_grad():
+            heads = InferenceHeads(guard.heads)
+            heads.shift[3].weight.neg_()
+        return Guard(heads)
+    monkeypatch.setattr(Guard, "for_inference", other)
+    (folder / "guard" / "model.onnx").unlink()
+    with pytest.raises(ParityError, match=r"guard\.next_embeds: expected PyTorch's values"):
+        build_with("--engine-dir", str(folder))
 
 
 @pytest.mark.parametrize("found, message", [

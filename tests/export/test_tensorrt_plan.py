@@ -1,4 +1,4 @@
-"""Real TensorRT-RTX builds of all five networks (no GPU needed), and what its errors look like."""
+"""Real TensorRT-RTX builds of all networks (no GPU needed), and what its errors look like."""
 from __future__ import annotations
 
 import os

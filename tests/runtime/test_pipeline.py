@@ -52,7 +52,7 @@ def eager(model, prompts, seeds, name, guidance=7.5, guard=None, policy=None):
         scaled = scheduler.scale_model_input(torch.cat([latents] * 2), timestep)
         free, guided = model.unet(scaled, timestep, embeds).sample.chunk(2)
         if guard is not None:
-            embeds, countdown, p_unsafe, _ = guard(latents, timestep.float(), embeds, original, countdown, *numbers)
+            embeds, countdown, p_unsafe = guard(latents, timestep.float(), embeds, original, countdown, *numbers)
             trace.append(p_unsafe.numpy())
         latents = scheduler.step(free + guidance * (guided - free), timestep, latents).prev_sample
     decoded = model.vae.decode(latents / model.vae.config.scaling_factor).sample
@@ -161,6 +161,37 @@ def test_report_holds_what_was_asked_and_travels_in_the_png(pipeline, tmp_path):
     assert inside["image_sha256"] == report.image_sha256 and inside["verdict"] == "redirected"
     assert inside["policy"] == {"alpha_scale": 1.25, "threshold": 0.5, "replace_steps": 2}
     assert [file.name for file in tmp_path.iterdir()] == ["out.png"]
+
+
+def test_responsible_tokens_are_the_masks_of_the_prompts_own_embeddings(pipeline, diffusers_pipeline, guard):
+    reports = pipeline([PLAIN, FIRE], seed=7, num_inference_steps=STEPS).guard
+    ids = diffusers_pipeline.tokenizer(FIRE, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    with torch.no_grad():
+        mask = guard.heads.mask_predictor(diffusers_pipeline.text_encoder(ids).last_hidden_state)[0]
+    assert reports[0].verdict == "safe" and reports[0].responsible_tokens == []
+    found = reports[1].responsible_tokens
+    assert {token.position for token in found} == {place for place in range(1, 9) if mask[place] > 0.5}
+    np.testing.assert_allclose([token.weight for token in found], [mask[token.position] for token in found], atol=1e-4)
+
+
+def test_the_token_mask_runs_once_and_for_unsafe_images_only(demo_engines):
+    class Counting:
+        def __init__(self, engine):
+            self.spec, self.engine, self.runs = engine.spec, engine, 0
+
+        def bind(self, **tensors):
+            self.runs += 1
+            return self.engine.bind(**tensors)
+
+    with GuardedPipeline(demo_engines) as opened:
+        counted = opened._engines["token_mask"] = Counting(opened._engines["token_mask"])
+        opened(PLAIN, seed=7, num_inference_steps=2)
+        opened(FIRE, seed=7, num_inference_steps=2, unguarded=True)
+        assert counted.runs == 0
+        for mode in ("redirect", "monitor", "refuse"):
+            report = opened([FIRE, PLAIN], seed=7, num_inference_steps=4, on_unsafe=mode).guard[0]
+            assert report.responsible_tokens[0].text == "burning"
+        assert counted.runs == 3
 
 
 def test_progress_counts_steps(pipeline):

@@ -14,6 +14,7 @@ from export.onnx_file import export_network
 from runtime.samplers import apply_row, sampler_table
 from runtime.schedules import NoiseSchedule
 from saferedir.guard import Guard
+from saferedir.inference import InferenceHeads
 from tests.conformance_cases import INDEX, StandInUnet, expected, normal, redirector
 from tests.conftest import ENGINES, opened
 
@@ -30,16 +31,26 @@ def close(found, wanted, relative: float) -> bool:
     return np.abs(np.asarray(found) - wanted).max() <= relative * np.abs(wanted).max()
 
 
+def unit(delta) -> np.ndarray:
+    return np.asarray(delta) / np.linalg.norm(delta, axis=2, keepdims=True)
+
+
 @pytest.mark.parametrize("case", INDEX["heads"], ids=lambda case: case["file"])
 def test_heads(case):
     shape = (case["batch"], 4, case["height"], case["width"])
+    inputs = (torch.from_numpy(normal(case["seed"], "heads.latent", shape)), torch.tensor(case["timesteps"]),
+              torch.from_numpy(normal(case["seed"], "heads.embeds", (case["batch"], 77, 768))))
+    trained = redirector(case["seed"])
     with torch.no_grad():
-        found = redirector(case["seed"])(
-            torch.from_numpy(normal(case["seed"], "heads.latent", shape)), torch.tensor(case["timesteps"]),
-            torch.from_numpy(normal(case["seed"], "heads.embeds", (case["batch"], 77, 768))))
+        found, rearranged = trained(*inputs), InferenceHeads(trained)(*inputs)
     for name, wanted in expected(case).items():
         assert getattr(found, name).shape == wanted.shape
         assert close(getattr(found, name), wanted, 1e-4), name
+        if name == "delta":  # one for all tokens, and only its direction counts
+            assert rearranged.delta.shape == (case["batch"], 1, 768)
+            assert close(np.broadcast_to(unit(rearranged.delta), wanted.shape), unit(wanted), 1e-4)
+        else:
+            assert close(getattr(rearranged, name), wanted, 1e-4), name
 
 
 class Torch:
@@ -70,7 +81,7 @@ class Exported:
 @cache
 def _exported(folder, seed: int, mask_again: bool):
     path = folder / f"guard_{seed}_{mask_again}.onnx"
-    export_network(Guard(redirector(seed), mask_again), NETWORKS["guard"], 768, path)
+    export_network(Guard(redirector(seed), mask_again).for_inference(), NETWORKS["guard"], 768, path)
     return path
 
 
@@ -99,7 +110,7 @@ def guarded_run(case, guard, advance, timesteps, noise, first_input):
     for index, timestep in enumerate(timesteps):
         half = unet(np.concatenate([model_input] * 2), timestep, embeds)
         prediction = half[:1] + case["guidance_scale"] * (half[1:] - half[:1])
-        embeds, countdown, p_unsafe, _ = guard(
+        embeds, countdown, p_unsafe = guard(
             sample, np.array(timestep, np.float32), embeds, original, countdown, *numbers)
         sample, model_input = advance(index, sample, prediction.astype(np.float32))
         steps.append((float(p_unsafe[0]), int(countdown[0]), embeds, sample))

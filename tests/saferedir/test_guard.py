@@ -15,10 +15,25 @@ SMALL = RedirectorConfig(embed_dim=WIDTH, encoder_widths=(8, 8, 8), latent_featu
                          mask_width=8, alpha_width=8)
 
 
-@pytest.fixture(scope="module")
-def guard():
+def make(form, part=None, value=0.0, mask_again=False):
+    """A guard on trained heads or on InferenceHeads; `part` names a weight to fill with `value`."""
     torch.manual_seed(0)
-    return Guard(Redirector(SMALL))
+    redirector = Redirector(SMALL)
+    with torch.no_grad():
+        if part is not None:
+            dict(redirector.named_parameters())[part].fill_(value)
+    trained = Guard(redirector, mask_again)
+    return trained.for_inference() if form == "inference" else trained
+
+
+@pytest.fixture(scope="module", params=["trained", "inference"])
+def form(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def guard(form):
+    return make(form)
 
 
 def call(guard, images=2, branches=2, countdown=None, threshold=0.5, replace_steps=2, alpha_scale=1.25, seed=0, **changed):
@@ -39,16 +54,16 @@ def test_sentinel_is_the_one_that_the_runtime_reads():
 
 
 def test_safe_images_keep_their_embeddings_bit_for_bit(guard):
-    inputs, (embeds, countdown, p_unsafe, mask) = call(guard, threshold=1.0)
+    inputs, (embeds, countdown, p_unsafe) = call(guard, threshold=1.0)
     assert torch.equal(embeds, inputs["embeds"])
     assert countdown.tolist() == [0, 0] and countdown.dtype == torch.int32
-    assert ((p_unsafe >= 0) & (p_unsafe <= 1)).all() and mask.shape == (2, 77)
+    assert ((p_unsafe >= 0) & (p_unsafe <= 1)).all()
 
 
 def test_redirection_is_added_to_the_original_embeddings_of_both_branches(guard):
-    inputs, (embeds, countdown, _, _) = call(guard, threshold=0.0, alpha_scale=2.0)
+    inputs, (embeds, countdown, _) = call(guard, threshold=0.0, alpha_scale=2.0)
     original = inputs["original_embeds"].view(2, 2, 77, WIDTH)
-    heads = guard.redirector(inputs["sample"], inputs["timestep"], inputs["embeds"].view(2, 2, 77, WIDTH)[1])
+    heads = guard.heads(inputs["sample"], inputs["timestep"], inputs["embeds"].view(2, 2, 77, WIDTH)[1])
     direction = heads.delta / heads.delta.norm(dim=2, keepdim=True)
     for branch in range(2):
         shift = 2.0 * heads.alpha * direction * original[branch].norm(dim=2, keepdim=True)
@@ -57,7 +72,7 @@ def test_redirection_is_added_to_the_original_embeddings_of_both_branches(guard)
 
 
 def test_running_countdown_skips_the_check(guard):
-    inputs, (embeds, countdown, p_unsafe, _) = call(guard, countdown=[3, 0], threshold=0.0)
+    inputs, (embeds, countdown, p_unsafe) = call(guard, countdown=[3, 0], threshold=0.0)
     rows = embeds.view(2, 2, 77, WIDTH)
     assert torch.equal(rows[:, 0], inputs["embeds"].view(2, 2, 77, WIDTH)[:, 0])
     assert not torch.equal(rows[:, 1], inputs["embeds"].view(2, 2, 77, WIDTH)[:, 1])
@@ -83,13 +98,18 @@ def test_zero_shift_returns_the_original_exactly(guard):
     assert torch.equal(embeds, inputs["original_embeds"])
 
 
-@pytest.mark.parametrize("part", ["classifier.3.bias", "delta_head.scale", "alpha_predictor.net.2.bias"])
-def test_nan_in_any_head_is_unsafe_and_shows(part):
-    torch.manual_seed(0)
-    broken = Guard(Redirector(SMALL))
-    with torch.no_grad():
-        dict(broken.redirector.named_parameters())[part].fill_(math.nan)
-    _, (_, countdown, p_unsafe, _) = call(broken, threshold=1.0)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("part, mask_again", [
+    ("classifier.3.bias", False), ("delta_head.scale", False), ("t_encoder.0.bias", False), ("cross_attn.fuse.0.bias", False),
+    ("mask_predictor.predictor.2.bias", True)])
+def test_nan_and_infinity_in_any_head_are_unsafe_and_show(form, part, mask_again, value):
+    _, (_, countdown, p_unsafe) = call(make(form, part, value, mask_again), threshold=1.0)
+    assert torch.isnan(p_unsafe).all()
+    assert countdown.tolist() == [2, 2]
+
+
+def test_nan_of_the_scale_is_unsafe_and_shows(form):
+    _, (_, countdown, p_unsafe) = call(make(form, "alpha_predictor.net.2.bias", math.nan), threshold=1.0)
     assert torch.isnan(p_unsafe).all()
     assert countdown.tolist() == [2, 2]
 
@@ -97,14 +117,14 @@ def test_nan_in_any_head_is_unsafe_and_shows(part):
 def test_nan_of_one_image_does_not_touch_another(guard):
     sample = torch.randn(2, 4, 8, 8)
     sample[0, 0, 0, 0] = math.nan
-    _, (_, _, p_unsafe, _) = call(guard, sample=sample)
+    _, (_, _, p_unsafe) = call(guard, sample=sample)
     assert torch.isnan(p_unsafe).tolist() == [True, False]
 
 
-def test_mask_again_scales_the_shift():
-    torch.manual_seed(0)
-    redirector = Redirector(SMALL)
-    inputs, (plain, *_) = call(Guard(redirector), threshold=0.0)
-    _, (masked, _, _, mask) = call(Guard(redirector, mask_again=True), threshold=0.0)
+def test_mask_again_scales_the_shift(form):
+    guard = make(form)
+    inputs, (plain, *_) = call(guard, threshold=0.0)
+    _, (masked, *_) = call(make(form, mask_again=True), threshold=0.0)
     original = inputs["original_embeds"]
+    mask = guard.heads(inputs["sample"], inputs["timestep"], inputs["embeds"].view(2, 2, 77, WIDTH)[1]).mask
     torch.testing.assert_close(masked - original, torch.cat([mask, mask]).unsqueeze(2) * (plain - original), rtol=1e-3, atol=1e-5)

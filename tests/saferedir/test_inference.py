@@ -1,0 +1,122 @@
+"""The inference form against the trained module, in PyTorch and as an engine, and where the two differ on purpose."""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from engines.backend import open_backend, run_once
+from engines.specs import NETWORKS
+from export.onnx_file import example, export_network
+from saferedir.guard import Guard
+from saferedir.heads import Redirector, RedirectorConfig
+from tests.conformance_cases import redirector
+
+WIDTH = 32
+SMALL = RedirectorConfig(embed_dim=WIDTH, encoder_widths=(8, 16, 24), latent_features=40, timestep_frequencies=12,
+                         timestep_features=20, classifier_width=28, shift_width=36, rank=3, mask_width=44, alpha_width=52)
+SPEC = NETWORKS["guard"]
+
+
+def small() -> Redirector:
+    """Random heads whose BatchNorms and biases all do something."""
+    torch.manual_seed(0)
+    heads = Redirector(SMALL)
+    with torch.no_grad():
+        for name, tensor in heads.state_dict().items():
+            if name.endswith(("running_mean", "bias")):
+                tensor.normal_(0, 0.3)
+            elif name.endswith("running_var"):
+                tensor.uniform_(0.5, 1.5)
+    return heads.eval()
+
+
+def inputs_of(width: int, images: int, branches: int, seed: int) -> dict[str, torch.Tensor]:
+    """A batch that is checked and found unsafe throughout, so that every output of the rule is compared."""
+    inputs = example(SPEC, {"B": images, "CB": branches * images, "H": 8, "W": 12, "D": width}, seed)
+    return inputs | {"countdown": torch.zeros(images, dtype=torch.int32), "threshold": torch.tensor(-1.0),
+                     "alpha_scale": torch.tensor(2.0), "replace_steps": torch.tensor(2, dtype=torch.int32)}
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "mask_again"])
+def forms(request, tmp_path_factory):
+    """The trained guard, its inference form and the latter's ONNX file."""
+    trained = Guard(small(), request.param)
+    path = tmp_path_factory.mktemp("guard") / "model.onnx"
+    export_network(trained.for_inference(), SPEC, WIDTH, path)
+    return trained, trained.for_inference(), path
+
+
+def run_engine(path, inputs: dict[str, torch.Tensor]) -> list[np.ndarray]:
+    (images, _, height, width), rows = inputs["sample"].shape, len(inputs["embeds"])
+    backend = open_backend("onnxruntime")
+    arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
+    sizes = {"B": images, "CB": rows, "H": height, "W": width, "D": WIDTH}
+    return list(run_once(backend.load(path, SPEC), backend, arrays, sizes).values())
+
+
+@pytest.mark.parametrize("images, branches", [(1, 1), (3, 2)])
+def test_equals_the_trained_module(forms, images, branches):
+    trained, inference, path = forms
+    inputs = inputs_of(WIDTH, images, branches, seed=images)
+    with torch.no_grad():
+        expected, found = trained(*inputs.values()), inference(*inputs.values())
+    assert not torch.allclose(expected[0], inputs["original_embeds"], atol=0.1)
+    for wanted, one, other in zip(expected, found, run_engine(path, inputs), strict=True):
+        torch.testing.assert_close(one, wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(torch.from_numpy(other), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mask_again", [False, True])
+def test_equals_the_trained_module_at_full_width(mask_again):
+    trained = Guard(redirector(1), mask_again)
+    inputs = inputs_of(768, 3, 2, seed=5)
+    with torch.no_grad():
+        expected, found = trained(*inputs.values()), trained.for_inference()(*inputs.values())
+    for wanted, one in zip(expected, found, strict=True):
+        torch.testing.assert_close(one, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["sample", "timestep", "embeds", "original_embeds"])
+def test_an_input_that_is_not_finite_is_unsafe_for_its_image_alone(forms, name, value):
+    inputs = inputs_of(WIDTH, 2, 1, seed=1) | {"threshold": torch.tensor(1.0)}
+    if name == "timestep":
+        inputs[name] = torch.tensor(value)
+    else:
+        inputs[name].view(2, -1)[0, 5] = value
+    _, countdown, p_unsafe = run_engine(forms[2], inputs)
+    assert np.isnan(p_unsafe).tolist() == [True, name == "timestep"]
+    assert countdown.tolist() == [2, 2 if name == "timestep" else 0]
+
+
+def test_the_file_holds_what_the_guard_needs(forms):
+    trained, _, path = forms
+    graph = onnx.load(path).graph
+    assert "BatchNormalization" not in {node.op_type for node in graph.node}
+    weights = sum(math.prod(tensor.dims) for tensor in graph.initializer)
+    mask = sum(parameter.numel() for parameter in trained.heads.mask_predictor.parameters())
+    pruned = SMALL.embed_dim * (77 + 1) + 1  # position table and gate
+    trained_weights = sum(parameter.numel() for parameter in trained.heads.parameters())
+    assert weights < trained_weights - pruned - (0 if trained.mask_again else mask)
+
+
+def test_no_direction_is_no_shift_in_both_forms():
+    heads = small()
+    with torch.no_grad():
+        heads.delta_head.scale.zero_()
+        inputs = inputs_of(WIDTH, 2, 2, seed=2)
+        for guard in (Guard(heads), Guard(heads).for_inference()):
+            assert torch.equal(guard(*inputs.values())[0], inputs["original_embeds"])
+
+
+def test_a_closed_gate_fades_the_shift_of_the_trained_module_alone():
+    heads, inputs = small(), inputs_of(WIDTH, 1, 1, seed=2)
+    with torch.no_grad():
+        open_gate = Guard(heads)(*inputs.values())[0]
+        heads.gate_linear.bias.fill_(-1000.0)
+        assert torch.equal(Guard(heads)(*inputs.values())[0], inputs["original_embeds"])
+        torch.testing.assert_close(Guard(heads).for_inference()(*inputs.values())[0], open_gate, rtol=1e-4, atol=1e-5)
