@@ -110,7 +110,8 @@ def modules() -> dict[str, Any]:
         def forward(self, sample, timestep, encoder_hidden_states):
             return self.module(sample.bfloat16(), timestep, encoder_hidden_states.bfloat16()).float()
     torch.manual_seed(0)
-    made = {"unet": Half(Unet(UNet2DConditionModel(**UNET))), "guard": Guard(Redirector()).for_inference(), "sampler_step": SamplerStep()}
+    made = {"unet": Half(Unet(UNet2DConditionModel(**UNET))), "guard": Guard(Redirector()).for_inference(),
+            "sampler_step": SamplerStep()}
     return {name: module.eval().requires_grad_(False).cuda() for name, module in made.items()}
 
 
