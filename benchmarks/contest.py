@@ -147,6 +147,7 @@ def _meet(name: str, target: Target, works: tuple[Work, Work], rounds: int, scra
 
 
 def _prepare(name: str, target: Target, scratch: Path) -> None:
+    warnings.simplefilter("ignore")
     resolve(PEERS[name].prepare)(target, scratch)
 
 

@@ -35,7 +35,9 @@ class Suite:
 
     def run(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """The document and the rows of the CSV file."""
-        started, manifest = machine.now(), Manifest.read(self.target.engine_dir)[0]
+        # At the start: the commit may change while a long benchmark runs.
+        started, described = machine.now(), machine.describe()
+        manifest = Manifest.read(self.target.engine_dir)[0]
         colds = self._cold_starts()
         log = CallLog()
         with GuardedPipeline(self.target.engine_dir, wrap=log.wrap) as pipeline:
@@ -43,7 +45,7 @@ class Suite:
             cells = self._grid(pipeline, log)
         modes = [figures.mode_figures(figures.of_mode(runs, mode)) for mode in MODES]
         document = {
-            "format": FORMAT, "command": self.command, "started": started, "machine": machine.describe(),
+            "format": FORMAT, "command": self.command, "started": started, "machine": described,
             "target": self._describe(manifest), "workload": self._describe_workload(),
             "recording_nanoseconds_per_call": log.cost(), "checks": [dataclasses.asdict(check) for check in same_work(runs)],
             "modes": modes, "cost_of_guard": figures.cost_of_guard(runs), "timeline": figures.timeline(runs),
