@@ -23,7 +23,7 @@ class Limits:
     grey_levels: int
 
 
-LIMITS = {"float32": Limits(0.9999, 1e-3, 1), "bfloat16": Limits(0.999, 0.05, 16)}
+LIMITS = {"float32": Limits(0.9999, 1e-3, 1), "bfloat16": Limits(0.998, 0.1, 16)}
 NEVER_CONSTANT = frozenset({"text_embeddings", "noise_pred", "images"})
 Figures = dict[str, dict[str, float]]
 
