@@ -48,12 +48,19 @@ class OnnxRuntimeBackend(HostMemory):
     name = "onnxruntime"
     device = f"ONNX Runtime {onnxruntime.__version__}, CPU"
 
-    def load(self, path: Path, spec: NetworkSpec) -> OnnxRuntimeEngine:
-        """See `engines.backend.Backend.load`."""
+    def options(self) -> onnxruntime.SessionOptions:
+        """Session options, chosen by `benchmarks/cpu_backends.py`."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # Each session has threads of its own, and by default they spin for a long time after a run: on the cores that the next
+        # network needs. Twenty microseconds last from one operator to the next.
+        options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
+        return options
+
+    def load(self, path: Path, spec: NetworkSpec) -> OnnxRuntimeEngine:
+        """See `engines.backend.Backend.load`."""
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(str(path), self.options(), providers=["CPUExecutionProvider"])
         except Exception as error:
             raise BackendError(f"{path}: ONNX Runtime cannot load it: {error}") from error
         check_names(spec, [value.name for value in (*session.get_inputs(), *session.get_outputs())])

@@ -1,7 +1,7 @@
 """OpenVINO on a CPU: a network is compiled for each set of shapes that it is bound to.
 
-Compiled for fixed shapes the UNet runs faster than a dynamic one and needs a tenth of its scratch memory
-(`benchmarks/cpu_backends.py`), but each set holds a copy of the weights: see `COMPILED`.
+A network compiled for fixed shapes is faster than a dynamic one (`benchmarks/cpu_backends.py`), but each set of shapes holds a
+copy of the weights, for as long as a bound call needs it or it is one of the last `COMPILED`.
 """
 from __future__ import annotations
 

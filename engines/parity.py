@@ -21,7 +21,7 @@ class Limits:
 LIMITS = {
     "float32": Limits(cosine=0.9999, relative_error=1e-3, grey_levels=1),
     "float16": Limits(cosine=0.9999, relative_error=1e-2, grey_levels=4),
-    "bfloat16": Limits(cosine=0.999, relative_error=5e-2, grey_levels=16),
+    "bfloat16": Limits(cosine=0.998, relative_error=0.1, grey_levels=16),
 }
 NEVER_CONSTANT = frozenset({"text_embeddings", "noise_pred", "images"})  # outputs that vary over every sensible input
 Figures = dict[str, dict[str, float]]  # output → figure → value
