@@ -10,6 +10,7 @@ import numpy as np
 from benchmarks.ratios import Spread, paired_ratio
 from benchmarks.sampling import GUARDED, MODES, TRIGGERED, UNGUARDED, Run
 from benchmarks.timing import NAMES
+from engines.specs import GUARD_NETWORKS
 
 MS = 1e-6  # of a nanosecond
 INSIDE, WHOLE = "inside each run", "whole runs"
@@ -34,7 +35,8 @@ def mode_figures(runs: Sequence[Run]) -> dict[str, Any]:
     return {"mode": runs[0].mode, "runs": len(runs), "networks": rows,
             "images_per_second": dataclasses.asdict(Spread.of([1e9 * images / run.duration for run in runs])),
             "verdicts": sorted({report.verdict for run in runs for report in run.reports}),
-            "checks_per_image": sorted({sum(report.checked) for run in runs for report in run.reports})}
+            "checks_per_image": sorted({sum(report.checked) for run in runs for report in run.reports}),
+            "execution": dataclasses.asdict(runs[-1].execution)}
 
 
 def _row(name: str, calls: Sequence[np.ndarray], runs: Sequence[Run]) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def cost_of_guard(runs: Sequence[Run]) -> list[dict[str, Any]]:
     for mode in (GUARDED, TRIGGERED):
         mine = of_mode(runs, mode)
         durations = [run.duration for run in mine]
-        rest = [run.duration - run.calls.total("guard") for run in mine]
+        rest = [run.duration - sum(map(run.calls.total, GUARD_NETWORKS)) for run in mine]
         for method, denominators in ((INSIDE, rest), (WHOLE, unguarded)):
             found.append({"mode": mode, "method": method, **dataclasses.asdict(paired_ratio(durations, denominators))})
     return found
@@ -98,7 +100,7 @@ def extrapolated(modes: Sequence[dict[str, Any]], measured_steps: int, steps: in
         median = {row["network"]: row["milliseconds"]["median"] for row in figures["networks"]}
         step = sum(median.get(name, 0.0) for name in ("unet", "guard", "sampler_step", "outside engines, per step"))
         once = median["pipeline"] - measured_steps * step
-        whole, guard = once + steps * step, steps * median.get("guard", 0.0)
+        whole, guard = once + steps * step, steps * median.get("guard", 0.0) + median.get("token_mask", 0.0)
         found.append({"mode": figures["mode"], "steps": steps, "seconds": whole / 1000, "over_rest": whole / (whole - guard),
                       "from_steps": measured_steps, "extrapolated": True})
     return found

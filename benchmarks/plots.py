@@ -21,8 +21,8 @@ from benchmarks.sampling import GUARDED, MODES  # noqa: E402
 from benchmarks.timing import LOOP_NETWORKS  # noqa: E402
 from engines.atomic import replacing  # noqa: E402
 
-COLOURS = {"text_encoder": "#8c6bb1", "unet": "#4477aa", "guard": "#cc3311", "sampler_step": "#ddaa33", "vae_decoder": "#44aa77",
-           "outside engines": "#999999"}
+COLOURS = {"text_encoder": "#8c6bb1", "unet": "#4477aa", "guard": "#cc3311", "token_mask": "#882255",
+           "sampler_step": "#ddaa33", "vae_decoder": "#44aa77", "outside engines": "#999999"}
 SERIES = ("#4477aa", "#ee7733", "#228833", "#aa3377", "#66ccee")
 STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10,
                          "legend.frameon": False}

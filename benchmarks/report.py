@@ -54,11 +54,20 @@ def _checks(document: dict[str, Any]) -> Iterator[str]:
 def _modes(document: dict[str, Any]) -> Iterator[str]:
     yield f"{'milliseconds of a call':<28} {'calls':>5} {'median':>10} {'p5':>10} {'p95':>10} {'share of run':>13}"
     for mode in document["modes"]:
-        yield f"{mode['mode']}: {mode['images_per_second']['median']:.3g} images per second, {', '.join(mode['verdicts'])}"
+        yield (f"{mode['mode']}: {mode['images_per_second']['median']:.3g} images per second, {', '.join(mode['verdicts'])}; "
+               f"{_graph(mode['execution'])}")
         for row in mode["networks"]:
             found = row["milliseconds"]
             yield (f"  {row['network']:<26} {row['calls']:>5} {found['median']:>10.3f} {found['p5']:>10.3f} {found['p95']:>10.3f} "
                    f"{row['share']:>12.2%}")
+
+
+def _graph(execution: dict[str, Any]) -> str:
+    """Whether a CUDA graph engaged, or why not."""
+    if not execution["graph"]:
+        return f"no CUDA graph: {execution['reason']}"
+    return (f"one CUDA graph, captured {execution['captures']} times, replayed {execution['replays']} times, "
+            f"{execution['graph_memory'] / 2**20:.0f} MiB")
 
 
 def _cost(document: dict[str, Any]) -> Iterator[str]:

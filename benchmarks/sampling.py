@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.timing import CallLog, Calls
 from engines.manifest import Policy
+from engines.program import Execution
 from runtime import GuardedPipeline
 from runtime.report import ImageReport
 
@@ -56,6 +57,7 @@ class Run:
     end: int
     calls: Calls
     reports: Sequence[ImageReport]
+    execution: Execution
 
     @property
     def duration(self) -> int:
@@ -85,7 +87,7 @@ def _runs(pipeline: GuardedPipeline, log: CallLog, workload: Workload, trained: 
             start = perf_counter_ns()
             result = pipeline(prompts, **options)
             end = perf_counter_ns()
-            yield Run(mode, number, position, start, end, log.calls(), result.guard)
+            yield Run(mode, number, position, start, end, log.calls(), result.guard, result.execution)
             tick()
 
 

@@ -53,9 +53,10 @@ class Guard(nn.Module):
         if self.mask_again:
             size = mask.unsqueeze(2) * size
 
-        # A guard that cannot redirect has failed, whatever it classifies. The latents are looked at themselves, because the ReLU
-        # of some engines turns NaN into 0.
-        usable = torch.isfinite(size.sum(dim=(0, 2, 3)) + direction.sum(dim=(1, 2)) + sample.sum(dim=(1, 2, 3)))
+        # A guard that cannot redirect has failed, whatever it classifies. Its inputs are looked at themselves, because the ReLU of
+        # some engines turns NaN into 0.
+        inputs = sample.sum(dim=(1, 2, 3)) + current.sum(dim=(0, 2, 3))
+        usable = torch.isfinite(size.sum(dim=(0, 2, 3)) + direction.sum(dim=(1, 2)) + inputs)
         p_unsafe = torch.where(usable, torch.softmax(logits, dim=1)[:, 1], torch.nan)
         checked = countdown <= 0
         unsafe = checked & ~(p_unsafe <= threshold)  # NaN compares false, so it is unsafe

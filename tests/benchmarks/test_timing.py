@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.sampling import GUARDED, MODES, TRIGGERED, UNGUARDED, Run, Workload, interleave, order, same_work
 from benchmarks.timing import NAMES, CallLog, Calls
+from engines.program import Execution
 from runtime import GuardedPipeline
 
 WORKLOAD = Workload(batch_size=2, num_inference_steps=3, height=32, width=32, scheduler="pndm")  # four rows
@@ -32,8 +33,8 @@ def test_every_engine_call_of_a_run_is_counted(runs):
     assert [(run.round, run.position) for run in runs] == [(number, place) for number in (0, 1) for place in range(3)]
     for run in runs:
         counted = {name: len(run.calls.durations(name)) for name in NAMES}
-        assert counted == {"text_encoder": 1, "unet": 4, "guard": 0 if run.mode == UNGUARDED else 4, "sampler_step": 4,
-                           "vae_decoder": 1}
+        assert counted == {"text_encoder": 1, "unet": 4, "guard": 0 if run.mode == UNGUARDED else 4,
+                           "token_mask": int(run.mode == TRIGGERED), "sampler_step": 4, "vae_decoder": 1}
         assert (run.calls.end > run.calls.start).all() and (run.calls.start[1:] >= run.calls.end[:-1]).all()
         assert run.start <= run.calls.start[0] and run.calls.end[-1] <= run.end
         assert len(run.calls.gaps()) == 4 and (run.calls.gaps() >= 0).all()
@@ -95,4 +96,4 @@ def test_every_mode_comes_at_every_place_and_after_every_other():
 
 
 def test_run_lasts_from_start_to_end():
-    assert Run("unguarded", 0, 0, 5, 12, calls_of(("unet", 6, 8)), ()).duration == 7
+    assert Run("unguarded", 0, 0, 5, 12, calls_of(("unet", 6, 8)), (), Execution()).duration == 7
