@@ -5,7 +5,8 @@ SafeRedirError
 ├── EngineError       the built engines cannot be used
 │   ├── ManifestError     manifest.json is missing, unreadable, or lacks what is asked of it (a guard, say)
 │   ├── DigestError       an engine file is missing or is not the one that was built
-│   └── BackendError      the backend is not installed, or refused an engine
+│   ├── BackendError      the backend is not installed, or refused an engine
+│   └── ParityError       an engine does not compute what PyTorch computes
 └── NonFiniteError    a network returned NaN or infinity; the pictures concerned are withheld
 """
 from __future__ import annotations
@@ -33,6 +34,10 @@ class DigestError(EngineError):
 
 class BackendError(EngineError):
     """The backend is not installed, or refused an engine."""
+
+
+class ParityError(EngineError):
+    """An engine does not compute what PyTorch computes."""
 
 
 class NonFiniteError(SafeRedirError):

@@ -17,8 +17,9 @@ from typing import Any
 from engines.backend import open_backend
 from engines.errors import InputError, ManifestError
 from engines.manifest import FILE_NAME, FileRecord, Geometry, GuardRecord, Manifest, Policy, SourceRecord
-from engines.specs import GUARD_NETWORKS, NETWORKS, OPSET
+from engines.specs import GUARD_NETWORKS, NETWORKS
 from engines.store import MODEL_FILES, TOKENIZER, file_digest
+from export.precision import OPSETS, network_precisions
 from export.shape_profile import Profile, Span
 from export.source import Source, record
 from export.tensorrt_plan import MODULES, PlanOptions, build_plan, import_tensorrt
@@ -26,7 +27,8 @@ from export.tensorrt_plan import MODULES, PlanOptions, build_plan, import_tensor
 ROOT = Path(__file__).resolve().parent.parent
 # The component of the model that each network is made from, and the code that decides how.
 COMPONENT_OF = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae", "tokenizer": "tokenizer"}
-CODE = ("export/onnx_file.py", "export/networks.py", "export/parity.py", "engines/specs.py")
+CODE = ("export/onnx_file.py", "export/half_precision.py", "export/emulation.py", "export/networks.py", "export/parity.py",
+        "engines/parity.py", "engines/specs.py")
 PLAN_CODE = ("export/tensorrt_plan.py", "export/shape_profile.py")
 GUARD_CODE = ("saferedir/guard.py", "saferedir/heads.py")
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "tokenizers")
@@ -34,7 +36,11 @@ LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "token
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What to build. `redirector` None means engines without a guard, which only unguarded generation accepts."""
+    """What to build. `redirector` None means engines without a guard, which only unguarded generation accepts.
+
+    Raises:
+        InputError: the backend cannot run in the precision.
+    """
 
     model: str
     redirector: Path | None
@@ -50,6 +56,12 @@ class BuildOptions:
     mask_again: bool = False
     policy: Policy = Policy()
     force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.backend == "onnxruntime" and self.precision != "float32":
+            raise InputError(f"precision: expected float32 for onnxruntime on a CPU, found {self.precision}: it computes float16 "
+                             "as float32 between casts, no faster, and bfloat16 not at all; for half precision choose "
+                             f"--backend {' or '.join(MODULES)}")
 
     def profile(self, geometry: Geometry) -> Profile | None:
         """The shapes of TensorRT engines; None for ONNX Runtime, whose engines take any."""
@@ -103,16 +115,18 @@ def _previous(folder: Path) -> Manifest | None:
 def _plan(source: Source, options: BuildOptions, previous: Manifest | None, versions: dict[str, str]) -> Manifest:
     """The manifest of the build that is asked for, still without files and parity figures."""
     known = previous.sources if previous is not None and previous.model == options.model else {}
-    sources, recipe = {}, {}
+    sources: dict[str, SourceRecord] = {}
+    recipe: dict[str, dict[str, Any]] = {}
     target = _target(options, options.profile(source.geometry))
-    common = {"backend": options.backend, "precision": options.precision, "opset": OPSET, "target": target,
+    precisions = network_precisions(options.precision, source.config("unet"))
+    common = {"backend": options.backend, "target": target,
               "code": _code_digest(CODE if not target else (*CODE, *PLAN_CODE)), "versions": versions}
     for network, component in COMPONENT_OF.items():
         records = {f"{component}/{path.name}": record(path, known.get(f"{component}/{path.name}"))
                    for path in source.files(component)}
         sources.update(records)
         recipe[network] = {**common, **{name: found.sha256 for name, found in records.items()}}
-    recipe["sampler_step"] = common
+    recipe["sampler_step"] = {**common}
     guard = None
     if options.redirector is not None:
         if not options.redirector.is_file():
@@ -123,10 +137,21 @@ def _plan(source: Source, options: BuildOptions, previous: Manifest | None, vers
                            "guard code": _code_digest(GUARD_CODE)}
         guard = GuardRecord(options.concept or options.redirector.stem, options.redirector.name, digest,
                             options.mask_again, options.policy)
+    for network in NETWORKS.keys() & recipe.keys():
+        recipe[network] |= {"precision": precisions[network], "opset": OPSETS[precisions[network]]}
     return Manifest(
         model=options.model, sources=sources, geometry=source.geometry, scheduler=source.scheduler, guard=guard,
-        backend=options.backend, precision=options.precision, opset=OPSET, versions=versions, files={}, parity={},
-        recipe=recipe, target=target, command=" ".join(["python", *sys.argv]))
+        backend=options.backend, precision=options.precision, opset=max(OPSETS[precisions[network]] for network in NETWORKS),
+        versions=versions, files={}, parity={}, recipe=recipe, target={**target, **_half_notes(precisions)},
+        command=" ".join(["python", *sys.argv]))
+
+
+def _half_notes(precisions: dict[str, str]) -> dict[str, str]:
+    """What the manifest says of networks in half precision; nothing where there are none."""
+    if set(precisions.values()) == {"float32"}:
+        return {}
+    return {"network_precision": ", ".join(f"{network} {precision}" for network, precision in precisions.items()),
+            "onnx_parity": "half precision emulated on a CPU: computed in float32, every half result rounded"}
 
 
 def _target(options: BuildOptions, profile: Profile | None) -> dict[str, str]:
@@ -242,12 +267,8 @@ def _build_one(network: str, folder: Path, source: Source, options: BuildOptions
         from export.tokenizer import convert_tokenizer
         convert_tokenizer(source.load("tokenizer")).save(str(folder / TOKENIZER))
         return "ids equal to CLIPTokenizer's"
-    from export.onnx_file import export_network
-    from export.parity import gate
-    path, spec, backend = folder / network / MODEL_FILES[0], NETWORKS[network], open_backend("onnxruntime")
-    module = _module(network, source, options)
-    export_network(module, spec, source.geometry.embed_dim, path)
-    manifest.parity[network] = gate(module, backend.load(path, spec), backend, source.geometry)
+    path, spec, precision = folder / network / MODEL_FILES[0], NETWORKS[network], manifest.recipe[network]["precision"]
+    manifest.parity[network] = _export(network, path, source, options, precision)
     if (profile := options.profile(source.geometry)) is not None:
         build_plan(import_tensorrt(options.backend), path, spec, profile, source.geometry, options.plan,
                    folder / network / MODEL_FILES[1])
@@ -256,7 +277,23 @@ def _build_one(network: str, folder: Path, source: Source, options: BuildOptions
                 file.unlink(missing_ok=True)
     worst = manifest.worst_parity(network)
     assert worst is not None  # the gate has just given them
-    return f"parity: cosine {worst[0]:.6f}, largest error {worst[1]:.1e}"
+    return f"{precision}, parity: cosine {worst[0]:.6f}, largest error {worst[1]:.1e}"
+
+
+def _export(network: str, path: Path, source: Source, options: BuildOptions, precision: str) -> dict[str, dict[str, float]]:
+    """Write one network's ONNX file and hold it to PyTorch; its figures. The weights in memory are gone afterwards."""
+    from export.emulation import emulate
+    from export.onnx_file import export_network
+    from export.parity import gate
+    spec, backend, module = NETWORKS[network], open_backend("onnxruntime"), _module(network, source, options)
+    export_network(module, spec, source.geometry.embed_dim, path, precision)
+    if precision == "float32":
+        return gate(module, backend.load(path, spec), backend, source.geometry)
+    twin = emulate(path)
+    try:
+        return gate(module, backend.load(twin, spec), backend, source.geometry, precision)
+    finally:
+        twin.unlink()
 
 
 def _module(network: str, source: Source, options: BuildOptions) -> Any:

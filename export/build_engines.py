@@ -12,6 +12,7 @@ if __package__ in (None, ""):
 from engines.errors import InputError, SafeRedirError  # noqa: E402
 from engines.manifest import Policy  # noqa: E402
 from export.build import BuildOptions, build  # noqa: E402
+from export.precision import precision_name  # noqa: E402
 from export.tensorrt_plan import MODULES, TARGETS, PlanOptions  # noqa: E402
 
 DEMO_MODEL = ROOT / "demo" / "model"
@@ -29,7 +30,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--engine-dir", type=Path, help="where the engines go (default: engines/plans/<model's name>)")
     result.add_argument("--concept", default="", help="what the guard forgets, for reports (default: the checkpoint's name)")
     result.add_argument("--backend", choices=["onnxruntime", *MODULES], default="onnxruntime")
-    result.add_argument("--precision", choices=["float32"], default="float32")
+    result.add_argument("--precision", default="float32", help="float32, float16 or bfloat16, or fp32, fp16, bf16; "
+                        "half needs TensorRT (%(default)s)")
     result.add_argument("--mask-again", action="store_true", help="apply the token mask once more after normalising the shift")
     result.add_argument("--alpha-scale", type=float, default=default.alpha_scale, help="default policy (%(default)s)")
     result.add_argument("--threshold", type=float, default=default.threshold, help="default policy (%(default)s)")
@@ -68,7 +70,7 @@ def options(arguments: argparse.Namespace) -> BuildOptions:
         keep_onnx=arguments.keep_onnx,
         plan=PlanOptions(arguments.workspace, arguments.optimization_level, tuple(sorted(arguments.target_sm, key=int))),
         model=arguments.model or str(DEMO_MODEL), redirector=redirector, concept=concept,
-        engine_dir=arguments.engine_dir or PLANS / name, backend=arguments.backend, precision=arguments.precision,
+        engine_dir=arguments.engine_dir or PLANS / name, backend=arguments.backend, precision=precision_name(arguments.precision),
         mask_again=arguments.mask_again, force=arguments.force,
         policy=Policy(arguments.alpha_scale, arguments.threshold, arguments.replace_steps))
 

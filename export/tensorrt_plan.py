@@ -18,6 +18,7 @@ from export.shape_profile import Profile
 
 TARGETS = ("86", "89", "120")  # compute capabilities that --target-sm takes, without the dot
 MODULES = {"tensorrt-rtx": "tensorrt_rtx_bindings"}
+DTYPES = {"FLOAT": "float32", "INT32": "int32", "INT64": "int64", "UINT8": "uint8", "BOOL": "bool"}  # of the specs
 
 
 def import_tensorrt(backend: str) -> Any:
@@ -103,9 +104,10 @@ def _add_profile(builder: Any, config: Any, spec: NetworkSpec, profile: Profile,
 
 
 def _check(network: Any, spec: NetworkSpec) -> None:
-    found = [network.get_input(index).name for index in range(network.num_inputs)]
-    found += [network.get_output(index).name for index in range(network.num_outputs)]
-    expected = [tensor.name for tensor in spec.tensors]
+    tensors = [network.get_input(index) for index in range(network.num_inputs)]
+    tensors += [network.get_output(index) for index in range(network.num_outputs)]
+    found = [(tensor.name, DTYPES.get(tensor.dtype.name, tensor.dtype.name)) for tensor in tensors]
+    expected = [(tensor.name, tensor.dtype) for tensor in spec.tensors]
     if found != expected:
         raise PlanError(f"{spec.name}: expected tensors {expected}, TensorRT built {found}")
 

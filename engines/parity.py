@@ -1,0 +1,50 @@
+"""How far a network's outputs may be from PyTorch's, and the comparison. Needs numpy alone, so that a device can make it."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engines.errors import ParityError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`relative_error` is of the largest magnitude of an output, `grey_levels` for pictures."""
+
+    cosine: float  # at least
+    relative_error: float  # at most
+    grey_levels: int  # at most
+
+
+# By the precision that a network computes in; figures of several models are in benchmarks/results/precision.json.
+LIMITS = {
+    "float32": Limits(cosine=0.9999, relative_error=1e-3, grey_levels=1),
+    "float16": Limits(cosine=0.9999, relative_error=1e-2, grey_levels=2),
+    "bfloat16": Limits(cosine=0.999, relative_error=4e-2, grey_levels=6),
+}
+NEVER_CONSTANT = frozenset({"text_embeddings", "noise_pred", "images"})  # outputs that vary over every sensible input
+
+
+def compare(name: str, expected: np.ndarray, found: np.ndarray, limits: Limits) -> dict[str, float]:
+    """Cosine and largest absolute error of one output, `name` as network.output; whole numbers and truths must be equal.
+
+    Raises:
+        ParityError: another shape, NaN or infinity, one value everywhere, or beyond the limits.
+    """
+    if expected.shape != found.shape:
+        raise ParityError(f"{name}: expected shape {list(expected.shape)} as in PyTorch, found {list(found.shape)}")
+    for origin, values in (("PyTorch", expected), ("the engine", found)):
+        if not np.isfinite(values).all():
+            raise ParityError(f"{name}: expected finite numbers, {origin} gave NaN or infinity")
+        if name.split(".")[-1] in NEVER_CONSTANT and values.std() == 0:
+            raise ParityError(f"{name}: expected values that vary, {origin} gave {values.flat[0]} everywhere")
+    a, b = expected.astype(np.float64).ravel(), found.astype(np.float64).ravel()
+    error = float(np.abs(a - b).max())
+    norms = np.linalg.norm(a) * np.linalg.norm(b)
+    cosine = min(1.0, float(a @ b / norms)) if norms else float(error == 0)
+    limit = {"f": limits.relative_error * max(np.abs(a).max(), 1e-6), "u": limits.grey_levels}.get(expected.dtype.kind, 0)
+    if error > limit or cosine < limits.cosine:
+        raise ParityError(f"{name}: expected PyTorch's values (cosine at least {limits.cosine}, error at most {limit:.3g}), "
+                          f"found cosine {cosine:.6f}, error {error:.3g}")
+    return {"cosine": cosine, "max_abs_error": error}
