@@ -20,8 +20,8 @@ class Limits:
 # By the precision that a network computes in; figures of several models are in benchmarks/results/precision.json.
 LIMITS = {
     "float32": Limits(cosine=0.9999, relative_error=1e-3, grey_levels=1),
-    "float16": Limits(cosine=0.9999, relative_error=1e-2, grey_levels=2),
-    "bfloat16": Limits(cosine=0.999, relative_error=4e-2, grey_levels=6),
+    "float16": Limits(cosine=0.9999, relative_error=1e-2, grey_levels=4),
+    "bfloat16": Limits(cosine=0.999, relative_error=5e-2, grey_levels=16),
 }
 NEVER_CONSTANT = frozenset({"text_embeddings", "noise_pred", "images"})  # outputs that vary over every sensible input
 

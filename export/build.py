@@ -289,7 +289,7 @@ def _export(network: str, path: Path, source: Source, options: BuildOptions, pre
     export_network(module, spec, source.geometry.embed_dim, path, precision)
     if precision == "float32":
         return gate(module, backend.load(path, spec), backend, source.geometry)
-    twin = emulate(path)
+    twin = emulate(path, precision)
     try:
         return gate(module, backend.load(twin, spec), backend, source.geometry, precision)
     finally:

@@ -34,7 +34,7 @@ def convert(model: ModelProto, network: str, precision: str) -> None:
     Casts go where precisions meet. A pointwise operator computes in half when all of its varying inputs are half; values that
     follow from constants and sizes alone never widen it.
     """
-    floats = _float_tensors(model)
+    floats = tensors_of(model, TensorProto.FLOAT)
     computes, half = _choose(model.graph, floats, GUARD_HALF_OPS if network == "guard" else HALF_OPS)
     half |= _convert_weights(model.graph, floats, computes, precision)
     _insert_casts(model.graph, floats, computes, half, precision)
@@ -105,8 +105,8 @@ def _cast(name: str, result: str, element: int) -> NodeProto:
     return helper.make_node("Cast", [name], [result], name=result, to=element)
 
 
-def _float_tensors(model: ModelProto) -> set[str]:
-    """Names of the float32 tensors, inferred without the weights: a model in memory may exceed protobuf's 2 GiB."""
+def tensors_of(model: ModelProto, element: int) -> set[str]:
+    """Names of the tensors of one ONNX element type, inferred without the weights: a model may exceed protobuf's 2 GiB."""
     light = ModelProto()
     light.ir_version = model.ir_version
     light.opset_import.extend(model.opset_import)
@@ -117,7 +117,7 @@ def _float_tensors(model: ModelProto) -> set[str]:
                              for weight in model.graph.initializer)
     graph = shape_inference.infer_shapes(light).graph
     values: list[ValueInfoProto] = [*graph.value_info, *graph.input, *graph.output]
-    return {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+    return {value.name for value in values if value.type.tensor_type.elem_type == element}
 
 
 def _fixed_values(graph: GraphProto) -> set[str]:
