@@ -173,6 +173,8 @@ def compare_ways(network: str, model: str, scratch: Path, limit: float) -> dict[
     folder = scratch / network
     folder.mkdir()
     exported = measured(limit, export_float32, folder, network, model)
+    if "failed" in exported:
+        raise SystemExit(f"{network}: the float32 export failed: {exported['failed']}")
     figures: dict[str, Any] = {"float32 export": _with_size(exported, folder, "float32.onnx")}
     for precision, ways in WAYS.items():
         for way in ways:
@@ -182,7 +184,7 @@ def compare_ways(network: str, model: str, scratch: Path, limit: float) -> dict[
                 found |= {"errors": compared["result"]} if "result" in compared else compared
             figures[f"{precision} {way}"] = found
             print(f"{network:<13} {precision:<9} {way:<7} {json.dumps(found)}", flush=True)
-            if network == "unet" and (precision, way) == ("float16", "pass"):
+            if (network, precision, way) == ("unet", "float16", "pass") and not (folder / "half.onnx.data").exists():
                 shutil.copy(folder / "half.onnx", scratch / "float16.onnx")
             for file in folder.glob("half.onnx*"):
                 file.unlink()

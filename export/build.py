@@ -197,7 +197,7 @@ def _changes(previous: Manifest | None, planned: Manifest, folder: Path) -> list
             changes.append(f"{network} ({', '.join(fields)})")
         elif not _intact(previous, folder, network, digests=False):
             changes.append(f"{network} (files missing or altered)")
-    for key in ("model", "geometry", "scheduler", "guard"):
+    for key in ("model", "precision", "geometry", "scheduler", "guard"):
         if getattr(previous, key) != getattr(planned, key):
             changes.append(key)
     return changes

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from engines.errors import InputError
+from engines.errors import InputError, ParityError
 from engines.manifest import Manifest
+from engines.parity import LIMITS, compare
 from engines.specs import NETWORKS
 from export import build_engines, parity
 from export.build import build
@@ -99,7 +100,7 @@ def test_failing_gate_names_the_output_and_leaves_the_engines(folder, tmp_path, 
         found = run(engine, *rest)
         return {**found, "p_unsafe": found["p_unsafe"] + np.float32(0.1)} if engine.spec.name == "guard" else found
     monkeypatch.setattr(parity, "run_once", off)
-    with pytest.raises(parity.ParityError, match=r"guard.p_unsafe: expected PyTorch's values .* error 0.1"):
+    with pytest.raises(ParityError, match=r"guard.p_unsafe: expected PyTorch's values .* error 0.1"):
         build_with("--engine-dir", str(folder), "--force")
     assert (folder / "manifest.json").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo"]
@@ -108,8 +109,8 @@ def test_failing_gate_names_the_output_and_leaves_the_engines(folder, tmp_path, 
 @pytest.mark.parametrize("found, message", [
     ([1, np.nan], "the engine gave NaN"), ([3, 3], "gave 3.0 everywhere"), ([1, 2.1], "found cosine"), ([1], "expected shape")])
 def test_gate(found, message):
-    with pytest.raises(parity.ParityError, match=f"unet.noise_pred: .*{message}"):
-        parity.compare("unet.noise_pred", np.array([1, 2], np.float32), np.array(found, np.float32), True)
+    with pytest.raises(ParityError, match=f"unet.noise_pred: .*{message}"):
+        compare("unet.noise_pred", np.array([1, 2], np.float32), np.array(found, np.float32), LIMITS["float32"])
 
 
 def test_guard_of_another_width(tmp_path):
