@@ -1,11 +1,11 @@
-"""Three ways to a half-precision ONNX file: seconds, peak memory, file size and error against float32 PyTorch, by network.
+"""Three ways to a half-precision ONNX file: CPU seconds, peak memory, file size and error against float32 PyTorch, by network.
 
     pass    the build's pass over the float32 file (`export.half_precision`)
     tool    onnxruntime's float16 tool on the same file, the same operators held in float32
     export  the PyTorch modules exported in half, their normalisations in float32
 
-Each runs in a process of its own; its seconds are those of the work, without imports. Errors are those of the file, computed by
-`export.emulation`; the export of the float32 file, which the first two need, is listed beside them.
+Each runs in a process of its own; its CPU seconds are those of the work without imports, which a busy machine hardly changes.
+Errors are those of the file, computed by `export.emulation`. The float32 export, which the first two ways need, is listed, too.
 
 `python benchmarks/precision.py` writes benchmarks/results/precision.json from the demo's networks. precision_full_size.json is of
 the UNet of a model of Stable Diffusion 1.5's size with random weights, as `export_full_size.write_model` makes it.
@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -88,7 +89,7 @@ def sizes(source: Source) -> dict[str, int]:
 
 
 def export_float32(folder: Path, network: str, model: str) -> float:
-    """Export, and save inputs and PyTorch's outputs for the comparison; seconds of the export."""
+    """Export, and save inputs and PyTorch's outputs for the comparison; CPU seconds of the export."""
     source, spec = Source.locate(model), NETWORKS[network]
     module, inputs = module_of(network, source), example(spec, sizes(source), 1)
     with torch.no_grad():
@@ -98,23 +99,23 @@ def export_float32(folder: Path, network: str, model: str) -> float:
     np.savez(folder / "expected.npz", **arrays)
     arrays = {name: value.numpy() for name, value in inputs.items()}
     np.savez(folder / "inputs.npz", **arrays)
-    started = time.perf_counter()
+    started = time.process_time()
     export_network(module, spec, source.geometry.embed_dim, folder / "float32.onnx")
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 def make_half(folder: Path, network: str, model: str, precision: str, way: str) -> float:
-    """Write half.onnx; seconds."""
+    """Write half.onnx; CPU seconds."""
     if way == "export":
         source, dtype = Source.locate(model), getattr(torch, precision)
         module = module_of(network, source)
         if isinstance(module, Guard):
             module.redirector.register_module("latent_encoder", InHalf(module.redirector.latent_encoder, dtype))
         wrapped = module if network == "guard" else InHalf(module, dtype)
-        started = time.perf_counter()
+        started = time.process_time()
         export_network(wrapped, NETWORKS[network], source.geometry.embed_dim, folder / "half.onnx")
-        return time.perf_counter() - started
-    started = time.perf_counter()
+        return time.process_time() - started
+    started = time.process_time()
     if way == "pass":
         graph = onnx.load(folder / "float32.onnx")
         convert(graph, network, precision)
@@ -124,7 +125,7 @@ def make_half(folder: Path, network: str, model: str, precision: str, way: str) 
         held = {node.op_type for node in nodes} - half
         graph = float16.convert_float_to_float16(str(folder / "float32.onnx"), keep_io_types=True, op_block_list=sorted(held))
     onnx.save(graph, folder / "half.onnx", save_as_external_data=(folder / "float32.onnx.data").exists(), location="half.onnx.data")
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 def errors(folder: Path, network: str, model: str, precision: str) -> dict[str, dict[str, float]]:
@@ -142,23 +143,26 @@ def errors(folder: Path, network: str, model: str, precision: str) -> dict[str, 
     return figures
 
 
-def measured(limit: float, work: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """What `work` returns and the peak memory of a process of its own; a note where it failed or met the limit in seconds."""
+def measured(limit: int, work: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """What `work` returns and the peak memory of a process of its own; a note where it failed or used up its CPU seconds."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_report, args=(sender, work, arguments))
+    process = context.Process(target=_report, args=(sender, limit, work, arguments))
     process.start()
     sender.close()
     try:
-        result = receiver.recv() if receiver.poll(limit) else {"failed": f"not done after {limit:.0f} s"}
+        result = receiver.recv()
     except EOFError:
-        result = {"failed": "the process was killed"}
-    process.kill()
+        result = None
     process.join()
+    if result is None:
+        spent = process.exitcode == -signal.SIGXCPU
+        return {"failed": f"not done after {limit} CPU seconds" if spent else f"the process ended with {process.exitcode}"}
     return result
 
 
-def _report(sender: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _report(sender: Connection, limit: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
     warnings.simplefilter("ignore")
     try:
         result = work(*arguments)
@@ -168,7 +172,7 @@ def _report(sender: Connection, work: Callable[..., Any], arguments: tuple[Any, 
         sender.send({"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"})
 
 
-def compare_ways(network: str, model: str, scratch: Path, limit: float) -> dict[str, Any]:
+def compare_ways(network: str, model: str, scratch: Path, limit: int) -> dict[str, Any]:
     """The float32 export, then each way in each precision."""
     folder = scratch / network
     folder.mkdir()
@@ -195,7 +199,8 @@ def _with_size(found: dict[str, Any], folder: Path, name: str) -> dict[str, Any]
     if "failed" in found:
         return found
     size = sum(file.stat().st_size for file in folder.glob(f"{name}*"))
-    return {"seconds": round(found["result"], 2), "peak_memory_gib": found["peak_memory_gib"], "megabytes": round(size / 1e6, 1)}
+    return {"cpu_seconds": round(found["result"], 2), "peak_memory_gib": found["peak_memory_gib"],
+            "megabytes": round(size / 1e6, 1)}
 
 
 def cpu_ratio(scratch: Path, rounds: int = 100) -> dict[str, float]:
@@ -215,7 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(DEMO_MODEL), help="diffusers folder (default: the demo)")
     parser.add_argument("--networks", nargs="+", choices=(*WRAPPERS, "guard"), default=[*WRAPPERS, "guard"])
-    parser.add_argument("--limit", type=float, default=300, help="seconds that one process may take (%(default)s)")
+    parser.add_argument("--limit", type=int, default=300, help="CPU seconds that one process may take (%(default)s)")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "precision.json")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=ROOT / "engines", prefix=".precision-") as folder:

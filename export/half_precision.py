@@ -4,9 +4,12 @@ TensorRT 11 and TensorRT-RTX build strongly typed networks only: every tensor ha
 multiplies by weights or makes attention's products becomes half; layout and pointwise operators follow their inputs;
 everything else, normalisations, softmax, reductions, sines and exponentials above all, stays float32.
 
-TensorRT-RTX keeps the casts around a softmax inside its fused attention kernel. A float32 product in front of the softmax
-prevents that kernel, so attention whose logits exceed float16 takes bfloat16 instead (`export.precision`).
-`benchmarks/precision.py` compares this pass with onnxruntime's float16 tool and with exporting the modules in half.
+TensorRT-RTX 1.7 keeps the casts around a softmax inside its fused attention kernel. With a float32 product in front of the
+softmax it makes that kernel for none of the 20 attentions of the demo's UNet, so attention whose logits exceed float16 takes
+bfloat16 instead (`export.precision`).
+
+`benchmarks/precision.py` compares this pass with onnxruntime's float16 tool and with exporting the modules in half. NVIDIA
+ModelOpt's AutoCast also chooses by calibration data; it needs other versions of onnx and onnxruntime than the export.
 """
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ ELEMENTS = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 HALF_OPS = frozenset({"Conv", "Gemm", "MatMul"})
 # The guard's decisions hang on its heads, and nearly all of its work is convolution.
 GUARD_HALF_OPS = frozenset({"Conv"})
-# These are a ten thousandth of the work; in float32 the error of the UNet's prediction falls by a third.
+# Less than a thousandth of the work; with these in float32 the error of the UNet's prediction falls by a third.
 FLOAT32_MODULES = ("/conv_in/", "/conv_out/")
 FOLLOWING_OPS = frozenset({
     "Add", "Concat", "Div", "Expand", "Flatten", "Gather", "Identity", "Mul", "Relu", "Reshape", "Resize", "Sigmoid", "Slice",
