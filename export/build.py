@@ -137,11 +137,12 @@ def _plan(source: Source, options: BuildOptions, previous: Manifest | None, vers
                            "guard code": _code_digest(GUARD_CODE)}
         guard = GuardRecord(options.concept or options.redirector.stem, options.redirector.name, digest,
                             options.mask_again, options.policy)
-    for network in NETWORKS.keys() & recipe.keys():
-        recipe[network] |= {"precision": precisions[network], "opset": OPSETS[precisions[network]]}
+    precisions = {network: precision for network, precision in precisions.items() if network in recipe}
+    for network, precision in precisions.items():
+        recipe[network] |= {"precision": precision, "opset": OPSETS[precision]}
     return Manifest(
         model=options.model, sources=sources, geometry=source.geometry, scheduler=source.scheduler, guard=guard,
-        backend=options.backend, precision=options.precision, opset=max(OPSETS[precisions[network]] for network in NETWORKS),
+        backend=options.backend, precision=options.precision, opset=max(OPSETS[precision] for precision in precisions.values()),
         versions=versions, files={}, parity={}, recipe=recipe, target={**target, **_half_notes(precisions)},
         command=" ".join(["python", *sys.argv]))
 
