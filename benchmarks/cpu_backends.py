@@ -111,7 +111,8 @@ LOST = {
     "onnxruntime.transformers' attention fusion": "its optimizer fails on this UNet (TypeError in fusion_attention_unet) with "
                                                   "numpy 2.4",
     "openvino: ENABLE_CPU_PINNING off, or INFERENCE_NUM_THREADS 1": "between 0.95 and 1.14 of the time of the defaults",
-    "openvino: a dynamic model instead of one for each set of shapes": "1.25 (float32) and 1.4 (bfloat16) times as long on the demo's UNet",
+    "openvino: a dynamic model instead of one for each set of shapes": "1.25 (float32) and 1.4 (bfloat16) times as long on the "
+                                                                       "demo's UNet",
     "openvino: guard in bfloat16": "other decisions than the reference in two of six recorded traces",
     "opset 23 Attention": "needs the torch.export path, which takes 16 times as long to export (exporters.json)"}
 

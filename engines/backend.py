@@ -117,7 +117,7 @@ BACKENDS: dict[str, Callable[[str, bool], Backend]] = {
     "onnxruntime": _onnxruntime, "openvino": _openvino, "onnxruntime-cuda": _onnxruntime_cuda,
     "tensorrt": _tensorrt("tensorrt"), "tensorrt-rtx": _tensorrt("tensorrt-rtx")}
 PRECISIONS = {"onnxruntime": ("float32",), "openvino": ("float32", "bfloat16"), "onnxruntime-cuda": ("float32",),
-              "tensorrt": ("float32",), "tensorrt-rtx": ("float32",)}
+              **dict.fromkeys(("tensorrt", "tensorrt-rtx"), ("float32", "float16", "bfloat16"))}
 
 
 def open_backend(name: str, precision: str = "float32", eager: bool = False) -> Backend:

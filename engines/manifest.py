@@ -123,7 +123,8 @@ class Manifest:
 
     `sources` maps each file that was read, relative to the model, to its record; `files` each written file, relative to
     this folder, to digest and size; `parity` network → output → {"cosine", "max_abs_error"} against PyTorch; `parity_of`
-    tells what was compared: "engine", or "onnx" for engines that must still pass on the device that will run them;
+    tells what was compared: "engine", or "onnx" or "emulated onnx" (half precision on a CPU) for engines that must still
+    pass on the device that will run them;
     `recipe` network → all that determines its file, compared field by field to tell what must be built again; `target` is
     None for engines that are tied to nothing.
     """

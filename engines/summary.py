@@ -11,7 +11,8 @@ from engines.manifest import Manifest
 from engines.specs import NETWORKS
 from engines.store import MODEL_FILES
 
-PARITY_OF = {"engine": "engines with PyTorch", "onnx": "ONNX files with PyTorch; the engines must still pass on their device"}
+PARITY_OF = {"engine": "engines with PyTorch", "onnx": "ONNX files with PyTorch; the engines must still pass on their device",
+             "emulated onnx": "ONNX files with PyTorch, half precision emulated on a CPU; the engines must pass on their device"}
 
 
 def summary(manifest: Manifest, digest: str) -> str:
@@ -36,15 +37,16 @@ def summary(manifest: Manifest, digest: str) -> str:
              ("command", manifest.command)]
     lines = [f"{name:<20} {value}" for name, value in rows]
     lines += ["", f"parity of the {PARITY_OF[manifest.parity_of]}",
-              f"{'network':<20} {'MB':>9}  {'cosine':>9}  {'error':>8}  file"]
-    lines += [f"{'':<20} {record.size / 1e6:9.2f}  {'':9}  {'':8}  {name}, SHA-256 {record.sha256}"
+              f"{'network':<13} {'precision':<9} {'MB':>9}  {'cosine':>9}  {'error':>8}  file"]
+    lines += [f"{'':<23} {record.size / 1e6:9.2f}  {'':9}  {'':8}  {name}, SHA-256 {record.sha256}"
               for name, record in manifest.files.items() if "/" not in name]
     for network in (*NETWORKS, "tokenizer"):
         worst = manifest.worst_parity(network)
         for name, record in sorted(manifest.files_of(network).items()):
             is_model = name.split("/", 1)[1] in MODEL_FILES
             parity = f"{worst[0]:9.6f}  {worst[1]:8.1e}" if worst and is_model else f"{'':9}  {'':8}"
-            lines.append(f"{network:<20} {record.size / 1e6:9.2f}  {parity}  {name}")
+            precision = manifest.precision_of(network) if is_model else ""
+            lines.append(f"{network:<13} {precision:<9} {record.size / 1e6:9.2f}  {parity}  {name}")
     return "\n".join(lines)
 
 

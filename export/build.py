@@ -11,61 +11,29 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.backend import open_backend
 from engines.cuda import open_cuda
-from engines.errors import BackendError, InputError, ManifestError
-from engines.manifest import FILE_NAME, FileRecord, Geometry, GuardRecord, Manifest, Policy, SourceRecord, Target
-from engines.parity import Figures
-from engines.recorded import FILE_NAME as RECORDED
-from engines.recorded import Case, check_cases, save_cases
-from engines.specs import ALWAYS_FLOAT32, GUARD_NETWORKS, NETWORKS, OPSET, NetworkSpec
-from engines.store import MODEL_FILES, TOKENIZER, file_digest
+from engines.errors import InputError, ManifestError
+from engines.manifest import FILE_NAME, FileRecord, Geometry, GuardRecord, Manifest, SourceRecord, Target
+from engines.specs import GUARD_NETWORKS, NETWORKS, WHOLE_IN_FLOAT32
+from engines.store import TOKENIZER, file_digest
 from engines.tensorrt_library import BUILDERS, import_tensorrt
-from export.shape_profile import Profile, Span
+from export.build_options import BuildOptions
+from export.network_build import COMPONENT_OF, TIMING_CACHE, build_network
+from export.precision import OPSETS, network_precisions
+from export.shape_profile import Profile
 from export.source import Source, record
-from export.tensorrt_plan import PlanJob, PlanOptions, build_plan
 
 ROOT = Path(__file__).resolve().parent.parent
-# The component of the model that each network is made from, and the code that decides how.
-COMPONENT_OF = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae", "tokenizer": "tokenizer"}
-CODE = ("export/onnx_file.py", "export/networks.py", "export/parity.py", "engines/parity.py", "engines/specs.py")
+# The code that decides what a network's file is.
+CODE = ("export/onnx_file.py", "export/half_precision.py", "export/emulation.py", "export/networks.py", "export/network_build.py",
+        "export/parity.py", "engines/parity.py", "engines/specs.py")
 PLAN_CODE = ("export/tensorrt_plan.py", "export/shape_profile.py")
 GUARD_CODE = ("saferedir/guard.py", "saferedir/heads.py", "saferedir/inference.py")
-TIMING_CACHE = "timing.cache"
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "tokenizers")
 BACKEND_LIBRARIES = {"openvino": ("openvino",)}
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """What to build. `redirector` None means engines without a guard, which only unguarded generation accepts."""
-
-    model: str
-    redirector: Path | None
-    engine_dir: Path
-    concept: str = ""
-    backend: str = "onnxruntime"
-    precision: str = "float32"
-    batch_size: str = "1:1:4"  # sizes of TensorRT engines, MIN:OPT:MAX; None stands for the model's own
-    height: str | None = None
-    width: str | None = None
-    plan: PlanOptions = PlanOptions()
-    keep_onnx: bool = False
-    mask_again: bool = False
-    policy: Policy = Policy()
-    force: bool = False
-
-    def profile(self, geometry: Geometry) -> Profile | None:
-        """The shapes of TensorRT engines; None for the others, which take any."""
-        if self.backend not in BUILDERS:
-            return None
-        height, width = self.height or str(geometry.default_height), self.width or str(geometry.default_width)
-        return Profile(Span.parse("batch-size", self.batch_size), Span.parse("height", height, geometry.size_multiple),
-                       Span.parse("width", width, geometry.size_multiple))
 
 
 Report = Callable[[str], None]
@@ -111,10 +79,11 @@ def _previous(folder: Path) -> Manifest | None:
 def _plan(source: Source, options: BuildOptions, previous: Manifest | None, versions: dict[str, str]) -> Manifest:
     """The manifest of the build that is asked for, still without files and parity figures."""
     known = previous.sources if previous is not None and previous.model == options.model else {}
-    sources, recipe = {}, {}
+    sources: dict[str, SourceRecord] = {}
+    recipe: dict[str, dict[str, Any]] = {}
     profile = options.profile(source.geometry)
     target = None if profile is None else _target(options, profile)
-    common = {"backend": options.backend, "opset": OPSET, "versions": versions,
+    common = {"backend": options.backend, "versions": versions,
               "target": None if target is None else dataclasses.asdict(target),
               "code": _code_digest(CODE if target is None else (*CODE, *PLAN_CODE))}
     for network, component in COMPONENT_OF.items():
@@ -134,12 +103,21 @@ def _plan(source: Source, options: BuildOptions, previous: Manifest | None, vers
                                "guard code": _code_digest(GUARD_CODE)}
         guard = GuardRecord(options.concept or options.redirector.stem, options.redirector.name, digest,
                             options.mask_again, options.policy)
-    for network in NETWORKS.keys() & recipe.keys():
-        recipe[network]["precision"] = "float32" if network in ALWAYS_FLOAT32 else options.precision
+    for network, precision in _precisions(source, options).items():
+        if network in recipe:
+            recipe[network] |= {"precision": precision, "opset": OPSETS[precision if options.half_files else "float32"]}
+    opset = max(recipe[network]["opset"] for network in NETWORKS.keys() & recipe.keys())
     return Manifest(
         model=options.model, sources=sources, geometry=_geometry(source.geometry, profile), scheduler=source.scheduler,
-        guard=guard, backend=options.backend, precision=options.precision, opset=OPSET, versions=versions, files={}, parity={},
+        guard=guard, backend=options.backend, precision=options.precision, opset=opset, versions=versions, files={}, parity={},
         parity_of="onnx", recipe=recipe, target=target, command=" ".join(["python", *sys.argv]))
+
+
+def _precisions(source: Source, options: BuildOptions) -> dict[str, str]:
+    """What each network computes in."""
+    if options.half_files:
+        return network_precisions(options.precision, source.config("unet"))
+    return {network: "float32" if network in WHOLE_IN_FLOAT32 else options.precision for network in NETWORKS}
 
 
 def _geometry(geometry: Geometry, profile: Profile | None) -> Geometry:
@@ -196,7 +174,7 @@ def _changes(previous: Manifest | None, planned: Manifest, folder: Path) -> list
             changes.append(f"{network} ({', '.join(fields)})")
         elif not _intact(previous, folder, network, digests=False):
             changes.append(f"{network} (files missing or altered)")
-    for key in ("model", "geometry", "scheduler", "guard"):
+    for key in ("model", "precision", "geometry", "scheduler", "guard"):
         if getattr(previous, key) != getattr(planned, key):
             changes.append(key)
     return changes
@@ -250,15 +228,26 @@ def _fill(folder: Path, source: Source, options: BuildOptions, manifest: Manifes
             passed &= previous.parity_of == "engine"
             report(f"{stage} unchanged, kept")
         else:
-            figures, on_engine = _build_one(network, folder, source, options, manifest)
-            passed &= on_engine
+            figures: object = "ids equal to CLIPTokenizer's"
+            if network == "tokenizer":
+                _convert_tokenizer(source, folder)
+            else:
+                figures = parity = build_network(network, folder, source, options, manifest.precision_of(network))
+                manifest.parity[network] = parity.figures
+                passed &= parity.of_engine
             manifest.files.update({f"{network}/{path.name}": _file_record(path) for path in sorted((folder / network).iterdir())})
             report(f"{stage} {time.monotonic() - started:5.1f} s  {figures}")
     if (timings := folder / TIMING_CACHE).is_file():
         manifest.files[TIMING_CACHE] = _file_record(timings)
-    manifest = dataclasses.replace(manifest, parity_of="engine" if passed else "onnx")
+    of_file = "onnx" if options.precision == "float32" or not options.half_files else "emulated onnx"
+    manifest = dataclasses.replace(manifest, parity_of="engine" if passed else of_file)
     manifest.write(folder)
     return manifest
+
+
+def _convert_tokenizer(source: Source, folder: Path) -> None:
+    from export.tokenizer import convert_tokenizer
+    convert_tokenizer(source.load("tokenizer")).save(str(folder / TOKENIZER))
 
 
 def _file_record(path: Path) -> FileRecord:
@@ -270,88 +259,3 @@ def _link(origin: Path, copy: Path) -> None:
         os.link(origin, copy)
     except OSError:  # file systems without hard links
         shutil.copyfile(origin, copy)
-
-
-def _build_one(network: str, folder: Path, source: Source, options: BuildOptions, manifest: Manifest) -> tuple[str, bool]:
-    """Export one network, pass it through the gate, and note its figures in the manifest.
-
-    Returns a line for people, and whether the engine itself was in the gate or its ONNX file alone.
-    """
-    if network == "tokenizer":
-        from export.tokenizer import convert_tokenizer
-        convert_tokenizer(source.load("tokenizer")).save(str(folder / TOKENIZER))
-        return "ids equal to CLIPTokenizer's", True
-    from export.onnx_file import export_network
-    from export.parity import reference_cases
-    path, spec, profile = folder / network / MODEL_FILES[0], NETWORKS[network], options.profile(source.geometry)
-    module = _module(network, source, options)
-    exported = module.for_inference() if network == "guard" else module  # held to the trained module
-    export_network(exported, spec, source.geometry.embed_dim, path)
-    cases = reference_cases(module, spec, source.geometry, profile)
-    save_cases(folder / network / RECORDED, cases)
-    cpu = open_backend("onnxruntime")
-    figures, on_engine = check_cases(cpu.load(path, spec), cpu, cases, "float32"), options.backend == cpu.name
-    if profile is not None:
-        job = PlanJob(path, spec, profile, source.geometry, folder / network / MODEL_FILES[1])
-        build_plan(import_tensorrt(options.backend, BUILDERS), job, _plan_options(options, folder), _show_phase)
-        _show_phase("")
-        if not options.keep_onnx:
-            for file in (path, path.with_name(path.name + ".data")):
-                file.unlink(missing_ok=True)
-        path = job.plan
-    if not on_engine and (found := _on_device(options, path, spec, cases, manifest.precision_of(network))) is not None:
-        figures, on_engine = found, True
-    manifest.parity[network] = figures
-    worst = manifest.worst_parity(network)
-    assert worst is not None  # the gate has just given them
-    subject = "" if on_engine else " of the ONNX file"
-    return f"parity{subject}: cosine {worst[0]:.6f}, largest error {worst[1]:.1e}", on_engine
-
-
-def _on_device(options: BuildOptions, path: Path, spec: NetworkSpec, cases: list[Case], precision: str) -> Figures | None:
-    """Figures of an engine on this machine's device, or None where there is none that can run it: then its first load gates it."""
-    try:
-        device = open_backend(options.backend, options.precision)
-        engine = device.load(path, spec)
-    except BackendError:
-        return None
-    return check_cases(engine, device, cases, precision)
-
-
-def _plan_options(options: BuildOptions, folder: Path) -> PlanOptions:
-    """TensorRT's builder times kernels: its timings are kept beside the engines. TensorRT-RTX times none."""
-    if options.backend != "tensorrt" or options.plan.timing_cache is not None:
-        return options.plan
-    return dataclasses.replace(options.plan, timing_cache=folder / TIMING_CACHE)
-
-
-def _show_phase(phase: str) -> None:
-    """What the builder is doing, on one line of a terminal that the next replaces."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{phase}", end="", file=sys.stderr, flush=True)
-
-
-def _module(network: str, source: Source, options: BuildOptions) -> Any:
-    from export import networks
-    from saferedir.guard import Guard
-    if network == "sampler_step":
-        return networks.SamplerStep()
-    if network in GUARD_NETWORKS:
-        redirector = _redirector(source, options)
-        return Guard(redirector, options.mask_again) if network == "guard" else redirector.mask_predictor
-    wrapper = {"text_encoder": networks.TextEncoder, "unet": networks.Unet, "vae_decoder": networks.VaeDecoder}[network]
-    return wrapper(source.load(COMPONENT_OF[network])).eval()
-
-
-def _redirector(source: Source, options: BuildOptions) -> Any:
-    from saferedir.checkpoint import CheckpointError, load_redirector
-    assert options.redirector is not None
-    try:
-        redirector = load_redirector(options.redirector)
-    except CheckpointError as error:
-        raise InputError(str(error)) from None
-    if (found := redirector.config.embed_dim) != source.geometry.embed_dim:
-        raise InputError(f"{options.redirector}: expected a checkpoint for prompt width {source.geometry.embed_dim} "
-                         f"(text_encoder of {source.name}), found {found}")
-    return redirector
-

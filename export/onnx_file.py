@@ -18,6 +18,7 @@ from onnx import external_data_helper
 from torch import Tensor, nn
 
 from engines.specs import OPSET, NetworkSpec, TensorSpec
+from export.half_precision import convert
 
 EMBEDDED_BYTES = 1 << 30  # larger weights go to `<name>.data`; a protobuf message ends at 2 GiB
 # Tracing holds no size fixed, but unequal sizes keep a mistaken axis from going unseen.
@@ -40,10 +41,11 @@ def _random(tensor: TensorSpec, sizes: Mapping[str, int], draw: torch.Generator)
     return torch.randint(0, largest + 1, shape, generator=draw, dtype=getattr(torch, tensor.dtype))
 
 
-def export_network(module: nn.Module, spec: NetworkSpec, embed_dim: int, path: Path) -> None:
+def export_network(module: nn.Module, spec: NetworkSpec, embed_dim: int, path: Path, precision: str = "float32") -> None:
     """Write `module` to `path`, its weights to `<path>.data` where they exceed 1 GiB.
 
-    Symbols of the spec become dynamic axes; `D` is fixed to `embed_dim`.
+    Symbols of the spec become dynamic axes; `D` is fixed to `embed_dim`. Inside, the network computes in `precision`;
+    its tensors keep the dtypes of the spec.
     """
     inputs = example(spec, {**EXAMPLE_SIZES, "D": embed_dim})
     axes = {tensor.name: tensor.dynamic_axes for tensor in spec.tensors}
@@ -57,6 +59,8 @@ def export_network(module: nn.Module, spec: NetworkSpec, embed_dim: int, path: P
                 output_names=[tensor.name for tensor in spec.outputs])
         model = onnx.load(folder / path.name)
         _declare_outputs(model, spec, embed_dim)
+        if precision != "float32":
+            convert(model, spec.name, precision)
         _save(model, path)
     finally:
         shutil.rmtree(folder)

@@ -3,8 +3,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from engines.manifest import Geometry
 from engines.recorded import Case
@@ -35,8 +36,18 @@ def _case(module: nn.Module, spec: NetworkSpec, sizes: dict[str, int], seed: int
     inputs = example(spec, sizes, seed)
     if spec.name == "guard" and seed == 0:  # every image unsafe, so that the redirection is compared, too
         inputs["threshold"], inputs["countdown"] = torch.tensor(-1.0), torch.zeros_like(inputs["countdown"])
+    elif spec.name == "guard":
+        inputs["threshold"] = _undisputed_threshold(module, inputs)
     with torch.no_grad():
         outputs = module(*inputs.values())
-    values = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+    values = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     return Case(sizes, {name: tensor.numpy() for name, tensor in inputs.items()},
                 {tensor.name: value.numpy() for tensor, value in zip(spec.outputs, values, strict=True)})
+
+
+@torch.no_grad()
+def _undisputed_threshold(module: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """The threshold of nine farthest from every image's p_unsafe, so that no decision hangs on rounding."""
+    p_unsafe = module(*inputs.values())[2].numpy()
+    candidates = np.linspace(0.1, 0.9, 9, dtype=np.float32)
+    return torch.tensor(max(candidates, key=lambda candidate: np.abs(p_unsafe - candidate).min()))
