@@ -209,7 +209,7 @@ def test_activations_beyond_float16(tmp_path):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["--precision", "fp16"], "precision: expected float32 with --backend onnxruntime, found float16; for that .* tensorrt or tensorrt-rtx"),
+    (["--precision", "fp16"], "expected float32 with --backend onnxruntime, found float16; .* tensorrt or tensorrt-rtx"),
     (["--precision", "int8", "--backend", "tensorrt-rtx"], "precision: expected one of .* found 'int8'")])
 def test_options(arguments, message, capsys):
     assert build_engines.main(arguments) == 2
