@@ -5,7 +5,8 @@ time over the first one's in the same round. Below 1 is faster than the first. S
 the threads of one network's session disturb the next network.
 
 `python benchmarks/cpu_backends.py` measures the demo's engines; `--engine-dir DIR --name sd15 --pixels 512 --rounds 3
---no-loop` those of a full-size model. Both are kept in benchmarks/results/cpu_backends.json, under their names.
+--no-loop --networks NETWORK` one network of a full-size model. Both are kept in benchmarks/results/cpu_backends.json, under
+their names.
 """
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ from runtime.schedules import NoiseSchedule  # noqa: E402
 
 Call = Callable[[], None]
 Figures = dict[str, dict[str, object]]
-OURS, WARM_UP, STEPS = "onnxruntime float32", 2, 5  # the first candidate; rounds; of the loop
+OURS, WARM_UP, STEPS = "onnxruntime float32", 1, 5  # the first candidate; rounds; of the loop
 LEVELS = onnxruntime.GraphOptimizationLevel
 
 
@@ -111,8 +112,7 @@ LOST = {
     "onnxruntime.transformers' attention fusion": "its optimizer fails on this UNet (TypeError in fusion_attention_unet) with "
                                                   "numpy 2.4",
     "openvino: ENABLE_CPU_PINNING off, or INFERENCE_NUM_THREADS 1": "between 0.95 and 1.14 of the time of the defaults",
-    "openvino: a dynamic model instead of one for each set of shapes": "1.25 (float32) and 1.4 (bfloat16) times as long on the "
-                                                                       "demo's UNet",
+    "openvino: a dynamic model, not one for each shape": "1.25 (float32) and 1.4 (bfloat16) times as long on the demo's UNet",
     "openvino: guard in bfloat16": "other decisions than the reference in two of six recorded traces",
     "opset 23 Attention": "needs the torch.export path, which takes 16 times as long to export (exporters.json)"}
 
@@ -206,16 +206,18 @@ def main() -> None:
     sizes = {"B": 1, "CB": 2, "H": latent, "W": latent, "D": manifest.geometry.embed_dim, **LONGEST_HISTORY,
              "PH": arguments.pixels, "PW": arguments.pixels}
     kept = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
-    kept["lost"], kept[arguments.name] = LOST, {
+    result = kept.setdefault(arguments.name, {"networks": {}})
+    kept["lost"] = LOST
+    result |= {
         "command": f"python benchmarks/cpu_backends.py --name {arguments.name} --pixels {arguments.pixels} --rounds "
                    f"{arguments.rounds}" + (" --no-loop" if arguments.no_loop else ""),
         "machine": f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start", "onnxruntime": onnxruntime.__version__,
-        "openvino": openvino.__version__.split("-")[0],
-        "networks": {name: show(name, one_network(arguments.engine_dir, name, arguments.backends, sizes, arguments.rounds))
-                     for name in arguments.networks}}
+        "openvino": openvino.__version__.split("-")[0]}
+    for name in arguments.networks:
+        result["networks"][name] = show(name, one_network(
+            arguments.engine_dir, name, arguments.backends, sizes, arguments.rounds))
     if not arguments.no_loop:
-        kept[arguments.name][f"loop_of_{STEPS}_steps"] = show("loop", loops(
-            arguments.engine_dir, manifest, sizes, arguments.rounds))
+        result[f"loop_of_{STEPS}_steps"] = show("loop", loops(arguments.engine_dir, manifest, sizes, arguments.rounds))
     arguments.output.write_text(json.dumps(kept, indent=2) + "\n")
 
 
