@@ -208,9 +208,10 @@ def main() -> None:
     kept = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
     result = kept.setdefault(arguments.name, {"networks": {}})
     kept["lost"] = LOST
+    command = " ".join(["python benchmarks/cpu_backends.py", *sys.argv[1:]]).replace(str(arguments.engine_dir), "ENGINE_DIR")
+    if command not in (commands := result.setdefault("commands", [])):
+        commands.append(command)
     result |= {
-        "command": f"python benchmarks/cpu_backends.py --name {arguments.name} --pixels {arguments.pixels} --rounds "
-                   f"{arguments.rounds}" + (" --no-loop" if arguments.no_loop else ""),
         "machine": f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start", "onnxruntime": onnxruntime.__version__,
         "openvino": openvino.__version__.split("-")[0]}
     for name in arguments.networks:
