@@ -42,16 +42,13 @@ from torch import Tensor, nn  # noqa: E402
 from benchmarks.exporters import latencies  # noqa: E402
 from engines.backend import open_backend, run_once  # noqa: E402
 from engines.specs import NETWORKS  # noqa: E402
-from export.build_engines import DEMO_MODEL, DEMO_REDIRECTOR  # noqa: E402
+from export.build_engines import DEMO_MODEL  # noqa: E402
 from export.emulation import emulate  # noqa: E402
-from export.half_precision import ANY_DTYPE_OPS, FOLLOWING_OPS, GUARD_HALF_OPS, HALF_OPS, convert  # noqa: E402
+from export.half_precision import ANY_DTYPE_OPS, FOLLOWING_OPS, HALF_OPS, convert  # noqa: E402
 from export.network_build import COMPONENT_OF  # noqa: E402
 from export.networks import TextEncoder, Unet, VaeDecoder  # noqa: E402
 from export.onnx_file import example, export_network  # noqa: E402
 from export.source import Source  # noqa: E402
-from saferedir.checkpoint import load_redirector  # noqa: E402
-from saferedir.guard import Guard  # noqa: E402
-from saferedir.heads import Redirector  # noqa: E402
 
 WRAPPERS = {"text_encoder": TextEncoder, "unet": Unet, "vae_decoder": VaeDecoder}
 WAYS = {"float16": ("pass", "tool", "export"), "bfloat16": ("pass", "export")}
@@ -76,9 +73,7 @@ class InHalf(nn.Module):
 
 
 def module_of(network: str, source: Source) -> nn.Module:
-    """A network in float32; the guard is the demo's."""
-    if network == "guard":
-        return Guard(load_redirector(DEMO_REDIRECTOR)).eval()
+    """A network in float32."""
     return WRAPPERS[network](source.load(COMPONENT_OF[network])).eval()
 
 
@@ -110,19 +105,17 @@ def make_half(folder: Path, network: str, model: str, precision: str, way: str) 
     if way == "export":
         source, dtype = Source.locate(model), getattr(torch, precision)
         module = module_of(network, source)
-        if isinstance(module, Guard) and isinstance(module.heads, Redirector):
-            module.heads.register_module("latent_encoder", InHalf(module.heads.latent_encoder, dtype))
-        wrapped = module if network == "guard" else InHalf(module, dtype)
+        wrapped = InHalf(module, dtype)
         started = time.process_time()
         export_network(wrapped, NETWORKS[network], source.geometry.embed_dim, folder / "half.onnx")
         return time.process_time() - started
     started = time.process_time()
     if way == "pass":
         graph = onnx.load(folder / "float32.onnx")
-        convert(graph, network, precision)
+        convert(graph, precision)
     else:
         nodes = onnx.load(folder / "float32.onnx", load_external_data=False).graph.node
-        half = (GUARD_HALF_OPS if network == "guard" else HALF_OPS) | FOLLOWING_OPS | ANY_DTYPE_OPS
+        half = HALF_OPS | FOLLOWING_OPS | ANY_DTYPE_OPS
         held = {node.op_type for node in nodes} - half
         graph = float16.convert_float_to_float16(str(folder / "float32.onnx"), keep_io_types=True, op_block_list=sorted(held))
     onnx.save(graph, folder / "half.onnx", save_as_external_data=(folder / "float32.onnx.data").exists(), location="half.onnx.data")
@@ -220,7 +213,7 @@ def main() -> None:
     """Print and write the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(DEMO_MODEL), help="diffusers folder (default: the demo)")
-    parser.add_argument("--networks", nargs="+", choices=(*WRAPPERS, "guard"), default=[*WRAPPERS, "guard"])
+    parser.add_argument("--networks", nargs="+", choices=tuple(WRAPPERS), default=list(WRAPPERS))
     parser.add_argument("--limit", type=int, default=300, help="CPU seconds that one process may take (%(default)s)")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "precision.json")
     arguments = parser.parse_args()

@@ -42,7 +42,7 @@ def emulated_engines(float32: Path, folder: Path, precisions: dict[str, str]) ->
         path = folder / network / "model.onnx"
         if precision != "float32":
             model = onnx.load(path)
-            convert(model, network, precision)
+            convert(model, precision)
             onnx.save(model, path)
             emulate(path, precision).replace(path)
         manifest.files[f"{network}/model.onnx"] = FileRecord(file_digest(path), path.stat().st_size)

@@ -16,7 +16,7 @@ import numpy as np
 from engines.backend import check_names
 from engines.errors import BackendError
 from engines.host_arrays import HostMemory, check_arrays
-from engines.specs import WHOLE_IN_FLOAT32, NetworkSpec
+from engines.specs import ALWAYS_FLOAT32, NetworkSpec
 
 try:
     import openvino
@@ -102,4 +102,4 @@ class OpenVinoBackend(HostMemory):
         except RuntimeError as error:
             raise BackendError(f"{path}: OpenVINO cannot load it: {error}") from error
         check_names(spec, (port.any_name for port in (*model.inputs, *model.outputs)))
-        return OpenVinoEngine(self._core, model, spec, "float32" if spec.name in WHOLE_IN_FLOAT32 else self._precision)
+        return OpenVinoEngine(self._core, model, spec, "float32" if spec.name in ALWAYS_FLOAT32 else self._precision)

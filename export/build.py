@@ -17,7 +17,7 @@ from typing import Any
 from engines.cuda import open_cuda
 from engines.errors import InputError, ManifestError
 from engines.manifest import FILE_NAME, FileRecord, Geometry, GuardRecord, Manifest, SourceRecord, Target
-from engines.specs import GUARD_NETWORKS, NETWORKS, WHOLE_IN_FLOAT32
+from engines.specs import ALWAYS_FLOAT32, GUARD_NETWORKS, NETWORKS
 from engines.store import TOKENIZER, file_digest
 from engines.tensorrt_library import BUILDERS, import_tensorrt
 from export.build_options import BuildOptions
@@ -117,7 +117,7 @@ def _precisions(source: Source, options: BuildOptions) -> dict[str, str]:
     """What each network computes in."""
     if options.half_files:
         return network_precisions(options.precision, source.config("unet"))
-    return {network: "float32" if network in WHOLE_IN_FLOAT32 else options.precision for network in NETWORKS}
+    return {network: "float32" if network in ALWAYS_FLOAT32 else options.precision for network in NETWORKS}
 
 
 def _geometry(geometry: Geometry, profile: Profile | None) -> Geometry:

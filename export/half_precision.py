@@ -21,8 +21,6 @@ from export.precision import OPSETS
 ELEMENTS = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 
 HALF_OPS = frozenset({"Conv", "Gemm", "MatMul"})
-# The guard's decisions hang on its heads, and nearly all of its work is convolution.
-GUARD_HALF_OPS = frozenset({"Conv"})
 # Less than a thousandth of the work; with these in float32 the error of the UNet's prediction falls by a third.
 FLOAT32_MODULES = ("/conv_in/", "/conv_out/")
 FOLLOWING_OPS = frozenset({
@@ -31,27 +29,27 @@ FOLLOWING_OPS = frozenset({
 ANY_DTYPE_OPS = frozenset({"Cast", "Shape", "Size"})
 
 
-def convert(model: ModelProto, network: str, precision: str) -> None:
+def convert(model: ModelProto, precision: str) -> None:
     """Rewrite a float32 model with its weights in memory, in place; its inputs and outputs keep their dtypes.
 
     Casts go where precisions meet. A pointwise operator computes in half when all of its varying inputs are half; values that
     follow from constants and sizes alone never widen it.
     """
     floats = tensors_of(model, TensorProto.FLOAT)
-    computes, half = _choose(model.graph, floats, GUARD_HALF_OPS if network == "guard" else HALF_OPS)
+    computes, half = _choose(model.graph, floats)
     half |= _convert_weights(model.graph, floats, computes, precision)
     _insert_casts(model.graph, floats, computes, half, precision)
     next(opset for opset in model.opset_import if not opset.domain).version = OPSETS[precision]
 
 
-def _choose(graph: GraphProto, floats: set[str], half_ops: frozenset[str]) -> tuple[list[bool], set[str]]:
+def _choose(graph: GraphProto, floats: set[str]) -> tuple[list[bool], set[str]]:
     """Whether each node computes in half, and the tensors that are half therefore; outputs of the graph are not."""
     outputs, fixed = {value.name for value in graph.output}, _fixed_values(graph)
     computes: list[bool] = []
     half: set[str] = set()
     for node in graph.node:
         varying = _operands(node, floats) - fixed
-        multiplies = node.op_type in half_ops and not any(module in node.name for module in FLOAT32_MODULES)
+        multiplies = node.op_type in HALF_OPS and not any(module in node.name for module in FLOAT32_MODULES)
         computes.append(multiplies or (node.op_type in FOLLOWING_OPS and bool(varying) and varying <= half))
         if computes[-1]:
             half |= floats & set(node.output) - outputs

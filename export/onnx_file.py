@@ -60,7 +60,7 @@ def export_network(module: nn.Module, spec: NetworkSpec, embed_dim: int, path: P
         model = onnx.load(folder / path.name)
         _declare_outputs(model, spec, embed_dim)
         if precision != "float32":
-            convert(model, spec.name, precision)
+            convert(model, precision)
         _save(model, path)
     finally:
         shutil.rmtree(folder)
