@@ -100,12 +100,13 @@ def test_pictures_and_decisions_are_those_of_the_cpu(pipeline, folder, device, e
 
 def test_a_network_has_one_session_for_each_shape_and_few_in_all(folder, device):
     with GuardedPipeline(folder) as opened:
+        used = len(NETWORKS) - 1  # a safe prompt needs no token mask
         for _ in range(2):
             opened(PLAIN, seed=0, num_inference_steps=STEPS)
-        assert len(CapturingSession.made) == len(NETWORKS)
+        assert len(CapturingSession.made) == used
         synchronised = device.calls["cudaStreamSynchronize"]
         opened(PLAIN, seed=0, num_inference_steps=2 * STEPS)
-        assert len(CapturingSession.made) == len(NETWORKS)
+        assert len(CapturingSession.made) == used
         many = device.calls["cudaStreamSynchronize"] - synchronised
         opened(PLAIN, seed=0, num_inference_steps=3 * STEPS)
         assert device.calls["cudaStreamSynchronize"] - synchronised - many == many, "the host waits within the loop"
