@@ -84,7 +84,7 @@ def build_plan(trt: Any, job: PlanJob, options: PlanOptions, report: Phase = lam
         raise KeyboardInterrupt
     if serialized is None:
         raise PlanError(f"{name}: TensorRT cannot build it: {log.take()}")
-    _check(trt, network, job.spec)
+    _check(trt, network, job)
     with replacing(job.plan) as temporary, open(temporary, "wb") as file:
         file.write(serialized)
 
@@ -139,13 +139,16 @@ def _add_profile(builder: Any, config: Any, job: PlanJob) -> None:
                         f"{job.profile.height}, width {job.profile.width}")
 
 
-def _check(trt: Any, network: Any, spec: NetworkSpec) -> None:
+def _check(trt: Any, network: Any, job: PlanJob) -> None:
+    """Hold names, dtypes and dimensions of the parsed network to the spec; −1 stands for a dimension that may change."""
     built = [network.get_input(index) for index in range(network.num_inputs)]
     built += [network.get_output(index) for index in range(network.num_outputs)]
-    found = [(tensor.name, np.dtype(trt.nptype(tensor.dtype)).name) for tensor in built]
-    expected = [(tensor.name, tensor.dtype) for tensor in spec.tensors]
+    found = [(tensor.name, np.dtype(trt.nptype(tensor.dtype)).name, tuple(tensor.shape)) for tensor in built]
+    sizes = {"D": job.geometry.embed_dim}
+    expected = [(tensor.name, tensor.dtype, tuple(dim if isinstance(dim, int) else sizes.get(dim, -1) for dim in tensor.dims))
+                for tensor in job.spec.tensors]
     if found != expected:
-        raise PlanError(f"{spec.name}: expected tensors {expected}, TensorRT built {found}")
+        raise PlanError(f"{job.spec.name}: expected tensors {expected}, TensorRT built {found}")
 
 
 def _monitor(trt: Any, report: Phase) -> Any:
