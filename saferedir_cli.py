@@ -5,7 +5,7 @@ import sys
 from importlib import import_module
 
 COMMANDS = {"build": "export.build_engines", "inspect": "engines.summary", "doctor": "engines.doctor",
-            "verify": "engines.verification", "generate": "runtime.generate"}
+            "verify": "engines.verification", "optimize": "engines.optimize", "generate": "runtime.generate"}
 USAGE = f"usage: saferedir {{{','.join(COMMANDS)}}} ...   (saferedir build --help, and so on)"
 
 

@@ -20,8 +20,8 @@ if __package__ in (None, ""):
 import numpy as np  # noqa: E402
 import onnx  # noqa: E402
 
+from engines.digests import file_digest  # noqa: E402
 from engines.manifest import FileRecord, Manifest  # noqa: E402
-from engines.store import file_digest  # noqa: E402
 from export.build import BuildOptions, build  # noqa: E402
 from export.build_engines import DEMO_MODEL, DEMO_REDIRECTOR  # noqa: E402
 from export.emulation import emulate  # noqa: E402

@@ -1,4 +1,4 @@
-"""The user's own folder for what can be made again: compiled kernels, checks that passed on this device."""
+"""The user's own folder for what can be made again: compiled kernels, digests, checks that passed on this device."""
 from __future__ import annotations
 
 import os
@@ -9,8 +9,11 @@ def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/saferedir`, by default `~/.cache/saferedir`, made for this user alone.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be made, or others may write to it: what is trusted without another check lies there.
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "saferedir"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & 0o022):
+        raise PermissionError(f"{folder}: expected a folder that this user alone can write to; chmod 700 it")
     return folder

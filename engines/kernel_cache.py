@@ -22,9 +22,13 @@ class KernelCache:
         self._pending = False
 
     @classmethod
-    def of(cls, version: str, gpu: str) -> KernelCache:
-        """The cache of a library version on a GPU of this name."""
-        return cls(cache_folder() / re.sub(r"[^\w.-]+", "-", f"tensorrt-rtx-{version}-{gpu}.kernels"))
+    def of(cls, version: str, gpu: str) -> KernelCache | None:
+        """The cache of a library version on a GPU of this name; None where the user has no folder for it."""
+        try:
+            folder = cache_folder()
+        except OSError:
+            return None
+        return cls(folder / re.sub(r"[^\w.-]+", "-", f"tensorrt-rtx-{version}-{gpu}.kernels"))
 
     def attach(self, config: Any) -> None:
         """Let contexts made from a TensorRT-RTX IRuntimeConfig take kernels from here and add to them."""

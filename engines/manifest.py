@@ -126,7 +126,7 @@ class Manifest:
     tells what was compared: "engine", or "onnx" or "emulated onnx" (half precision on a CPU) for engines that must still
     pass on the device that will run them;
     `recipe` network → all that determines its file, compared field by field to tell what must be built again; `target` is
-    None for engines that are tied to nothing.
+    what TensorRT engines are tied to, `optimized_for` the device of a backend that others are (see `engines.optimize`).
     """
 
     model: str
@@ -144,6 +144,7 @@ class Manifest:
     recipe: dict[str, dict[str, Any]]
     target: Target | None
     command: str
+    optimized_for: str | None = None
     format: int = field(default=FORMAT)
 
     @classmethod
@@ -188,12 +189,6 @@ class Manifest:
     def precision_of(self, network: str) -> str:
         """What a network computes in: not all follow `precision`."""
         return self.recipe[network]["precision"]
-
-    def worst_parity(self, network: str) -> tuple[float, float] | None:
-        """Lowest cosine and largest error over a network's outputs; None without figures."""
-        if not (figures := self.parity.get(network, {}).values()):
-            return None
-        return min(found["cosine"] for found in figures), max(found["max_abs_error"] for found in figures)
 
     def write(self, folder: Path) -> None:
         """Write into a folder, atomically."""

@@ -10,6 +10,7 @@ import numpy as np
 from engines.backend import check_names
 from engines.errors import BackendError
 from engines.host_arrays import HostMemory, check_arrays
+from engines.processor import processor
 from engines.specs import NetworkSpec
 
 try:
@@ -18,12 +19,17 @@ except ImportError as error:
     raise BackendError(f"onnxruntime cannot be imported ({error}); install it with: pip install onnxruntime") from None
 
 
+SHRINK = onnxruntime.RunOptions()
+SHRINK.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+
+
 class OnnxRuntimeEngine:
     """One session; `bind` ties its inputs and outputs to C-contiguous numpy arrays."""
 
     def __init__(self, session: onnxruntime.InferenceSession, spec: NetworkSpec) -> None:
         self.spec = spec
         self._session = session
+        self._planned: set[tuple[tuple[int, ...], ...]] = set()  # shapes of inputs that have been run
 
     def bind(self, **tensors: np.ndarray) -> Callable[[], None]:
         """See `engines.backend.Engine.bind`."""
@@ -33,11 +39,15 @@ class OnnxRuntimeEngine:
             for tensor in tensors_of:
                 array = tensors[tensor.name]
                 bind(tensor.name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
-        return partial(self._run, binding, tuple(tensors.values()))  # bound by address: the call keeps the arrays alive
+        shapes = tuple(tensors[tensor.name].shape for tensor in self.spec.inputs)
+        return partial(self._run, binding, shapes, tuple(tensors.values()))  # bound by address: the call keeps the arrays alive
 
-    def _run(self, binding: onnxruntime.IOBinding, arrays: tuple[np.ndarray, ...]) -> None:
+    def _run(self, binding: onnxruntime.IOBinding, shapes: tuple[tuple[int, ...], ...], arrays: tuple[np.ndarray, ...]) -> None:
         try:
-            self._session.run_with_iobinding(binding)
+            # From the second run with these shapes on, ONNX Runtime takes all scratch memory in one block, as the first run
+            # needed it. What the first has taken piece by piece is given back, else both are held.
+            self._session.run_with_iobinding(binding, None if shapes in self._planned else SHRINK)
+            self._planned.add(shapes)
         except Exception as error:  # ONNX Runtime raises a class of its own for each status code
             raise BackendError(f"{self.spec.name}: ONNX Runtime failed: {error}") from error
 
@@ -46,22 +56,38 @@ class OnnxRuntimeBackend(HostMemory):
     """Loads model.onnx files."""
 
     name = "onnxruntime"
-    device = f"ONNX Runtime {onnxruntime.__version__}, CPU"
+    device = f"ONNX Runtime {onnxruntime.__version__}, CPU {processor()}"
 
     def options(self) -> onnxruntime.SessionOptions:
-        """Session options, chosen by `benchmarks/cpu_backends.py`."""
+        """Session options, chosen by `benchmarks/cpu_backends.py` and `benchmarks/cold_start.py`."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         # Each session has threads of its own, and by default they spin for a long time after a run: on the cores that the next
         # network needs. Twenty microseconds last from one operator to the next.
         options.add_session_config_entry("session.intra_op.spin_duration_us", "20")
+        options.add_session_config_entry("session.prepack.enable_parallel", "1")
         return options
 
     def load(self, path: Path, spec: NetworkSpec) -> OnnxRuntimeEngine:
         """See `engines.backend.Backend.load`."""
-        try:
-            session = onnxruntime.InferenceSession(str(path), self.options(), providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise BackendError(f"{path}: ONNX Runtime cannot load it: {error}") from error
+        session = self._open(path, self.options())
         check_names(spec, [value.name for value in (*session.get_inputs(), *session.get_outputs())])
         return OnnxRuntimeEngine(session, spec)
+
+    def optimize(self, path: Path, output: Path) -> None:
+        """Write the graph as this CPU runs it to `output`, with weights, also packed ones, in a file to map beside it.
+
+        Raises:
+            BackendError: ONNX Runtime cannot load or write it.
+        """
+        options = self.options()
+        options.optimized_model_filepath = str(output)
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{output.name}.data")
+        options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+        self._open(path, options)
+
+    def _open(self, path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+        try:
+            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise BackendError(f"{path}: ONNX Runtime cannot load it: {error}") from error

@@ -49,3 +49,8 @@ def compare(name: str, expected: np.ndarray, found: np.ndarray, limits: Limits) 
         raise ParityError(f"{name}: expected PyTorch's values (cosine at least {limits.cosine}, error at most {limit:.3g}), "
                           f"found cosine {cosine:.6f}, error {error:.3g}")
     return {"cosine": cosine, "max_abs_error": error}
+
+
+def worst(figures: Figures) -> tuple[float, float]:
+    """Lowest cosine and largest absolute error over a network's outputs."""
+    return (min(found["cosine"] for found in figures.values()), max(found["max_abs_error"] for found in figures.values()))

@@ -1,30 +1,19 @@
 """A folder of built engines: its manifest decides, and a file is hashed before anything in it is deserialised."""
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from engines.backend import Backend, Engine
-from engines.errors import DigestError, ManifestError
+from engines.digests import file_digest, remembered_digest
+from engines.errors import BackendError, DigestError, ManifestError
 from engines.manifest import REBUILD, Manifest
 from engines.recorded import FILE_NAME, Case, load_cases
-from engines.specs import NETWORKS
+from engines.specs import GUARD_NETWORKS, NETWORKS
 
 TOKENIZER = "tokenizer/tokenizer.json"
 MODEL_FILES = ("model.onnx", "model.plan")
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal text."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file) -> str:  # Python 3.10 has no hashlib.file_digest
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 class EngineStore:
@@ -43,27 +32,47 @@ class EngineStore:
         """The tokenizer's file, verified."""
         return self._verified(TOKENIZER)
 
-    def load(self, network: str, backend: Backend) -> Engine:
-        """Verify every file of a network, then load it.
+    def model(self, network: str) -> Path:
+        """A network's engine file, verified with every file beside it that it may refer to.
 
         Raises:
             ManifestError: the manifest lists no such network.
             DigestError: a file is missing or altered.
-            BackendError: the backend refuses it.
         """
-        files = self.manifest.files_of(network)
+        files = [name for name in self.manifest.files_of(network) if name != f"{network}/{FILE_NAME}"]
         models = [name for name in files if name.split("/", 1)[1] in MODEL_FILES]
         if len(models) != 1:
             raise ManifestError(f"{self.folder}: expected one engine file of {network}, found {models}; {REBUILD}")
         for name in files:
-            self._verified(name)
-        return backend.load(self.folder / models[0], NETWORKS[network])
+            # The guard is hashed at every start, whatever is remembered.
+            self._verified(name, file_digest if network in GUARD_NETWORKS else remembered_digest)
+        return self.folder / models[0]
+
+    def load(self, networks: Sequence[str], backend: Backend) -> dict[str, Engine]:
+        """Verify and load networks. One is hashed while others are loaded, the largest last.
+
+        Raises:
+            ManifestError, DigestError: as for `model`.
+            BackendError: the backend refuses one, or they were optimised for another device.
+        """
+        if (device := self.manifest.optimized_for) not in (None, backend.device):
+            raise BackendError(f"{self.folder}: expected the device that these engines were optimised for, {device}; "
+                               f"found {backend.device}; optimise again here with: saferedir optimize ENGINE_DIR")
+        largest_first = sorted(networks, key=self._size, reverse=True)
+        with ThreadPoolExecutor() as pool:
+            verified = {name: pool.submit(self.model, name) for name in largest_first}
+            try:
+                loaded = {name: backend.load(verified[name].result(), NETWORKS[name]) for name in reversed(largest_first)}
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        return {name: loaded[name] for name in networks}
 
     def cases(self, network: str) -> list[Case]:
         """What was recorded of a network at build, verified.
 
         Raises:
-            ManifestError, DigestError: as for `load`.
+            ManifestError, DigestError: as for `model`.
         """
         return load_cases(self._verified(f"{network}/{FILE_NAME}"))
 
@@ -74,7 +83,10 @@ class EngineStore:
                                 "with: python export/build_engines.py --redirector CHECKPOINT (or ask for unguarded "
                                 "generation explicitly)")
 
-    def _verified(self, name: str) -> Path:
+    def _size(self, network: str) -> int:
+        return sum(record.size for record in self.manifest.files_of(network).values())
+
+    def _verified(self, name: str, digest_of: Callable[[Path], str] = file_digest) -> Path:
         path, record = self.folder / name, self.manifest.files.get(name)
         if record is None or not path.resolve().is_relative_to(self.folder.resolve()):
             raise ManifestError(f"{path}: expected in the manifest's list of files, found none; {REBUILD}")
@@ -82,6 +94,6 @@ class EngineStore:
             raise DigestError(f"{path}: missing, though the manifest lists it; {REBUILD}")
         if (size := path.stat().st_size) != record.size:
             raise DigestError(f"{path}: altered: expected {record.size} bytes, found {size}; {REBUILD}")
-        if (digest := file_digest(path)) != record.sha256:
+        if (digest := digest_of(path)) != record.sha256:
             raise DigestError(f"{path}: altered: expected SHA-256 {record.sha256}, found {digest}; {REBUILD}")
         return path

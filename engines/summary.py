@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engines.errors import SafeRedirError
 from engines.manifest import Manifest
+from engines.parity import worst
 from engines.specs import NETWORKS
 from engines.store import MODEL_FILES
 
@@ -33,6 +34,8 @@ def summary(manifest: Manifest, digest: str) -> str:
     if manifest.target is not None:
         rows += [(name.replace("_", " "), str(value)) for name, value in dataclasses.asdict(manifest.target).items()
                  if value not in ("", None)]
+    if manifest.optimized_for is not None:
+        rows.append(("optimized for", manifest.optimized_for))
     rows += [("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
              ("command", manifest.command)]
     lines = [f"{name:<20} {value}" for name, value in rows]
@@ -41,10 +44,10 @@ def summary(manifest: Manifest, digest: str) -> str:
     lines += [f"{'':<23} {record.size / 1e6:9.2f}  {'':9}  {'':8}  {name}, SHA-256 {record.sha256}"
               for name, record in manifest.files.items() if "/" not in name]
     for network in (*NETWORKS, "tokenizer"):
-        worst = manifest.worst_parity(network)
+        figures = manifest.parity.get(network)
         for name, record in sorted(manifest.files_of(network).items()):
             is_model = name.split("/", 1)[1] in MODEL_FILES
-            parity = f"{worst[0]:9.6f}  {worst[1]:8.1e}" if worst and is_model else f"{'':9}  {'':8}"
+            parity = "{:9.6f}  {:8.1e}".format(*worst(figures)) if figures and is_model else f"{'':9}  {'':8}"
             precision = manifest.precision_of(network) if is_model else ""
             lines.append(f"{network:<13} {precision:<9} {record.size / 1e6:9.2f}  {parity}  {name}")
     return "\n".join(lines)

@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         backend = open_backend(store.manifest.backend, store.manifest.precision)
         print(f"{store.folder} on {backend.device}\n{'network':<14} {'output':<18} {'cosine':>9}  {'error':>8}")
         for name in (name for name in NETWORKS if store.manifest.files_of(name)):
-            for output, found in verify(store, backend, {name: store.load(name, backend)})[name].items():
+            for output, found in verify(store, backend, store.load([name], backend))[name].items():
                 print(f"{name:<14} {output:<18} {found['cosine']:9.6f}  {found['max_abs_error']:8.1e}")
     except SafeRedirError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -7,18 +7,18 @@ import importlib.metadata
 import os
 import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from engines.atomic import replacing_folder
 from engines.cuda import open_cuda
+from engines.digests import file_digest
 from engines.errors import InputError, ManifestError
 from engines.manifest import FILE_NAME, FileRecord, Geometry, GuardRecord, Manifest, SourceRecord, Target
 from engines.specs import ALWAYS_FLOAT32, GUARD_NETWORKS, NETWORKS
-from engines.store import TOKENIZER, file_digest
+from engines.store import TOKENIZER
 from engines.tensorrt_library import BUILDERS, import_tensorrt
 from export.build_options import BuildOptions
 from export.network_build import COMPONENT_OF, TIMING_CACHE, build_network
@@ -58,7 +58,7 @@ def build(options: BuildOptions, report: Report = print) -> Manifest:
         return previous
     if previous is not None:
         report(f"{options.engine_dir}: rebuilding because of " + "; ".join(changes))
-    with _replacement(options.engine_dir) as folder:
+    with replacing_folder(options.engine_dir) as folder:
         manifest = _fill(folder, source, options, manifest, None if options.force else previous, report)
     report(f"{options.engine_dir}: built in {time.monotonic() - started:.1f} s")
     return manifest
@@ -186,28 +186,6 @@ def _intact(manifest: Manifest, folder: Path, network: str, digests: bool = True
     return bool(files) and all(
         (path := folder / name).is_file() and path.stat().st_size == found.size
         and (not digests or file_digest(path) == found.sha256) for name, found in files.items())
-
-
-@contextmanager
-def _replacement(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that takes its place when the block ends, or vanishes when it fails."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    folder.chmod(0o755)
-    retired = folder.with_name(folder.name + ".old")
-    try:
-        yield folder
-        if target.exists():
-            os.rename(target, retired)
-        try:
-            os.rename(folder, target)
-        except BaseException:
-            if retired.exists():
-                os.rename(retired, target)
-            raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(retired, ignore_errors=True)
 
 
 def _fill(folder: Path, source: Source, options: BuildOptions, manifest: Manifest, previous: Manifest | None,

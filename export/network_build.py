@@ -10,7 +10,7 @@ from typing import Any
 
 from engines.backend import open_backend
 from engines.errors import BackendError, InputError
-from engines.parity import Figures
+from engines.parity import Figures, worst
 from engines.recorded import FILE_NAME as RECORDED
 from engines.recorded import Case, check_cases, save_cases
 from engines.specs import GUARD_NETWORKS, NETWORKS
@@ -33,8 +33,7 @@ class Parity:
     of_engine: bool
 
     def __str__(self) -> str:
-        cosine = min(found["cosine"] for found in self.figures.values())
-        error = max(found["max_abs_error"] for found in self.figures.values())
+        cosine, error = worst(self.figures)
         return f"parity{'' if self.of_engine else ' of the ONNX file'}: cosine {cosine:.6f}, largest error {error:.1e}"
 
 

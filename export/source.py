@@ -7,10 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from engines.digests import file_digest
 from engines.errors import InputError
 from engines.manifest import Geometry, SourceRecord
 from engines.specs import LATENT_CHANNELS, TOKENS
-from engines.store import file_digest
 
 COMPONENTS = {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
 WEIGHTS = tuple(f"{stem}{variant}.{suffix}" for suffix in ("safetensors", "bin") for variant in ("", ".fp16")

@@ -61,8 +61,8 @@ class GuardedPipeline:
         self._schedule = NoiseSchedule.from_config(self.manifest.scheduler)
         self._tokenizer = PromptTokenizer(self._store.tokenizer)
         self._backend = open_backend(self.manifest.backend, self.manifest.precision, eager)
-        self._engines: dict[str, Engine] = {
-            name: self._store.load(name, self._backend) for name in NETWORKS if not (unguarded and name in GUARD_NETWORKS)}
+        wanted = [name for name in NETWORKS if not (unguarded and name in GUARD_NETWORKS)]
+        self._engines: dict[str, Engine] = self._store.load(wanted, self._backend)
         ensure_verified(self._store, self._backend, self._engines)
         self._engines = {name: wrap(engine) for name, engine in self._engines.items()}
         self._loops: OrderedDict[tuple[object, ...], Loop] = OrderedDict()

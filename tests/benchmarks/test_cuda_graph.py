@@ -18,7 +18,7 @@ from runtime.schedules import NoiseSchedule
 def test_a_replayed_pair_of_steps_equals_the_whole_loop(plans, device):
     runtime = device()
     store, backend, cuda = EngineStore(plans), open_backend("tensorrt-rtx"), cuda_module.open_cuda()
-    engines = {name: store.load(name, backend) for name in ("unet", "guard", "sampler_step")}
+    engines = store.load(["unet", "guard", "sampler_step"], backend)
     schedule = NoiseSchedule.from_config(store.manifest.scheduler)
     table = sampler_table("ddim", 6, schedule)
     sizes = {"B": 1, "CB": 2, "H": 16, "W": 16, "D": 96}

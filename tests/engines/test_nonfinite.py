@@ -26,7 +26,7 @@ def sound(found: dict[str, np.ndarray], network: str) -> list[bool]:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
 @pytest.mark.parametrize("network, name", CASES)
 def test_one_number_that_is_not_finite(demo_engines, backend, network, name, value):
-    engine = EngineStore(demo_engines).load(network, backend)
+    engine = EngineStore(demo_engines).load([network], backend)[network]
     draw = np.random.default_rng(0)
     inputs = {tensor.name: np.array(draw.standard_normal(tensor.shape(SIZES)) / 2 if tensor.dims else 0.5, np.float32)
               if tensor.dtype == "float32" else np.zeros(tensor.shape(SIZES), tensor.dtype) for tensor in engine.spec.inputs}

@@ -54,4 +54,4 @@ def test_no_engines(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("arguments, status", [((), 2), (("fly",), 2), (("--help",), 0)])
 def test_usage(arguments, status, monkeypatch, capsys):
     assert run(monkeypatch, *arguments) == status
-    assert "usage: saferedir {build,inspect,doctor,verify,generate}" in "".join(capsys.readouterr())
+    assert "usage: saferedir {build,inspect,doctor,verify,optimize,generate}" in "".join(capsys.readouterr())
