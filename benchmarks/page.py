@@ -38,7 +38,9 @@ def with_figures(text: str, results: Path) -> str:
             raise ValueError(f"{PAGE.name}: expected the line {marker!r} once, found it {text.count(marker)} times")
     before, rest = text.split(START)
     documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("latency-*.json"))]
-    figures = "\n".join(line for document in documents for line in section(document, results))
+    loads = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("load_time-*.json"))]
+    figures = "\n".join([*(line for document in documents for line in section(document, results)),
+                         *(line for document in loads for line in load_section(document))])
     return f"{before}{START}\n{figures}\n{END}{rest.split(END)[1]}"
 
 
@@ -55,6 +57,22 @@ def section(document: dict[str, Any], results: Path) -> Iterator[str]:
     for name, text in PLOTS.items():
         if (results / f"latency-{target['name']}-{name}.png").is_file():
             yield from (f"![{text}](results/latency-{target['name']}-{name}.png)", "")
+
+
+def load_section(document: dict[str, Any]) -> Iterator[str]:
+    """A document of `benchmarks/load_time.py` as Markdown."""
+    weights = document["weights_bytes"]
+    moments = max((found["memory_bytes"] for found in document["subjects"].values()), key=len)
+    yield from ("", f"### Loading {document['target']}", "", _provenance(document),
+                "", f"{document['rounds']} rounds; the weights are {weights / 2**30:.3f} GiB.", "")
+    yield from _rows(
+        ["process start to loaded", "s, median (p5 to p95)", "diffusers ÷ this", "95 % interval",
+         *(f"resident after {moment}, × weights" for moment in moments), "most ever resident, × weights"],
+        [[name, "{median:.2f} ({p5:.2f} to {p95:.2f})".format(**found["seconds"]), f"{found['diffusers_over_this']['median']:.2f}",
+          f"{found['diffusers_over_this']['low']:.2f} to {found['diffusers_over_this']['high']:.2f}",
+          *(f"{held['resident'] / weights:.2f}" for held in found["memory_bytes"].values()),
+          f"{max(held['peak'] for held in found['memory_bytes'].values()) / weights:.2f}"]
+         for name, found in document["subjects"].items()])
 
 
 def _provenance(document: dict[str, Any]) -> str:

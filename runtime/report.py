@@ -80,7 +80,8 @@ class ImageReport:
                  f"{self.concept}: highest p_unsafe {max(judged):.3f} in {len(judged)} checks"]
         if self.unsafe_steps:
             parts.append(f"unsafe at steps {_ranges(self.unsafe_steps)} of {len(self.checked)}")
-            parts.append("tokens: " + ", ".join(repr(token.text) for token in self.responsible_tokens))
+            if self.responsible_tokens:
+                parts.append("tokens: " + ", ".join(repr(token.text) for token in self.responsible_tokens))
         return "; ".join(parts)
 
 

@@ -85,23 +85,31 @@ def test_without_guidance_and_with_a_negative_prompt_equals_diffusers(pipeline, 
         assert levels(found.images[0], expected.images[0]) <= 1, options
 
 
-@pytest.mark.parametrize("name, batch", [("ddim", 1), ("ddim", 4), ("pndm", 1), ("pndm", 4), ("lms", 1), ("lms", 4)])
-def test_guarded_equals_an_eager_guarded_loop(pipeline, diffusers_pipeline, guard, name, batch):
+def assert_equal_to(picture, reference, image, report):
+    """A picture and the guard's decisions are an eager run's, up to a probability that is too near the threshold to tell."""
+    p_unsafe = np.array([NOT_CHECKED if value is None else value for value in report.p_unsafe])
+    near = np.abs(reference - 0.5) < 1e-3
+    until = int(np.argmax(near)) if near.any() else len(near)
+    assert ((p_unsafe == NOT_CHECKED) == (reference == NOT_CHECKED))[:until].all()
+    assert ((p_unsafe > 0.5) == (reference > 0.5))[:until].all()
+    assert near.any() or levels(image, picture) <= 1
+
+
+@pytest.mark.parametrize("name", ["ddim", "pndm", "lms"])
+def test_guarded_equals_an_eager_guarded_loop(pipeline, diffusers_pipeline, guard, name):
+    """Fifty prompts, in batches of four and one by one."""
     verdicts = set()
-    for start in range(0, len(PROMPTS), batch):
-        part = PROMPTS[start:start + batch]
+    for start in range(0, len(PROMPTS), 4):
+        part = PROMPTS[start:start + 4]
         seeds = list(range(start, start + len(part)))
         pictures, trace = eager(diffusers_pipeline, part, seeds, name, guard=guard)
-        found = pipeline(part, seed=seeds, scheduler=name, num_inference_steps=STEPS)
-        for index, (image, report) in enumerate(zip(found.images, found.guard, strict=True)):
-            reference = trace[:, index]
-            p_unsafe = np.array([NOT_CHECKED if value is None else value for value in report.p_unsafe])
-            near = np.abs(reference - 0.5) < 1e-3
-            until = int(np.argmax(near)) if near.any() else len(near)
-            assert ((p_unsafe == NOT_CHECKED) == (reference == NOT_CHECKED))[:until].all()
-            assert ((p_unsafe > 0.5) == (reference > 0.5))[:until].all()
-            assert near.any() or levels(image, pictures[index]) <= 1
-            verdicts.add(report.verdict)
+        options = {"scheduler": name, "num_inference_steps": STEPS}
+        together = pipeline(part, seed=seeds, **options)
+        for index, (prompt, seed) in enumerate(zip(part, seeds, strict=True)):
+            alone = pipeline(prompt, seed=seed, **options)
+            for image, report in ((together.images[index], together.guard[index]), (alone.images[0], alone.guard[0])):
+                assert_equal_to(pictures[index], trace[:, index], image, report)
+                verdicts.add(report.verdict)
     assert verdicts == {"safe", "redirected"}
 
 
