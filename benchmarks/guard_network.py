@@ -37,7 +37,8 @@ from saferedir.checkpoint import load_redirector  # noqa: E402
 from saferedir.guard import Guard  # noqa: E402
 from saferedir.heads import Redirector  # noqa: E402
 
-# What was tried and not kept: processor time as a fraction of the exported guard's (one thread, 64x64 latents, D = 768).
+# What was tried and not kept: processor time as a fraction of the exported guard's (one thread, 64x64 latents, D = 768). The lines
+# on Winograd in two dimensions are of a machine that others used, too.
 LOST = {
     "token mask computed at every step": "1.05 to 1.08; see 'exported, mask again'",
     "BatchNorm folded before export": "the same file: torch.onnx folds it",
@@ -50,6 +51,22 @@ LOST = {
     "static latent size in the file": "0.985 to 0.996, for a file that takes one size",
     "3x3 convolutions of the wide blocks as Winograd F(4, 3) along rows, in depthwise and 1x3 convolutions":
         "0.77, for latents of 4n rows on this backend alone, in twice the nodes",
+    "F(4x4, 3x3) as exported for OpenVINO":
+        "0.70 to 0.76, with two threads 0.71 to 0.73, on a busy machine 1.0; OpenVINO 0.61 to 0.63, with two threads 0.62 to 0.68",
+    "F(5x5, 3x3), F(6x6, 3x3), not F(4x4, 3x3)":
+        "0.72, 0.83 beside 0.68 to 0.70 of the encoder alone: fewer products, in smaller matrices; OpenVINO 0.58 beside 0.60",
+    "F(4x4, 3x3): windows by value of the transform, not by tile":
+        "0.69 beside 0.66 of the encoder alone; OpenVINO 0.62 beside 0.65",
+    "F(4x4, 3x3): bias and ReLU in the transform back, as Gemm": "0.72 beside 0.70; with two threads 0.75 beside 0.71",
+    "F(4x4, 3x3): downsample added by that Gemm": "0.70 beside 0.68 of the encoder alone; two threads 0.75 beside 0.80",
+    "F(4x4, 3x3): last bias after the mean, the ReLU as a maximum": "0.68 beside 0.68 of the encoder alone",
+    "F(4x4, 3x3): transform back as a 1x1 convolution, of one or both of a block's layers": "0.75, 0.77 beside 0.70",
+    "F(4x4, 3x3): a row of zeros appended to the pixels, not tiles of zeros": "0.75 beside 0.68 of the encoder alone",
+    "F(4x4, 3x3): output channels in two or four parts":
+        "two: 0.73 beside 0.75, four: 0.79 beside 0.75, of the encoder alone; with two threads 0.78, 0.76 in one part",
+    "F(4x4, 3x3): the 36 products as a grouped 1x1 convolution":
+        "1.18 of the products' time (256 channels): reordering takes 4.5 of 13.6 ms",
+    "F(4x4, 3x3): the 36 products as products of their own": "1.36 of the products' time (256 channels), for splitting and joining",
 }
 Times = Mapping[str, np.ndarray]
 
@@ -70,7 +87,9 @@ def multiplications(module: nn.Module, spec: NetworkSpec, sizes: Mapping[str, in
 def forms_of(redirector: Redirector) -> dict[str, nn.Module]:
     """What is compared, by name."""
     return {"trained": Guard(redirector), "exported": Guard(redirector).for_inference(),
-            "exported, mask again": Guard(redirector, mask_again=True).for_inference(), "token_mask": redirector.mask_predictor}
+            "exported for OpenVINO": Guard(redirector).for_inference(winograd=True),
+            "exported, mask again": Guard(redirector, mask_again=True).for_inference(),
+            "token_mask": redirector.mask_predictor}
 
 
 def spec_of(name: str) -> NetworkSpec:
@@ -127,7 +146,8 @@ def run(redirector: Redirector, latent: int, unet: tuple[Path, float] | None, ro
             export_network(module, spec_of(name), redirector.config.embed_dim, path)
             sessions[name] = open_session(path, threads)
     giga = {name: multiplications(module, spec_of(name), sizes) for name, module in forms.items()}
-    giga["exported"] -= giga["token_mask"]  # exporting drops the mask predictor
+    for name in ("exported", "exported for OpenVINO"):
+        giga[name] -= giga["token_mask"]  # exporting drops the mask predictor
     if unet is not None:
         sessions["unet"], giga["unet"] = open_session(unet[0], threads), unet[1]
     return {"latent": latent, "prompt_width": sizes["D"], "rounds": rounds,

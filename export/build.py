@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CODE = ("export/onnx_file.py", "export/half_precision.py", "export/emulation.py", "export/networks.py", "export/network_build.py",
         "export/parity.py", "engines/parity.py", "engines/specs.py")
 PLAN_CODE = ("export/tensorrt_plan.py", "export/shape_profile.py")
-GUARD_CODE = ("saferedir/guard.py", "saferedir/heads.py", "saferedir/inference.py")
+GUARD_CODE = ("saferedir/guard.py", "saferedir/heads.py", "saferedir/inference.py", "saferedir/winograd.py")
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "tokenizers")
 BACKEND_LIBRARIES = {"openvino": ("openvino",)}
 

@@ -23,6 +23,9 @@ from export.tensorrt_plan import PlanJob, PlanOptions, build_plan
 # The component of the model that each network is made from.
 COMPONENT_OF = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae", "tokenizer": "tokenizer"}
 TIMING_CACHE = "timing.cache"
+# Backends whose guard takes `saferedir.winograd`. It gains less under ONNX Runtime, nothing with two threads on a busy processor
+# (`LOST` in benchmarks/guard_network.py); the kernels of GPUs have such forms of their own.
+WINOGRAD = frozenset({"openvino"})
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def _export(network: str, path: Path, source: Source, options: BuildOptions, pre
     from export.onnx_file import export_network
     from export.parity import reference_cases
     module, spec = _module(network, source, options), NETWORKS[network]
-    exported = module.for_inference() if network == "guard" else module  # held to the trained module
+    exported = module.for_inference(options.backend in WINOGRAD) if network == "guard" else module  # held to the trained module
     in_file = precision if options.half_files else "float32"
     export_network(exported, spec, source.geometry.embed_dim, path, in_file)
     cases = reference_cases(module, spec, source.geometry, options.profile(source.geometry))

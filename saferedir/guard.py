@@ -24,9 +24,11 @@ class Guard(nn.Module):
         self.heads = heads.eval()
         self.mask_again = mask_again
 
-    def for_inference(self) -> Guard:
-        """The same guard on `InferenceHeads`: what is exported."""
-        return self if isinstance(self.heads, InferenceHeads) else Guard(InferenceHeads(self.heads), self.mask_again)
+    def for_inference(self, winograd: bool = False) -> Guard:
+        """The same guard on `InferenceHeads`: what is exported. `winograd`: see `InferenceHeads`."""
+        if isinstance(self.heads, InferenceHeads):
+            return self
+        return Guard(InferenceHeads(self.heads, winograd), self.mask_again)
 
     def forward(self, sample: Tensor, timestep: Tensor, embeds: Tensor, original_embeds: Tensor, countdown: Tensor,
                 alpha_scale: Tensor, threshold: Tensor, replace_steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -72,7 +72,7 @@ class HeadsOutput(NamedTuple):
     alpha: Tensor
 
 
-class _ResidualBlock(nn.Module):
+class ResidualBlock(nn.Module):
     def __init__(self, width_in: int, width: int) -> None:
         super().__init__()
         self.conv = nn.Sequential(
@@ -167,7 +167,7 @@ class Redirector(nn.Module):
         width, joint = config.embed_dim, config.joint_features
         widths = (config.latent_channels, *config.encoder_widths)
         self.latent_encoder = nn.Sequential(
-            *(_ResidualBlock(a, b) for a, b in zip(widths, widths[1:], strict=False)),
+            *(ResidualBlock(a, b) for a, b in zip(widths, widths[1:], strict=False)),
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], config.latent_features), nn.ReLU(),
             nn.Dropout(DROPOUT))
         self.t_encoder = nn.Sequential(

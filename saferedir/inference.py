@@ -4,12 +4,14 @@ Source: the heads and the redirection rule of arXiv 2601.08623; the rearrangemen
 """
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from saferedir.heads import ATTENTION_HEADS, ATTENTION_SCALE, TOKENS, HeadsOutput, Redirector
+from saferedir.winograd import with_winograd
 
 
 class InferenceHeads(nn.Module):
@@ -26,12 +28,17 @@ class InferenceHeads(nn.Module):
 
     BatchNorm and mask predictor stay, because exporting deals with them: it folds the first into the convolutions, and drops
     the second from a guard that does not apply the mask again.
+
+    `winograd`: the latent encoder's wide convolutions as in `saferedir.winograd`, for backends that run on a processor.
     """
 
-    def __init__(self, redirector: Redirector) -> None:
+    def __init__(self, redirector: Redirector, winograd: bool = False) -> None:
         super().__init__()
         self.config = redirector.config
         self.redirector = redirector.eval()
+        if winograd:
+            self.redirector = copy.deepcopy(self.redirector)
+            self.redirector.latent_encoder = with_winograd(self.redirector.latent_encoder)
         weights = {name: tensor.double() for name, tensor in redirector.state_dict().items()}
         self._rearrange_attention(weights)
         self._rearrange_shift(weights)

@@ -110,7 +110,7 @@ def test_failing_gate_names_the_output_and_leaves_the_engines(folder, tmp_path, 
 
 
 def test_an_exported_guard_unlike_the_trained_one_is_refused(folder, monkeypatch):
-    def other(guard):
+    def other(guard, winograd):
         with torch.no_grad():
             heads = InferenceHeads(guard.heads)
             heads.shift[3].weight.neg_()

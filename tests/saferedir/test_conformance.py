@@ -10,6 +10,7 @@ from diffusers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
 
 from engines.backend import run_once
 from engines.specs import NETWORKS, NOT_CHECKED
+from export.network_build import WINOGRAD
 from export.onnx_file import export_network
 from runtime.samplers import apply_row, sampler_table
 from runtime.schedules import NoiseSchedule
@@ -35,14 +36,15 @@ def unit(delta) -> np.ndarray:
     return np.asarray(delta) / np.linalg.norm(delta, axis=2, keepdims=True)
 
 
+@pytest.mark.parametrize("winograd", [False, True], ids=["", "winograd"])
 @pytest.mark.parametrize("case", INDEX["heads"], ids=lambda case: case["file"])
-def test_heads(case):
+def test_heads(case, winograd):
     shape = (case["batch"], 4, case["height"], case["width"])
     inputs = (torch.from_numpy(normal(case["seed"], "heads.latent", shape)), torch.tensor(case["timesteps"]),
               torch.from_numpy(normal(case["seed"], "heads.embeds", (case["batch"], 77, 768))))
     trained = redirector(case["seed"])
     with torch.no_grad():
-        found, rearranged = trained(*inputs), InferenceHeads(trained)(*inputs)
+        found, rearranged = trained(*inputs), InferenceHeads(trained, winograd)(*inputs)
     for name, wanted in expected(case).items():
         assert getattr(found, name).shape == wanted.shape
         assert close(getattr(found, name), wanted, 1e-4), name
@@ -79,9 +81,9 @@ class Exported:
 
 
 @cache
-def _exported(folder, seed: int, mask_again: bool):
-    path = folder / f"guard_{seed}_{mask_again}.onnx"
-    export_network(Guard(redirector(seed), mask_again).for_inference(), NETWORKS["guard"], 768, path)
+def _exported(folder, seed: int, mask_again: bool, winograd: bool):
+    path = folder / f"guard_{seed}_{mask_again}_{winograd}.onnx"
+    export_network(Guard(redirector(seed), mask_again).for_inference(winograd), NETWORKS["guard"], 768, path)
     return path
 
 
@@ -95,7 +97,8 @@ def make_guard(request, export_folder):
     def make(case):
         if request.param is None:
             return Torch(Guard(redirector(case["seed"]), case["mask_again"]))
-        return Exported(_exported(export_folder, case["seed"], case["mask_again"]), opened(*request.param))
+        path = _exported(export_folder, case["seed"], case["mask_again"], request.param[0] in WINOGRAD)
+        return Exported(path, opened(*request.param))
     return make
 
 
