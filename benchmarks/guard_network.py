@@ -37,8 +37,8 @@ from saferedir.checkpoint import load_redirector  # noqa: E402
 from saferedir.guard import Guard  # noqa: E402
 from saferedir.heads import Redirector  # noqa: E402
 
-# What was tried and not kept: processor time as a fraction of the exported guard's (one thread, 64x64 latents, D = 768). The lines
-# on Winograd in two dimensions are of a machine that others used, too.
+# What was tried and not kept: processor time as a fraction of the exported guard's with direct convolutions (one thread, 64x64
+# latents, D = 768). The lines on Winograd in two dimensions are of a machine that others used, too.
 LOST = {
     "token mask computed at every step": "1.05 to 1.08; see 'exported, mask again'",
     "BatchNorm folded before export": "the same file: torch.onnx folds it",
@@ -49,10 +49,7 @@ LOST = {
     "ONNX Runtime's optimisation level extended, or basic": "1.36, 1.41 (no NCHWc convolutions)",
     "denormals as zero": "1.002",
     "static latent size in the file": "0.985 to 0.996, for a file that takes one size",
-    "3x3 convolutions of the wide blocks as Winograd F(4, 3) along rows, in depthwise and 1x3 convolutions":
-        "0.77, for latents of 4n rows on this backend alone, in twice the nodes",
-    "F(4x4, 3x3) as exported for OpenVINO":
-        "0.70 to 0.76, with two threads 0.71 to 0.73, on a busy machine 1.0; OpenVINO 0.61 to 0.63, with two threads 0.62 to 0.68",
+    "Winograd F(4, 3) along rows alone, in depthwise and 1x3 convolutions": "0.77 of direct convolutions, for latents of 4n rows",
     "F(5x5, 3x3), F(6x6, 3x3), not F(4x4, 3x3)":
         "0.72, 0.83 beside 0.68 to 0.70 of the encoder alone: fewer products, in smaller matrices; OpenVINO 0.58 beside 0.60",
     "F(4x4, 3x3): windows by value of the transform, not by tile":
@@ -86,9 +83,9 @@ def multiplications(module: nn.Module, spec: NetworkSpec, sizes: Mapping[str, in
 
 def forms_of(redirector: Redirector) -> dict[str, nn.Module]:
     """What is compared, by name."""
-    return {"trained": Guard(redirector), "exported": Guard(redirector).for_inference(),
-            "exported for OpenVINO": Guard(redirector).for_inference(winograd=True),
-            "exported, mask again": Guard(redirector, mask_again=True).for_inference(),
+    return {"trained": Guard(redirector), "exported": Guard(redirector).for_inference(winograd=True),
+            "exported for GPUs": Guard(redirector).for_inference(),
+            "exported, mask again": Guard(redirector, mask_again=True).for_inference(winograd=True),
             "token_mask": redirector.mask_predictor}
 
 
@@ -146,7 +143,7 @@ def run(redirector: Redirector, latent: int, unet: tuple[Path, float] | None, ro
             export_network(module, spec_of(name), redirector.config.embed_dim, path)
             sessions[name] = open_session(path, threads)
     giga = {name: multiplications(module, spec_of(name), sizes) for name, module in forms.items()}
-    for name in ("exported", "exported for OpenVINO"):
+    for name in ("exported", "exported for GPUs"):
         giga[name] -= giga["token_mask"]  # exporting drops the mask predictor
     if unet is not None:
         sessions["unet"], giga["unet"] = open_session(unet[0], threads), unet[1]

@@ -23,9 +23,8 @@ from export.tensorrt_plan import PlanJob, PlanOptions, build_plan
 # The component of the model that each network is made from.
 COMPONENT_OF = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae", "tokenizer": "tokenizer"}
 TIMING_CACHE = "timing.cache"
-# Backends whose guard takes `saferedir.winograd`. It gains less under ONNX Runtime, nothing with two threads on a busy processor
-# (`LOST` in benchmarks/guard_network.py); the kernels of GPUs have such forms of their own.
-WINOGRAD = frozenset({"openvino"})
+# Backends whose guard takes `saferedir.winograd`; the kernels of GPUs have such forms of their own.
+WINOGRAD = frozenset({"onnxruntime", "openvino"})
 
 
 @dataclass(frozen=True)

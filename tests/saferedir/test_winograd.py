@@ -140,7 +140,7 @@ def test_narrow_encoders_keep_their_convolutions():
 
 
 @pytest.mark.parametrize("backend, convolutions", [
-    ("openvino", 3), ("onnxruntime", 9), ("onnxruntime-cuda", 9), ("tensorrt", 9), ("tensorrt-rtx", 9)])
+    ("openvino", 3), ("onnxruntime", 3), ("onnxruntime-cuda", 9), ("tensorrt", 9), ("tensorrt-rtx", 9)])
 def test_which_backends_get_it(backend, convolutions, tmp_path, monkeypatch):
     class Exported(Exception):
         pass
