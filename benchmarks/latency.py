@@ -23,6 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     """Exit status 0; 1 when runs that were compared did not do the same work; 2 with one line on standard error."""
     arguments = parser().parse_args(argv)
     given = sys.argv[1:] if argv is None else argv
+    arguments.output.mkdir(parents=True, exist_ok=True)  # before anything is measured that could not be written
     try:
         target = locate(arguments.model, arguments.redirector)
         geometry = Manifest.read(target.engine_dir)[0].geometry

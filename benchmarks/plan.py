@@ -24,6 +24,7 @@ class Plan:
     peer_rounds: int
     grid: Grid
     extrapolate_to: int | None = None
+    warm_up_rounds: int = 1
 
     def workload(self, arguments: argparse.Namespace, geometry: Geometry) -> Workload:
         """The main comparison's, completed with the model's own sizes."""
@@ -46,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--quick", action="store_true", help="a short run of everything: under two minutes for the demo")
     result.add_argument("--num-inference-steps", type=int, help="of every run (default: 50; above 128 pixels 2)")
     result.add_argument("--rounds", type=int, help="each mode runs once a round (default: 20; above 128 pixels 3)")
+    result.add_argument("--warm-up-rounds", type=int, help="not kept (default: 1); 0 for runs of many minutes")
     result.add_argument("--batch-size", type=int, default=1)
     result.add_argument("--height", type=int, help="pixels (default: the model's)")
     result.add_argument("--width", type=int, help="pixels (default: the model's)")
@@ -72,7 +74,8 @@ def plan(arguments: argparse.Namespace, geometry: Geometry) -> Plan:
     chosen = (SMALL_QUICK if small else FULL_QUICK) if arguments.quick else SMALL if small else FULL
     given = {name: value for name in ("batch_sizes", "sizes", "steps", "rounds")
              if (value := getattr(arguments, f"grid_{name}")) is not None}
-    changed = {name: value for name in ("num_inference_steps", "rounds", "cold_starts", "peer_rounds", "extrapolate_to")
+    changed = {name: value for name in ("num_inference_steps", "rounds", "cold_starts", "peer_rounds", "extrapolate_to",
+                                           "warm_up_rounds")
                if (value := getattr(arguments, name)) is not None}
     return replace(chosen, grid=replace(chosen.grid, **given), **changed)
 

@@ -73,14 +73,15 @@ def order(modes: Sequence[str], round_number: int) -> list[str]:
 
 
 def interleave(pipeline: GuardedPipeline, log: CallLog, workload: Workload, trained: bool, rounds: int,
-               tick: Callable[[], object] = lambda: None) -> list[Run]:
-    """Every mode once a round, after one round that is not kept; `tick` is called after every run."""
-    return [run for run in _runs(pipeline, log, workload, trained, rounds, tick) if run.round >= 0]
+               tick: Callable[[], object] = lambda: None, warm_up_rounds: int = 1) -> list[Run]:
+    """Every mode once a round, after rounds that are not kept; `tick` is called after every run."""
+    numbers = range(-warm_up_rounds, rounds)
+    return [run for run in _runs(pipeline, log, workload, trained, numbers, tick) if run.round >= 0]
 
 
-def _runs(pipeline: GuardedPipeline, log: CallLog, workload: Workload, trained: bool, rounds: int,
+def _runs(pipeline: GuardedPipeline, log: CallLog, workload: Workload, trained: bool, numbers: range,
           tick: Callable[[], object]) -> Iterator[Run]:
-    for number in range(-1, rounds):  # round -1 warms up
+    for number in numbers:
         for position, mode in enumerate(order(MODES, number)):
             prompts, options = workload.prompts(mode), workload.options(mode, trained)
             log.clear()

@@ -55,8 +55,9 @@ class Suite:
         return document, figures.raw_rows(runs)
 
     def _compare(self, pipeline: GuardedPipeline, log: CallLog) -> list[Run]:
-        with _bar("runs", len(MODES) * (self.plan.rounds + 1)) as tick:
-            return interleave(pipeline, log, self.workload, self.target.trained, self.plan.rounds, tick)
+        with _bar("runs", len(MODES) * (self.plan.rounds + self.plan.warm_up_rounds)) as tick:
+            return interleave(pipeline, log, self.workload, self.target.trained, self.plan.rounds, tick,
+                              self.plan.warm_up_rounds)
 
     def _grid(self, pipeline: GuardedPipeline, log: CallLog) -> list[dict[str, Any]]:
         if not self.with_grid:
@@ -100,7 +101,7 @@ class Suite:
                 "embed_dim": manifest.geometry.embed_dim, "scale_factor": manifest.geometry.scale_factor}
 
     def _describe_workload(self) -> dict[str, Any]:
-        return {**vars(self.workload), "rounds": self.plan.rounds, "warm_up_rounds": 1,
+        return {**vars(self.workload), "rounds": self.plan.rounds, "warm_up_rounds": self.plan.warm_up_rounds,
                 "prompts": {mode: self.workload.prompts(mode) for mode in MODES}}
 
 
