@@ -112,7 +112,8 @@ def contest(names: Sequence[str], target: Target, safe: Work, triggering: Work, 
     found = []
     for name in names:
         peer = PEERS[name]
-        record: dict[str, Any] = {"peer": name, "description": peer.description, "precision": peer.precision, "failure": None}
+        record: dict[str, Any] = {"peer": name, "description": peer.description, "precision": peer.precision, "failure": None,
+                                  "num_inference_steps": safe.num_inference_steps}
         try:
             with tempfile.TemporaryDirectory() as scratch:
                 record |= _meet(name, target, (safe, triggering), rounds, Path(scratch))

@@ -148,8 +148,9 @@ def _peers(document: dict[str, Any]) -> Iterator[str]:
                      f"{ratio['low']:.2f} to {ratio['high']:.2f}", f"{peer['load_seconds']:.1f}",
                      f"{peer['peak_memory_bytes'] / 2**20:.0f}",
                      f"{agreement}: {max(found['max'] for found in pictures):.0f}, {max(found['mean'] for found in pictures):.3f}"])
-    yield from _rows(["peer", "precision", f"its time ÷ ours ({GUARDED})", "95 % interval", "load, s", "peak memory, MiB",
-                      "pictures: largest, mean grey-level difference"], rows)
+    steps = ", ".join(sorted({str(peer["num_inference_steps"]) for peer in document["peers"]}))
+    yield from _rows(["peer", "precision", f"its time ÷ ours ({GUARDED}), {steps} steps", "95 % interval", "load, s",
+                      "peak memory, MiB", "pictures: largest, mean grey-level difference"], rows)
 
 
 def _percent(ratio: float) -> str:

@@ -25,6 +25,7 @@ class Plan:
     grid: Grid
     extrapolate_to: int | None = None
     warm_up_rounds: int = 1
+    peer_steps: int | None = None  # of runs against peers; None for num_inference_steps
 
     def workload(self, arguments: argparse.Namespace, geometry: Geometry) -> Workload:
         """The main comparison's, completed with the model's own sizes."""
@@ -64,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     names = [name for name in PEERS if name != OURS]
     peers.add_argument("--peers", nargs="*", choices=names, metavar="PEER", help=f"all without a name, of: {'; '.join(names)}")
     peers.add_argument("--peer-rounds", type=int, help="four runs each, two of the peer and two of ours")
+    peers.add_argument("--peer-steps", type=int, help="of every run against peers (default: --num-inference-steps)")
     result.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results", help="folder (default: %(default)s)")
     return result
 
@@ -75,7 +77,7 @@ def plan(arguments: argparse.Namespace, geometry: Geometry) -> Plan:
     given = {name: value for name in ("batch_sizes", "sizes", "steps", "rounds")
              if (value := getattr(arguments, f"grid_{name}")) is not None}
     changed = {name: value for name in ("num_inference_steps", "rounds", "cold_starts", "peer_rounds", "extrapolate_to",
-                                           "warm_up_rounds")
+                                           "warm_up_rounds", "peer_steps")
                if (value := getattr(arguments, name)) is not None}
     return replace(chosen, grid=replace(chosen.grid, **given), **changed)
 

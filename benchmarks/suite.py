@@ -85,9 +85,10 @@ class Suite:
     def _peers(self, manifest: Manifest) -> list[dict[str, Any]]:
         if not self.peers:
             return []
+        steps = self.plan.peer_steps or self.workload.num_inference_steps
         default = manifest.guard.policy if manifest.guard is not None else Policy()
         safe, triggering = (Work(
-            tuple(self.workload.prompts(mode)), self.workload.seed, self.workload.num_inference_steps, self.workload.height,
+            tuple(self.workload.prompts(mode)), self.workload.seed, steps, self.workload.height,
             self.workload.width, self.workload.scheduler, self.workload.guidance_scale,
             threshold=default.threshold if self.target.trained else forced)
             for mode, forced in ((GUARDED, 1.0), (TRIGGERED, 0.0)))
