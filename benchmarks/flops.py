@@ -22,11 +22,11 @@ NOT_FOLDED = frozenset({"If", "Loop", "Scan", "RandomNormal", "RandomUniform"})
 class Count:
     """One call of a network.
 
-    flops               2 for each multiply-add of Conv, MatMul and Gemm
+    flops               2 for each multiply-add of Conv, MatMul, Gemm and attention
     weight_bytes        initializers, each once
     boundary_bytes      the network's own inputs and outputs
-    activation_bytes    inputs and outputs of Conv, MatMul and Gemm that are not weights, as if nothing were fused
-    uncounted           operators outside the ONNX standard, and products whose shapes depend on them: not in `flops`
+    activation_bytes    inputs and outputs of these that are not weights, as if nothing else were fused
+    uncounted           other operators outside the ONNX standard, and products whose shapes depend on them: not in `flops`
     """
 
     flops: int
@@ -51,7 +51,8 @@ def count(path: Path, sizes: Mapping[str, int]) -> Count:
     model = onnx.load(path, load_external_data=False)
     types = infer_types(model, sizes)
     weights = {tensor.name for tensor in model.graph.initializer}
-    uncounted = {f"{node.domain}.{node.op_type}" for node in model.graph.node if not _is_standard(node)}
+    uncounted = {f"{node.domain}.{node.op_type}" for node in model.graph.node
+                 if not (_is_standard(node) or _is_attention(node))}
     flops = activation_bytes = 0
     for node in filter(_is_product, model.graph.node):
         try:
@@ -82,7 +83,11 @@ def infer_types(model: onnx.ModelProto, sizes: Mapping[str, int]) -> dict[str, o
             values[tensor.name] = numpy_helper.to_array(tensor)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     for node in model.graph.node:
-        if _is_standard(node) and all(name in types for name in node.input if name):
+        if not all(name in types for name in node.input if name):
+            continue
+        if _is_attention(node):
+            types[node.output[0]] = types[node.input[0]]
+        elif _is_standard(node):
             _infer_node(node, opset, types, values)
     return types
 
@@ -120,8 +125,13 @@ def _is_standard(node: onnx.NodeProto) -> bool:
     return node.domain in ("", "ai.onnx")
 
 
+def _is_attention(node: onnx.NodeProto) -> bool:
+    """ONNX Runtime's operator, of query [B, S, C], key and value [B, T, C]."""
+    return node.domain == "com.microsoft" and node.op_type == "MultiHeadAttention" and len(node.input) == 3
+
+
 def _is_product(node: onnx.NodeProto) -> bool:
-    return _is_standard(node) and node.op_type in ("Conv", "MatMul", "Gemm")
+    return _is_attention(node) or _is_standard(node) and node.op_type in ("Conv", "MatMul", "Gemm")
 
 
 def _product_flops(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto]) -> int:
@@ -136,6 +146,8 @@ def _product_flops(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto]) ->
                          f"{first}, {second} and {result}")
     if node.op_type == "Conv":  # weight [out, in / groups, kernel …]
         return 2 * math.prod(result) * math.prod(second[1:])
+    if _is_attention(node):  # scores, and their product with the values
+        return 2 * 2 * math.prod(result) * second[1]
     transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
     return 2 * math.prod(result) * first[0 if transposed else -1]
 

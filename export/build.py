@@ -28,8 +28,8 @@ from export.source import Source, record
 
 ROOT = Path(__file__).resolve().parent.parent
 # The code that decides what a network's file is.
-CODE = ("export/onnx_file.py", "export/half_precision.py", "export/emulation.py", "export/networks.py", "export/network_build.py",
-        "export/parity.py", "engines/parity.py", "engines/specs.py")
+CODE = ("export/onnx_file.py", "export/attention.py", "export/half_precision.py", "export/emulation.py", "export/networks.py",
+        "export/network_build.py", "export/parity.py", "engines/parity.py", "engines/specs.py")
 PLAN_CODE = ("export/tensorrt_plan.py", "export/shape_profile.py")
 GUARD_CODE = ("saferedir/guard.py", "saferedir/heads.py", "saferedir/inference.py", "saferedir/winograd.py")
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "tokenizers")
