@@ -48,6 +48,14 @@ def test_shapes_computed_in_the_graph_are_followed(tmp_path):
     assert count(path, {"B": 2, "D": 8}).flops == 2 * (12 * 3) * 8
 
 
+def test_attention_counts_scores_and_their_product_with_the_values(tmp_path):
+    nodes = [helper.make_node("MultiHeadAttention", ["q", "k", "v"], ["y"], domain="com.microsoft", num_heads=2),
+             helper.make_node("MatMul", ["y", "w"], ["z"])]
+    path = written(tmp_path, nodes, {"q": ["B", "S", 8], "k": ["B", 7, 8], "v": ["B", 7, 8]}, {"z": ["B", "S", 3]}, [weights("w", 8, 3)])
+    found = count(path, {"B": 2, "S": 5})
+    assert found.flops == 2 * 2 * (2 * 5 * 7 * 8) + 2 * (2 * 5 * 3) * 8 and found.uncounted == ()
+
+
 def test_operators_of_other_domains_and_what_follows_them_are_named_not_guessed(tmp_path):
     nodes = [helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("Attention", ["a"], ["b"], domain="com.microsoft"),
              helper.make_node("Relu", ["b"], ["c"]), helper.make_node("Gemm", ["c", "w"], ["y"])]

@@ -27,7 +27,7 @@ def check_schema(document) -> None:
 
 @pytest.fixture(scope="module")
 def measured(demo_engines, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("results")
+    folder = tmp_path_factory.mktemp("results") / "not" / "there yet"
     assert main(["--model", str(demo_engines), "--output", str(folder), *OPTIONS]) == 0
     return folder, json.loads((folder / "latency-demo.json").read_text())
 
