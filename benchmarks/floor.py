@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from benchmarks.flops import count
+from benchmarks.flops import Count, count
 from benchmarks.sampling import Workload
 from engines.manifest import Manifest
 from engines.specs import NETWORKS, SHORTEST_HISTORY
@@ -32,24 +32,27 @@ def peaks() -> dict[str, float]:
             "copy_bytes_per_second": 2 * COPY_BYTES / _best(lambda: np.copyto(target, source))}
 
 
-def floors(engine_dir: Path, manifest: Manifest, workload: Workload, milliseconds: Mapping[str, float],
-           peak: Mapping[str, float]) -> list[dict[str, Any]]:
-    """A row for each network whose ONNX file is there: counts, the floor, and the share of it that is reached.
-
-    The floor of a call is its operations at the better of both GEMM peaks, or its least bytes at the speed of a copy,
-    whichever is longer. `milliseconds` has a measured median for each network.
-    """
+def counts(engine_dir: Path, manifest: Manifest, workload: Workload) -> dict[str, Count]:
+    """What one call of each network must do, for those whose ONNX file is there."""
     geometry = manifest.geometry
     height, width = workload.height // geometry.scale_factor, workload.width // geometry.scale_factor
     branches = 2 if workload.guidance_scale > 1 else 1
     sizes = {"B": workload.batch_size, "CB": branches * workload.batch_size, "H": height, "W": width, "D": geometry.embed_dim,
              "PH": workload.height, "PW": workload.width, **SHORTEST_HISTORY}
+    return {network: count(path, sizes) for network in NETWORKS if (path := engine_dir / network / "model.onnx").is_file()}
+
+
+def floors(counted: Mapping[str, Count], milliseconds: Mapping[str, float], peak: Mapping[str, float]) -> list[dict[str, Any]]:
+    """A row for each network that was measured: counts, the floor, and the share of it that is reached.
+
+    The floor of a call is its operations at the better of both GEMM peaks, or its least bytes at the speed of a copy,
+    whichever is longer. `milliseconds` has a measured median for each network.
+    """
     flops_per_second = max(peak["onnxruntime_gemm_flops_per_second"], peak["numpy_gemm_flops_per_second"])
     rows = []
-    for network in NETWORKS:
-        if not (path := engine_dir / network / "model.onnx").is_file() or network not in milliseconds:
+    for network, found in counted.items():
+        if network not in milliseconds:
             continue
-        found = count(path, sizes)
         compute, memory = found.flops / flops_per_second, found.least_bytes / peak["copy_bytes_per_second"]
         floor = 1000 * max(compute, memory)
         rows.append({"network": network, **dataclasses.asdict(found), "uncounted": list(found.uncounted),

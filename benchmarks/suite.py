@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from benchmarks import cold_start, figures, floor, grid, machine
 from benchmarks.contest import contest
+from benchmarks.flops import Count
 from benchmarks.peers import Work
 from benchmarks.plan import Plan
 from benchmarks.sampling import GUARDED, MODES, TRIGGERED, UNGUARDED, Run, Workload, interleave, same_work
@@ -38,6 +39,7 @@ class Suite:
         # At the start: the commit may change while a long benchmark runs.
         started, described = machine.now(), machine.describe()
         manifest = Manifest.read(self.target.engine_dir)[0]
+        counted = floor.counts(self.target.engine_dir, manifest, self.workload)  # what cannot be counted fails before hours of work
         colds = self._cold_starts()
         log = CallLog()
         with GuardedPipeline(self.target.engine_dir, wrap=log.wrap) as pipeline:
@@ -49,7 +51,7 @@ class Suite:
             "target": self._describe(manifest), "workload": self._describe_workload(),
             "recording_nanoseconds_per_call": log.cost(), "checks": [dataclasses.asdict(check) for check in same_work(runs)],
             "modes": modes, "cost_of_guard": figures.cost_of_guard(runs), "timeline": figures.timeline(runs),
-            "cold_start": colds, "floor": self._floor(manifest, modes), "grid": cells,
+            "cold_start": colds, "floor": self._floor(counted, modes), "grid": cells,
             "curves": grid.curves(cells, manifest.geometry.scale_factor), "extrapolated": self._extrapolated(modes),
             "peers": self._peers(manifest), "ended": machine.now()}
         return document, figures.raw_rows(runs)
@@ -71,11 +73,11 @@ class Suite:
         with _bar("cold starts", len(calls) * (self.plan.cold_starts + 1) if self.plan.cold_starts else 0) as tick:
             return cold_start.compare(self.target.engine_dir, calls, self.plan.cold_starts, tick)
 
-    def _floor(self, manifest: Manifest, modes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def _floor(self, counted: Mapping[str, Count], modes: Sequence[dict[str, Any]]) -> dict[str, Any]:
         guarded = next(found for found in modes if found["mode"] == GUARDED)
         medians = {row["network"]: row["milliseconds"]["median"] for row in guarded["networks"]}
         peaks = floor.peaks()
-        return {"peaks": peaks, "networks": floor.floors(self.target.engine_dir, manifest, self.workload, medians, peaks)}
+        return {"peaks": peaks, "networks": floor.floors(counted, medians, peaks)}
 
     def _extrapolated(self, modes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if self.plan.extrapolate_to is None:

@@ -22,15 +22,15 @@ class _MultiHeadAttention(torch.autograd.Function):
 
     @staticmethod
     def symbolic(graph: Any, query: Any, key: Any, value: Any, heads: int) -> Any:
-        """The node that the exporter writes; its output has the query's shape."""
+        """The node that the exporter writes. It has the query's shape, whose traced sizes would be taken for constants."""
         result = graph.op(f"{DOMAIN}::{OPERATOR}", query, key, value, num_heads_i=heads)
-        result.setType(query.type())
+        result.setType(query.type().with_sizes([None, None, None]))
         return result
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> Tensor:
     """torch's function of the same arguments; what asks for a mask, dropout or a scale of its own is left to torch."""
-    if any(option not in (None, False, 0.0) for option in (*rest, *options.values())):
+    if any(isinstance(option, Tensor) or option for option in (*rest, *options.values())):
         return _attention(query, key, value, *rest, **options)
     heads = int(query.shape[1])
     joined = (tensor.transpose(1, 2).flatten(2) for tensor in (query, key, value))

@@ -79,7 +79,7 @@ def tile(images: int, height: int, width: int) -> Tiling:
     return Tiling(_after_zeros(pixel, TILE).flatten(0, 1).T.flatten(),
                   _after_zeros(torch.where(known, window, 0), WINDOW).flatten(),
                   nn.functional.pad(filled, (1, 0)).reshape(-1, 1),
-                  _after_zeros(share, TILE).squeeze(0).T.reshape(TILE ** 2, 1, 1, -1))
+                  _after_zeros(share, TILE).flatten(0, 1).T.reshape(TILE ** 2, 1, 1, -1))
 
 
 def _places(height: int, width: int, down: int, across: int, size: int, start: int) -> tuple[Tensor, Tensor, Tensor]:

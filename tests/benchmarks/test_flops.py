@@ -51,7 +51,8 @@ def test_shapes_computed_in_the_graph_are_followed(tmp_path):
 def test_attention_counts_scores_and_their_product_with_the_values(tmp_path):
     nodes = [helper.make_node("MultiHeadAttention", ["q", "k", "v"], ["y"], domain="com.microsoft", num_heads=2),
              helper.make_node("MatMul", ["y", "w"], ["z"])]
-    path = written(tmp_path, nodes, {"q": ["B", "S", 8], "k": ["B", 7, 8], "v": ["B", 7, 8]}, {"z": ["B", "S", 3]}, [weights("w", 8, 3)])
+    inputs = {"q": ["B", "S", 8], "k": ["B", 7, 8], "v": ["B", 7, 8]}
+    path = written(tmp_path, nodes, inputs, {"z": ["B", "S", 3]}, [weights("w", 8, 3)])
     found = count(path, {"B": 2, "S": 5})
     assert found.flops == 2 * 2 * (2 * 5 * 7 * 8) + 2 * (2 * 5 * 3) * 8 and found.uncounted == ()
 

@@ -61,7 +61,7 @@ def test_torchs_attention_comes_back():
     assert torch.nn.functional.scaled_dot_product_attention is attention
 
 
-@pytest.mark.parametrize("network", ["text_encoder", "unet", "vae_decoder"])
+@pytest.mark.parametrize("network", ["text_encoder", "unet"])  # the demo's decoder has no attention
 def test_which_networks_of_the_demo_have_it(demo_engines, network):
     operators = [node.op_type for node in onnx.load(demo_engines / network / "model.onnx").graph.node]
     assert (OPERATOR in operators) == (network in FUSED_ATTENTION)

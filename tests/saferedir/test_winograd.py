@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.flops import count
 from engines.backend import open_backend, run_once
 from engines.specs import NETWORKS
 from export import network_build
@@ -100,6 +101,13 @@ def test_one_file_takes_every_size(guards, backend, images, height, width):
         expected = trained(*inputs.values())
     for wanted, found in zip(expected, run_engine(backend, path, inputs), strict=True):
         torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_its_operations_can_be_counted_for_any_size(guards):
+    """Every shape follows from the inputs': the graph branches nowhere."""
+    assert not {node.op_type for node in onnx.load(guards[1]).graph.node} & {"If", "Loop", "Scan"}
+    small, large = (count(guards[1], {"B": 1, "CB": 2, "H": side, "W": side}) for side in (8, 64))
+    assert not small.uncounted and small.flops < large.flops
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
