@@ -47,11 +47,11 @@ def with_figures(text: str, results: Path) -> str:
 def section(document: dict[str, Any], results: Path) -> Iterator[str]:
     """One document as Markdown."""
     target, work = document["target"], document["workload"]
+    passed = f"{sum(check['passed'] for check in document['checks'])} of {len(document['checks'])}"
     yield from ("", f"### {target['name']}", "", _provenance(document), "",
                 f"{work['batch_size']} image(s) of {work['width']}×{work['height']}, {work['num_inference_steps']} steps of "
-                f"{work['scheduler'].upper()}, guidance {work['guidance_scale']}, {work['rounds']} rounds; verdicts: "
-                f"{target['verdicts']}; {sum(check['passed'] for check in document['checks'])} of {len(document['checks'])} "
-                "checks of equal work passed.", "")
+                f"{work['scheduler'].upper()}, guidance {work['guidance_scale']}, {work['rounds']} round(s) after "
+                f"{work['warm_up_rounds']} of warm-up; verdicts: {target['verdicts']}; {passed} checks of equal work passed.", "")
     for part in (_cost, _networks, _floor, _cold_start, _peers):
         yield from part(document)
     for name, text in PLOTS.items():
@@ -98,7 +98,7 @@ def _cost(document: dict[str, Any]) -> Iterator[str]:
              str(found["count"])] for found in document["cost_of_guard"]]
     rows += [[found["mode"], f"inside the run, **extrapolated** to {found['steps']} steps ({found['seconds']:.1f} s) from "
               f"{found['from_steps']}", _percent(found["over_rest"]), "", "", ""]
-             for found in document["extrapolated"] if found["over_rest"] > 1]
+             for found in document["extrapolated"] if found["over_rest"] > 1 and found["steps"] != found["from_steps"]]
     yield from _rows(["the guard adds", "method", "median", "95 % interval", "p5 to p95", "pairs"], rows)
 
 

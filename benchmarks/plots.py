@@ -54,8 +54,13 @@ def _caption(figure: Figure, document: dict[str, Any]) -> None:
 
 
 def overhead(document: dict[str, Any]) -> Figure | None:
-    """What the guard adds by step count and by picture size, with intervals; extrapolated points are hollow."""
+    """What the guard adds by step count and by picture size, with intervals; extrapolated points are hollow.
+
+    None for a single point.
+    """
     cells = document["grid"] or [_as_cell(document)]
+    if len(cells) + len(document["extrapolated"]) < 2:
+        return None
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     smallest, longest = min(cell["batch_size"] for cell in cells), max(cell["num_inference_steps"] for cell in cells)
@@ -74,7 +79,7 @@ def overhead(document: dict[str, Any]) -> Figure | None:
               xticks=sorted({cell["width"] for cell in cells}))
     left.set_xticks(sorted({*(cell["num_inference_steps"] for cell in cells),
                             *(found["steps"] for found in document["extrapolated"])}))
-    left.set_ylim(bottom=0)
+    left.set_ylim(0, 1.1 * max(axes.dataLim.ymax for axes in (left, right)))
     for axes in (left, right):
         axes.legend()
         axes.grid(axis="y", alpha=0.3)

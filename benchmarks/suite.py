@@ -80,7 +80,7 @@ class Suite:
         return {"peaks": peaks, "networks": floor.floors(counted, medians, peaks)}
 
     def _extrapolated(self, modes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        if self.plan.extrapolate_to is None:
+        if self.plan.extrapolate_to in (None, self.plan.num_inference_steps):
             return []
         return figures.extrapolated(modes, self.plan.num_inference_steps, self.plan.extrapolate_to)
 
