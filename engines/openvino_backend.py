@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,16 @@ def _leaves_one_column(model: openvino.Model) -> bool:
                and node.get_output_shape(0)[-1] == 1 for node in model.get_ops())
 
 
+@cache
+def _core() -> openvino.Core:
+    """The only one of this process.
+
+    Each gives its thread a signal stack, and the one before back when it goes. Of two, the first to go leaves the thread with an
+    unmapped stack once the second goes, and the next Ctrl-C ends the process with a segmentation fault.
+    """
+    return openvino.Core()
+
+
 class OpenVinoBackend(HostMemory):
     """Loads model.onnx files; `precision` is that of the arithmetic inside networks, whose tensors stay as in the spec.
 
@@ -88,7 +98,7 @@ class OpenVinoBackend(HostMemory):
     name = "openvino"
 
     def __init__(self, precision: str) -> None:
-        self._core, self._precision = openvino.Core(), precision
+        self._core, self._precision = _core(), precision
         self.device = f"OpenVINO {openvino.__version__}, CPU, {precision}"
         found = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bfloat16" and "BF16" not in found:

@@ -65,23 +65,22 @@ def build_plan(trt: Any, job: PlanJob, options: PlanOptions, report: Phase = lam
         PlanError: the parser or the builder failed, or the built network's tensors are not the spec's.
         KeyboardInterrupt: once TensorRT has stopped after an interrupt.
     """
-    log, name = error_log(trt), job.spec.name
+    log, name, monitor = error_log(trt), job.spec.name, _monitor(trt, report)
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(job.onnx_file)):
+    with _interrupting(monitor):
+        parsed = parser.parse_from_file(str(job.onnx_file))
+    if not parsed:
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         raise PlanError(f"{name}: TensorRT cannot read {job.onnx_file.name}: " + "; ".join(
             f"node {error.node_name() or error.node()} ({error.node_operator()}): {error.desc()}" for error in errors))
     config = builder.create_builder_config()
     _configure(trt, config, options)
     _add_profile(builder, config, job)
-    monitor = _monitor(trt, report)
     config.progress_monitor = monitor
     with _timing_cache(config, options.timing_cache), _interrupting(monitor):
         serialized = builder.build_serialized_network(network, config)
-    if monitor.interrupted:
-        raise KeyboardInterrupt
     if serialized is None:
         raise PlanError(f"{name}: TensorRT cannot build it: {log.take()}")
     _check(trt, network, job)
@@ -177,7 +176,7 @@ def _monitor(trt: Any, report: Phase) -> Any:
 
 @contextmanager
 def _interrupting(monitor: Any) -> Iterator[None]:
-    """Turn Ctrl-C into the monitor's flag: an exception must not cross TensorRT's own frames."""
+    """Turn Ctrl-C into the monitor's flag, raised at the end: TensorRT swallows an exception that meets its own frames."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -186,3 +185,5 @@ def _interrupting(monitor: Any) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
+    if monitor.interrupted:
+        raise KeyboardInterrupt

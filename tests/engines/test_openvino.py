@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -110,9 +112,19 @@ def test_a_processor_without_bfloat16(monkeypatch):
     class Core:
         def get_property(self, device, name):
             return ["FP32", "INT8"]
-    monkeypatch.setattr("engines.openvino_backend.openvino.Core", Core)
+    monkeypatch.setattr("engines.openvino_backend._core", Core)
     with pytest.raises(BackendError, match="expected a processor with bfloat16 arithmetic, found FP32, INT8; build with"):
         open_backend("openvino", "bfloat16")
+
+
+def test_ctrl_c_after_backends_that_went_in_the_order_in_which_they_came():
+    opened("openvino", "float32")
+    code = ("import signal; from engines.backend import open_backend\n"
+            "first, second = open_backend('openvino', 'float32'), open_backend('openvino', 'float32')\n"
+            "del first; del second\n"
+            "signal.raise_signal(signal.SIGINT)")
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGINT and ended.stderr.strip().endswith("KeyboardInterrupt"), ended
 
 
 def test_not_installed(monkeypatch):

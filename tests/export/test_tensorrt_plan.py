@@ -85,6 +85,19 @@ def test_an_interrupt_ends_the_build_and_leaves_nothing(demo_engines, tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_an_interrupt_while_the_file_is_read(demo_engines, tmp_path, monkeypatch):
+    class Parser(trt.OnnxParser):
+        def parse_from_file(self, path):
+            signal.raise_signal(signal.SIGINT)
+            return super().parse_from_file(path)
+
+    monkeypatch.setattr(trt, "OnnxParser", Parser)
+    phases: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        build_plan(trt, job(demo_engines, "sampler_step", tmp_path), PlanOptions(), phases.append)
+    assert not phases and not list(tmp_path.iterdir())
+
+
 def test_profile_shapes(demo_engines):
     geometry = Manifest.read(demo_engines)[0].geometry
     sample, _, text = NETWORKS["unet"].inputs
