@@ -37,18 +37,27 @@ def child(engine_dir: str, prompts: list[str], options: dict[str, Any]) -> dict[
     return {"times": times, "memory": memory}
 
 
+def run_child(what: str, arguments: list[str], environment: Mapping[str, str] | None = None) -> tuple[int, dict[str, Any]]:
+    """Run a Python script: when it started, in nanoseconds of the machine-wide monotonic clock, and the JSON on its last line.
+
+    Raises:
+        RuntimeError: the process failed; the text has its last line of standard error.
+    """
+    started = perf_counter_ns()
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"{what}: the process failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+    return started, json.loads(done.stdout.splitlines()[-1])
+
+
 def measure(engine_dir: Path, prompts: list[str], options: dict[str, Any]) -> dict[str, Any]:
     """Seconds of each phase from process start, and peak resident bytes after it.
 
     Raises:
         RuntimeError: the process failed; the text has its last line of standard error.
     """
-    started = perf_counter_ns()
-    command = [sys.executable, str(Path(__file__).resolve()), str(engine_dir), json.dumps(prompts), json.dumps(options)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"cold start: the process failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-    found = json.loads(done.stdout)
+    arguments = [str(Path(__file__).resolve()), str(engine_dir), json.dumps(prompts), json.dumps(options)]
+    started, found = run_child("cold start", arguments)
     lengths = [(end - start) * 1e-9 for start, end in zip([started, *found["times"]], found["times"], strict=False)]
     return {"seconds": dict(zip(PHASES, lengths, strict=True)), "to_first_image": sum(lengths[:3]),
             "peak_memory_bytes": dict(zip(PHASES, found["memory"], strict=True))}

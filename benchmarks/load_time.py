@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -96,15 +95,12 @@ def measure(subject: Subject, runs: int) -> dict[str, Any]:
     Raises:
         RuntimeError: the process failed; the text has its last line of standard error.
     """
+    from benchmarks.cold_start import run_child  # not the child's
     with tempfile.TemporaryDirectory() as empty:
         environment = {**os.environ, **({"XDG_CACHE_HOME": empty} if subject.hashed else {})}
-        command = [sys.executable, "-W", "ignore", str(Path(__file__).resolve()), "--child",
-                   json.dumps([subject.library, str(subject.folder), subject.packed, runs])]
-        started = perf_counter_ns()
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        raise RuntimeError(f"{subject}: the process failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-    found = json.loads(done.stdout.splitlines()[-1])
+        started, found = run_child(str(subject), [
+            "-W", "ignore", str(Path(__file__).resolve()), "--child",
+            json.dumps([subject.library, str(subject.folder), subject.packed, runs])], environment)
     return {"seconds": (found["loaded"] - started) * 1e-9, "memory": found["memory"]}
 
 

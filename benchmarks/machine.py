@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from engines.processor import cpuinfo
+
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = ("numpy", "onnxruntime", "openvino", "tokenizers", "torch", "diffusers", "transformers", "optimum", "optimum-onnx",
              "onnx", "matplotlib", "scipy")
@@ -19,7 +21,7 @@ def describe() -> dict[str, Any]:
     """Everything that does not change while a benchmark runs. Holds no host name and no path."""
     clock = time.get_clock_info("perf_counter")
     return {
-        "processor": _cpuinfo("model name") or platform.processor() or platform.machine(), "architecture": platform.machine(),
+        "processor": cpuinfo("model name") or platform.processor() or platform.machine(), "architecture": platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}", "python": platform.python_version(),
@@ -31,7 +33,7 @@ def describe() -> dict[str, Any]:
 
 def now() -> dict[str, Any]:
     """What changes: UTC time, load average of the last minute, clock of the first core in MHz (None where it is hidden)."""
-    frequency = _cpuinfo("cpu MHz")
+    frequency = cpuinfo("cpu MHz")
     return {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "load_average": round(os.getloadavg()[0], 2),
             "mhz": float(frequency) if frequency else None}
 
@@ -66,14 +68,6 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+" if changed else "")
-
-
-def _cpuinfo(key: str) -> str | None:
-    for line in (_read("/proc/cpuinfo") or "").splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == key:
-            return value.strip()
-    return None
 
 
 def _read(path: str) -> str | None:

@@ -20,7 +20,6 @@ if __package__ in (None, ""):
 import numpy as np  # noqa: E402
 import onnx  # noqa: E402
 
-from engines.digests import file_digest  # noqa: E402
 from engines.manifest import FileRecord, Manifest  # noqa: E402
 from export.build import BuildOptions, build  # noqa: E402
 from export.build_engines import DEMO_MODEL, DEMO_REDIRECTOR  # noqa: E402
@@ -45,7 +44,7 @@ def emulated_engines(float32: Path, folder: Path, precisions: dict[str, str]) ->
             convert(model, precision)
             onnx.save(model, path)
             emulate(path, precision).replace(path)
-        manifest.files[f"{network}/model.onnx"] = FileRecord(file_digest(path), path.stat().st_size)
+        manifest.files[f"{network}/model.onnx"] = FileRecord.of(path)
     manifest.write(folder)
 
 

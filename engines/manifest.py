@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.atomic import replacing
+from engines.digests import file_digest
 from engines.errors import InputError, ManifestError
 
 FILE_NAME = "manifest.json"
@@ -106,6 +107,11 @@ class Target:
 class FileRecord:
     sha256: str
     size: int  # bytes
+
+    @classmethod
+    def of(cls, path: Path) -> FileRecord:
+        """The record of a file as it is."""
+        return cls(file_digest(path), path.stat().st_size)
 
 
 @dataclass(frozen=True)

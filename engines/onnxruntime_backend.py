@@ -62,7 +62,7 @@ class OnnxRuntimeBackend(HostMemory):
     device = f"ONNX Runtime {onnxruntime.__version__}, CPU {processor()}"
 
     def options(self) -> onnxruntime.SessionOptions:
-        """Session options, chosen by `benchmarks/cpu_backends.py` and `benchmarks/cold_start.py`."""
+        """Session options, chosen by `benchmarks/cpu_backends.py` and `benchmarks/load_time.py`."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         # Each session has threads of its own, and by default they spin for a long time after a run: on the cores that the next

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from engines.atomic import replacing_folder
-from engines.digests import file_digest
 from engines.errors import InputError, SafeRedirError
 from engines.manifest import FILE_NAME, FileRecord, Manifest
-from engines.parity import worst
+from engines.parity import in_words
 from engines.recorded import FILE_NAME as RECORDED
 from engines.recorded import check_cases
 from engines.specs import NETWORKS
@@ -40,13 +39,13 @@ def optimize(store: EngineStore, output: Path) -> Manifest:
     if output.exists() and not (output / FILE_NAME).is_file():
         raise InputError(f"{output}: expected an engine folder or none, found no manifest there; choose another --output")
     from engines.onnxruntime_backend import OnnxRuntimeBackend
+    backend = OnnxRuntimeBackend()
     with replacing_folder(output) as folder:
         (folder / TOKENIZER).parent.mkdir()
         shutil.copyfile(store.tokenizer, folder / TOKENIZER)
-        parity = {name: _optimize(store, name, OnnxRuntimeBackend(), folder)
-                  for name in NETWORKS if store.manifest.files_of(name)}
+        parity = {name: _optimize(store, name, backend, folder) for name in NETWORKS if store.manifest.files_of(name)}
         manifest = dataclasses.replace(
-            store.manifest, files=_records(folder), parity=parity, parity_of="engine", optimized_for=OnnxRuntimeBackend.device,
+            store.manifest, files=_records(folder), parity=parity, parity_of="engine", optimized_for=backend.device,
             recipe={name: recipe | {"optimized from": store.digest} for name, recipe in store.manifest.recipe.items()},
             command=" ".join(["saferedir optimize", *sys.argv[2:]]))
         manifest.write(folder)
@@ -61,14 +60,13 @@ def _optimize(store: EngineStore, network: str, backend: Any, folder: Path) -> d
     shutil.copyfile(store.folder / network / RECORDED, path.with_name(RECORDED))
     backend.optimize(store.model(network), path)
     figures = check_cases(backend.load(path, spec), backend, cases, store.manifest.precision_of(network))
-    cosine, error = worst(figures)
-    print(f"{network:<13} {time.monotonic() - started:5.1f} s  parity: cosine {cosine:.6f}, largest error {error:.1e}")
+    print(f"{network:<13} {time.monotonic() - started:5.1f} s  parity: {in_words(figures)}")
     return figures
 
 
 def _records(folder: Path) -> dict[str, FileRecord]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): FileRecord(file_digest(path), path.stat().st_size) for path in files}
+    return {path.relative_to(folder).as_posix(): FileRecord.of(path) for path in files}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -54,3 +54,9 @@ def compare(name: str, expected: np.ndarray, found: np.ndarray, limits: Limits) 
 def worst(figures: Figures) -> tuple[float, float]:
     """Lowest cosine and largest absolute error over a network's outputs."""
     return (min(found["cosine"] for found in figures.values()), max(found["max_abs_error"] for found in figures.values()))
+
+
+def in_words(figures: Figures) -> str:
+    """What `worst` gives, for people."""
+    cosine, error = worst(figures)
+    return f"cosine {cosine:.6f}, largest error {error:.1e}"

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import platform
-from pathlib import Path
 
 # Those that numeric libraries have kernels for, as Linux names them.
 INSTRUCTION_SETS = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16",
@@ -12,14 +11,15 @@ INSTRUCTION_SETS = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512
 
 def processor() -> str:
     """Architecture and instruction sets in words; on systems without /proc/cpuinfo the processor's name."""
-    found = set(_flags())
+    found = (cpuinfo("flags") or cpuinfo("Features") or "").split()
     known = [name for name in INSTRUCTION_SETS if name in found]
     return f"{platform.machine()} with {', '.join(known)}" if known else f"{platform.machine()} {platform.processor()}".strip()
 
 
-def _flags() -> list[str]:
+def cpuinfo(key: str) -> str | None:
+    """What /proc/cpuinfo says of the first processor under this key; None where it says nothing."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # not read whole: it grows with the number of cores
+            return next((value.strip() for name, _, value in (line.partition(":") for line in lines) if name.strip() == key), None)
     except OSError:
-        return []
-    return next((line.partition(":")[2].split() for line in lines if line.lower().startswith(("flags", "features"))), [])
+        return None

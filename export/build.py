@@ -213,10 +213,10 @@ def _fill(folder: Path, source: Source, options: BuildOptions, manifest: Manifes
                 figures = parity = build_network(network, folder, source, options, manifest.precision_of(network))
                 manifest.parity[network] = parity.figures
                 passed &= parity.of_engine
-            manifest.files.update({f"{network}/{path.name}": _file_record(path) for path in sorted((folder / network).iterdir())})
+            manifest.files.update({f"{network}/{path.name}": FileRecord.of(path) for path in sorted((folder / network).iterdir())})
             report(f"{stage} {time.monotonic() - started:5.1f} s  {figures}")
     if (timings := folder / TIMING_CACHE).is_file():
-        manifest.files[TIMING_CACHE] = _file_record(timings)
+        manifest.files[TIMING_CACHE] = FileRecord.of(timings)
     of_file = "onnx" if options.precision == "float32" or not options.half_files else "emulated onnx"
     manifest = dataclasses.replace(manifest, parity_of="engine" if passed else of_file)
     manifest.write(folder)
@@ -226,10 +226,6 @@ def _fill(folder: Path, source: Source, options: BuildOptions, manifest: Manifes
 def _convert_tokenizer(source: Source, folder: Path) -> None:
     from export.tokenizer import convert_tokenizer
     convert_tokenizer(source.load("tokenizer")).save(str(folder / TOKENIZER))
-
-
-def _file_record(path: Path) -> FileRecord:
-    return FileRecord(file_digest(path), path.stat().st_size)
 
 
 def _link(origin: Path, copy: Path) -> None:

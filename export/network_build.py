@@ -11,7 +11,7 @@ from typing import Any
 
 from engines.backend import open_backend
 from engines.errors import BackendError, InputError
-from engines.parity import Figures, worst
+from engines.parity import Figures, in_words
 from engines.recorded import FILE_NAME as RECORDED
 from engines.recorded import Case, check_cases, save_cases
 from engines.specs import GUARD_NETWORKS, NETWORKS
@@ -39,8 +39,7 @@ class Parity:
     of_engine: bool
 
     def __str__(self) -> str:
-        cosine, error = worst(self.figures)
-        return f"parity{'' if self.of_engine else ' of the ONNX file'}: cosine {cosine:.6f}, largest error {error:.1e}"
+        return f"parity{'' if self.of_engine else ' of the ONNX file'}: {in_words(self.figures)}"
 
 
 def build_network(network: str, folder: Path, source: Source, options: BuildOptions, precision: str) -> Parity:

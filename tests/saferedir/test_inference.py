@@ -8,12 +8,12 @@ import onnx
 import pytest
 import torch
 
-from engines.backend import open_backend, run_once
 from engines.specs import NETWORKS
 from export.onnx_file import example, export_network
 from saferedir.guard import Guard
 from saferedir.heads import Redirector, RedirectorConfig
 from tests.conformance_cases import redirector
+from tests.random_heads import random_heads, run_guard
 
 WIDTH = 32
 SMALL = RedirectorConfig(embed_dim=WIDTH, encoder_widths=(8, 16, 24), latent_features=40, timestep_frequencies=12,
@@ -22,16 +22,8 @@ SPEC = NETWORKS["guard"]
 
 
 def small() -> Redirector:
-    """Random heads whose BatchNorms and biases all do something."""
-    torch.manual_seed(0)
-    heads = Redirector(SMALL)
-    with torch.no_grad():
-        for name, tensor in heads.state_dict().items():
-            if name.endswith(("running_mean", "bias")):
-                tensor.normal_(0, 0.3)
-            elif name.endswith("running_var"):
-                tensor.uniform_(0.5, 1.5)
-    return heads.eval()
+    """Heads of odd sizes."""
+    return random_heads(SMALL)
 
 
 def inputs_of(width: int, images: int, branches: int, seed: int) -> dict[str, torch.Tensor]:
@@ -50,14 +42,6 @@ def forms(request, tmp_path_factory):
     return trained, trained.for_inference(), path
 
 
-def run_engine(path, inputs: dict[str, torch.Tensor]) -> list[np.ndarray]:
-    (images, _, height, width), rows = inputs["sample"].shape, len(inputs["embeds"])
-    backend = open_backend("onnxruntime")
-    arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
-    sizes = {"B": images, "CB": rows, "H": height, "W": width, "D": WIDTH}
-    return list(run_once(backend.load(path, SPEC), backend, arrays, sizes).values())
-
-
 @pytest.mark.parametrize("images, branches", [(1, 1), (3, 2)])
 def test_equals_the_trained_module(forms, images, branches):
     trained, inference, path = forms
@@ -65,7 +49,7 @@ def test_equals_the_trained_module(forms, images, branches):
     with torch.no_grad():
         expected, found = trained(*inputs.values()), inference(*inputs.values())
     assert not torch.allclose(expected[0], inputs["original_embeds"], atol=0.1)
-    for wanted, one, other in zip(expected, found, run_engine(path, inputs), strict=True):
+    for wanted, one, other in zip(expected, found, run_guard(path, inputs), strict=True):
         torch.testing.assert_close(one, wanted, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(torch.from_numpy(other), wanted, rtol=1e-4, atol=1e-5)
 
@@ -88,7 +72,7 @@ def test_an_input_that_is_not_finite_is_unsafe_for_its_image_alone(forms, name, 
         inputs[name] = torch.tensor(value)
     else:
         inputs[name].view(2, -1)[0, 5] = value
-    _, countdown, p_unsafe = run_engine(forms[2], inputs)
+    _, countdown, p_unsafe = run_guard(forms[2], inputs)
     assert np.isnan(p_unsafe).tolist() == [True, name == "timestep"]
     assert countdown.tolist() == [2, 2 if name == "timestep" else 0]
 

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from benchmarks.flops import count
-from engines.backend import open_backend, run_once
 from engines.specs import NETWORKS
 from export import network_build
 from export.onnx_file import example, export_network
@@ -20,6 +19,7 @@ from saferedir.guard import Guard
 from saferedir.heads import Redirector, RedirectorConfig
 from saferedir.inference import InferenceHeads
 from saferedir.winograd import TILE, WIDE, WinogradBlocks, WinogradConv2d, into_tiles, tile, with_winograd
+from tests.random_heads import random_heads, run_guard
 
 SPEC, WIDTH = NETWORKS["guard"], 32
 SIZES = [(1, 1, 1), (1, 4, 4), (2, 5, 7), (3, 12, 20), (1, 64, 64), (2, 96, 64)]
@@ -28,16 +28,8 @@ BACKENDS = ["onnxruntime", pytest.param("openvino", marks=pytest.mark.skipif(
 
 
 def wide() -> Redirector:
-    """Random heads with two wide blocks, whose BatchNorms and biases all do something."""
-    torch.manual_seed(0)
-    heads = Redirector(RedirectorConfig(embed_dim=WIDTH, encoder_widths=(16, WIDE, WIDE + 32), latent_features=40))
-    with torch.no_grad():
-        for name, tensor in heads.state_dict().items():
-            if name.endswith(("running_mean", "bias")):
-                tensor.normal_(0, 0.3)
-            elif name.endswith("running_var"):
-                tensor.uniform_(0.5, 1.5)
-    return heads.eval()
+    """Two wide blocks."""
+    return random_heads(RedirectorConfig(embed_dim=WIDTH, encoder_widths=(16, WIDE, WIDE + 32), latent_features=40))
 
 
 def inputs_of(images: int, height: int, width: int) -> dict[str, torch.Tensor]:
@@ -53,13 +45,6 @@ def guards(tmp_path_factory):
     trained = Guard(wide())
     export_network(trained.for_inference(winograd=True), SPEC, WIDTH, path)
     return trained, path
-
-
-def run_engine(backend_name: str, path, inputs: dict[str, torch.Tensor]) -> list[np.ndarray]:
-    (images, _, height, width), backend = inputs["sample"].shape, open_backend(backend_name)
-    arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
-    sizes = {"B": images, "CB": len(inputs["embeds"]), "H": height, "W": width, "D": WIDTH}
-    return list(run_once(backend.load(path, SPEC), backend, arrays, sizes).values())
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -99,7 +84,7 @@ def test_one_file_takes_every_size(guards, backend, images, height, width):
     inputs = inputs_of(images, height, width)
     with torch.no_grad():
         expected = trained(*inputs.values())
-    for wanted, found in zip(expected, run_engine(backend, path, inputs), strict=True):
+    for wanted, found in zip(expected, run_guard(path, inputs, backend), strict=True):
         torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -115,7 +100,7 @@ def test_its_operations_can_be_counted_for_any_size(guards):
 def test_a_latent_that_is_not_finite_is_unsafe_for_its_image_alone(guards, backend, value):
     inputs = inputs_of(2, 8, 12) | {"threshold": torch.tensor(1.0)}
     inputs["sample"][0, 1, 7, 11] = value
-    _, countdown, p_unsafe = run_engine(backend, guards[1], inputs)
+    _, countdown, p_unsafe = run_guard(guards[1], inputs, backend)
     assert np.isnan(p_unsafe).tolist() == [True, False]
     assert countdown.tolist() == [int(inputs["replace_steps"]), 0]
 
@@ -123,8 +108,6 @@ def test_a_latent_that_is_not_finite_is_unsafe_for_its_image_alone(guards, backe
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @torch.no_grad()
 def test_what_is_not_finite_reaches_the_mean_of_its_image_alone(value):
-    x = torch.randn(2, 4, 9, 9)
-    x[1, 0, 8, 8] = value
     blocks = next(module for module in with_winograd(wide().latent_encoder) if isinstance(module, WinogradBlocks))
     features = torch.randn(2, 16, 9, 9)
     features[1, 0, 8, 8] = value

@@ -1,0 +1,32 @@
+"""A guard of random weights, and its engine run once."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from engines.backend import open_backend, run_once
+from engines.specs import NETWORKS
+from saferedir.heads import Redirector, RedirectorConfig
+
+
+def random_heads(config: RedirectorConfig) -> Redirector:
+    """Heads whose BatchNorms and biases all do something."""
+    torch.manual_seed(0)
+    heads = Redirector(config)
+    with torch.no_grad():
+        for name, tensor in heads.state_dict().items():
+            if name.endswith(("running_mean", "bias")):
+                tensor.normal_(0, 0.3)
+            elif name.endswith("running_var"):
+                tensor.uniform_(0.5, 1.5)
+    return heads.eval()
+
+
+def run_guard(path: Path, inputs: dict[str, torch.Tensor], backend_name: str = "onnxruntime") -> list[np.ndarray]:
+    """Outputs of a guard's ONNX file."""
+    (images, _, height, width), (rows, _, embed_dim) = inputs["sample"].shape, inputs["embeds"].shape
+    backend, arrays = open_backend(backend_name), {name: tensor.numpy() for name, tensor in inputs.items()}
+    sizes = {"B": images, "CB": rows, "H": height, "W": width, "D": embed_dim}
+    return list(run_once(backend.load(path, NETWORKS["guard"]), backend, arrays, sizes).values())
