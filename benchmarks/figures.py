@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.ratios import Spread, paired_ratio
 from benchmarks.sampling import GUARDED, MODES, TRIGGERED, UNGUARDED, Run
-from benchmarks.timing import NAMES
+from benchmarks.timing import LOOP_NETWORKS, NAMES
 from engines.specs import GUARD_NETWORKS
 
 MS = 1e-6  # of a nanosecond
@@ -90,7 +90,7 @@ def raw_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def extrapolated(modes: Sequence[dict[str, Any]], measured_steps: int, steps: int) -> list[dict[str, Any]]:
-    """Seconds of a run of more steps than were measured: medians of the parts, those of the loop times the steps.
+    """Seconds of a run of more steps than were measured: medians of the parts, those of the loop as often a step as measured.
 
     What happens once (tokenizer, buffers, text encoder, decoder) is the median run less its measured steps. `over_rest` is
     the run over the same run less its guard calls.
@@ -98,9 +98,11 @@ def extrapolated(modes: Sequence[dict[str, Any]], measured_steps: int, steps: in
     found = []
     for figures in modes:
         median = {row["network"]: row["milliseconds"]["median"] for row in figures["networks"]}
-        step = sum(median.get(name, 0.0) for name in ("unet", "guard", "sampler_step", "outside engines, per step"))
+        of_step = {row["network"]: row["calls"] / measured_steps * median[row["network"]] for row in figures["networks"]
+                   if row["network"] in (*LOOP_NETWORKS, "outside engines, per step")}
+        step = sum(of_step.values())
         once = median["pipeline"] - measured_steps * step
-        whole, guard = once + steps * step, steps * median.get("guard", 0.0) + median.get("token_mask", 0.0)
+        whole, guard = once + steps * step, steps * of_step.get("guard", 0.0) + median.get("token_mask", 0.0)
         found.append({"mode": figures["mode"], "steps": steps, "seconds": whole / 1000, "over_rest": whole / (whole - guard),
                       "from_steps": measured_steps, "extrapolated": True})
     return found

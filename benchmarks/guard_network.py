@@ -40,8 +40,6 @@ from saferedir.heads import Redirector  # noqa: E402
 # What was tried and not kept: processor time as a fraction of the exported guard's with direct convolutions (one thread, 64x64
 # latents, D = 768). The lines on Winograd in two dimensions are of a machine that others used, too.
 LOST = {
-    "no call while every image's countdown runs": "0.92 to 0.96 of the guard's time on triggering prompts, all of it on safe ones; "
-                                                  "a decision of the host at every step",
     "token mask computed at every step": "1.05 to 1.08; see 'exported, mask again'",
     "BatchNorm folded before export": "the same file: torch.onnx folds it",
     "1x1 downsample folded into the second 3x3 convolution": "another input; beside it, as a centre tap, nine products for one",

@@ -1,7 +1,7 @@
 """The guarded sampling loop: every number in it is made by an engine, on the memory of one backend."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from engines.backend import Array, Backend, Engine
 from engines.manifest import Policy
 from engines.program import Execution, Progress, Stage
-from engines.specs import NETWORKS, NetworkSpec
+from engines.specs import NETWORKS, NOT_CHECKED, NetworkSpec
 from runtime.samplers import SamplerTable
 
 
@@ -76,11 +76,12 @@ class Loop:
             sample=self._model_input, timestep=timestep, encoder_hidden_states=embeds,
             noise_pred=self._shared["noise_pred"])]
         if self._guarded:
-            beside.append(engines["guard"].bind(
-                sample=now["sample"], timestep=timestep, embeds=embeds, countdown=now["countdown"],
-                **{name: self._shared[name] for name in ("original_embeds", "alpha_scale", "threshold", "replace_steps")},
-                next_embeds=following["next_embeds"], next_countdown=following["next_countdown"],
-                p_unsafe=self._p_unsafe[row, ...]))
+            state = {"embeds": embeds, "countdown": now["countdown"], "p_unsafe": self._p_unsafe[row, ...],
+                     **{name: following[name] for name in ("next_embeds", "next_countdown")}}
+            guard = engines["guard"].bind(
+                sample=now["sample"], timestep=timestep, **state,
+                **{name: self._shared[name] for name in ("original_embeds", "alpha_scale", "threshold", "replace_steps")})
+            beside.append(_when_due(guard, **state) if isinstance(embeds, np.ndarray) else guard)
         sampler_step = engines["sampler_step"].bind(
             **{name: now[name] for name in ("sample", "history_x", "history_eps")},
             **{name: self._shared[name] for name in ("noise_pred", "noise", "guidance_scale")},
@@ -121,3 +122,19 @@ class Loop:
             write(self._pairs["countdown"][0], 0)
             for name in ("alpha_scale", "threshold", "replace_steps"):
                 write(self._shared[name], getattr(policy, name))
+
+
+def _when_due(guard: Callable[[], None], embeds: np.ndarray, countdown: np.ndarray, p_unsafe: np.ndarray,
+              next_embeds: np.ndarray, next_countdown: np.ndarray) -> Callable[[], None]:
+    """A guard's call that the host makes only if an image's countdown has run out; else its outputs are known beforehand.
+
+    For memory of the host. A device's countdowns could be read only by waiting for it.
+    """
+    def call() -> None:
+        if countdown.min() > 0:
+            np.copyto(next_embeds, embeds)
+            np.subtract(countdown, 1, out=next_countdown)
+            p_unsafe.fill(NOT_CHECKED)
+        else:
+            guard()
+    return call

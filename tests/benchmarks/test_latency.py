@@ -51,7 +51,8 @@ def test_the_page_shows_the_published_results():
 def test_page_holds_every_figure_of_a_document(measured):
     text = page.with_figures(f"before\n{page.START}\noutdated\n{page.END}\nafter", measured[0])
     assert text.startswith("before") and text.endswith("after") and "outdated" not in text
-    for phrase in ("### demo", "**extrapolated** to 20 steps", "guard × 2", "latency-demo-timeline.png", "Peaks of the machine"):
+    for phrase in ("### demo", "**extrapolated** to 20 steps", "guard × 2 or 1 |", "latency-demo-timeline.png",
+                   "Peaks of the machine"):
         assert phrase in text
     with pytest.raises(ValueError, match="found it 0 times"):
         page.with_figures("no markers", measured[0])
@@ -82,7 +83,7 @@ def test_table_and_files(measured):
     with open(folder / "latency-demo.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert sum(row["network"] == "pipeline" for row in rows) == 6
-    assert sum(int(row["calls"]) for row in rows if row["network"] == "guard") == 2 * 2 * 2
+    assert sum(int(row["calls"]) for row in rows if row["network"] == "guard") == 2 * (2 + 1)  # rounds; safe, triggering
     for name in ("overhead", "networks", "timeline", "curves"):
         with Image.open(folder / f"latency-demo-{name}.png") as image:
             assert image.width > 1000 and len(image.convert("RGB").getcolors(1 << 24)) > 20

@@ -33,7 +33,7 @@ def test_every_engine_call_of_a_run_is_counted(runs):
     assert [(run.round, run.position) for run in runs] == [(number, place) for number in (0, 1) for place in range(3)]
     for run in runs:
         counted = {name: len(run.calls.durations(name)) for name in NAMES}
-        assert counted == {"text_encoder": 1, "unet": 4, "guard": 0 if run.mode == UNGUARDED else 4,
+        assert counted == {"text_encoder": 1, "unet": 4, "guard": {UNGUARDED: 0, GUARDED: 4, TRIGGERED: 2}[run.mode],
                            "token_mask": int(run.mode == TRIGGERED), "sampler_step": 4, "vae_decoder": 1}
         assert (run.calls.end > run.calls.start).all() and (run.calls.start[1:] >= run.calls.end[:-1]).all()
         assert run.start <= run.calls.start[0] and run.calls.end[-1] <= run.end

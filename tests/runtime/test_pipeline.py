@@ -157,6 +157,16 @@ def test_policy_reaches_the_guard(pipeline):
     assert pipeline(FIRE, seed=7, num_inference_steps=STEPS, policy=Policy(threshold=1.0)).guard[0].verdict == "safe"
 
 
+@pytest.mark.parametrize("options", [{}, {"policy": Policy(threshold=0.0, replace_steps=3)}], ids=str)
+def test_calls_that_are_left_out_change_nothing(demo_engines, pipeline, monkeypatch, options):
+    expected = pipeline([FIRE, FIRE], seed=7, num_inference_steps=STEPS, **options)
+    calls, left_out = [], STEPS - sum(expected.guard[0].checked)
+    monkeypatch.setattr("runtime.loop._when_due", lambda guard, **state: lambda: (calls.append(guard), guard()))
+    with GuardedPipeline(demo_engines) as always:
+        found = always([FIRE, FIRE], seed=7, num_inference_steps=STEPS, **options)
+    assert found.guard == expected.guard and len(calls) == STEPS and left_out >= 2
+
+
 def test_report_holds_what_was_asked_and_travels_in_the_png(pipeline, tmp_path):
     result = pipeline(FIRE, seed=7, num_inference_steps=STEPS, scheduler="pndm")
     report, image = result.guard[0], result.images[0]
