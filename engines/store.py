@@ -49,7 +49,7 @@ class EngineStore:
         return self.folder / models[0]
 
     def load(self, networks: Sequence[str], backend: Backend) -> dict[str, Engine]:
-        """Verify and load networks. One is hashed while others are loaded, the largest last.
+        """Verify and load networks: one is hashed while others are loaded, and where the backend can, several are loaded at once.
 
         Raises:
             ManifestError, DigestError: as for `model`.
@@ -61,8 +61,13 @@ class EngineStore:
         largest_first = sorted(networks, key=self._size, reverse=True)
         with ThreadPoolExecutor() as pool:
             verified = {name: pool.submit(self.model, name) for name in largest_first}
+
+            def load(name: str) -> Engine:
+                return backend.load(verified[name].result(), NETWORKS[name])
             try:
-                loaded = {name: backend.load(verified[name].result(), NETWORKS[name]) for name in reversed(largest_first)}
+                # The pool takes up its work in order, so that nothing waits for a digest that has no thread.
+                order, mapped = (largest_first, pool.map) if backend.loads_at_once else (largest_first[::-1], map)
+                loaded = dict(zip(order, mapped(load, order), strict=True))
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
