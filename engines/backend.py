@@ -37,7 +37,6 @@ class Backend(Protocol):
 
     name: str
     device: str  # what engines run on, in words; results of another device may differ
-    loads_at_once: bool  # whether several threads may call `load` at the same time
 
     def load(self, path: Path, spec: NetworkSpec) -> Engine:
         """Load one network whose tensors are those of the spec, else raise BackendError."""

@@ -23,8 +23,6 @@ def check_arrays(spec: NetworkSpec, arrays: Mapping[str, np.ndarray]) -> None:
 class HostMemory:
     """All of `engines.backend.Backend` that does not depend on the library: memory is numpy's, calls run in turn."""
 
-    loads_at_once = True
-
     def zeros(self, shape: tuple[int, ...], dtype: str, rows: bool = False) -> np.ndarray:
         return np.zeros(shape, dtype)
 

@@ -104,7 +104,6 @@ class OnnxRuntimeCudaBackend:
     """Loads model.onnx files; memory and the stream are those of `cuda`. `eager`: no CUDA graphs."""
 
     name = "onnxruntime-cuda"
-    loads_at_once = False  # the CUDA context is the thread's that opened it
 
     def __init__(self, ort: Any, cuda: Cuda, eager: bool = False) -> None:
         self.ort, self.cuda, self.eager = ort, cuda, eager

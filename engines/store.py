@@ -49,7 +49,7 @@ class EngineStore:
         return self.folder / models[0]
 
     def load(self, networks: Sequence[str], backend: Backend) -> dict[str, Engine]:
-        """Verify and load networks: one is hashed while others are loaded, and where the backend can, several are loaded at once.
+        """Verify and load networks: one is hashed while others are loaded.
 
         Raises:
             ManifestError, DigestError: as for `model`.
@@ -65,8 +65,9 @@ class EngineStore:
             def load(name: str) -> Engine:
                 return backend.load(verified[name].result(), NETWORKS[name])
             try:
-                # The pool takes up its work in order, so that nothing waits for a digest that has no thread.
-                order, mapped = (largest_first, pool.map) if backend.loads_at_once else (largest_first[::-1], map)
+                # Optimised engines are opened several at a time. Others, whose weights are packed now, would take longer so, and
+                # more memory. The pool takes up its work in order: nothing waits for a digest that has no thread.
+                order, mapped = (largest_first[::-1], map) if device is None else (largest_first, pool.map)
                 loaded = dict(zip(order, mapped(load, order), strict=True))
             except BaseException:
                 pool.shutdown(cancel_futures=True)

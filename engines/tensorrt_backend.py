@@ -111,8 +111,6 @@ class TensorRTEngine:
 class TensorRTBackend:
     """Loads model.plan files; memory, streams and graphs are those of `cuda`. `eager`: no CUDA graph."""
 
-    loads_at_once = False  # the CUDA context is the thread's that opened it
-
     def __init__(self, name: str, trt: Any, cuda: Cuda, eager: bool = False) -> None:
         self.name, self._trt, self._cuda, self._eager = name, trt, cuda, eager
         self.lanes = Lanes(cuda)
