@@ -25,7 +25,7 @@ if __package__ in (None, ""):
 
 # What was tried and not kept, at Stable Diffusion 1.5's size on two cores.
 LOST = {
-    "sessions opened in parallel, engines as exported": "8.9 to 11.0 s, not 8.6 to 15.5, but 4.8 GiB, not 4.1",
+    "sessions opened in parallel, engines as exported": "no faster, 8.9 to 11.0 s, and 4.8 GiB, not 4.1",
     "optimised without packed weights in the file": "1.6 to 2.0 s, not 1.3 to 1.9; 1.4 GiB of its own in each process, not 0.1",
     "graph optimisation off for optimised engines": "1.6 to 1.9 s, not 1.8: within the noise",
     "weights not packed, engines as exported": "8.6 s, not 10.0, and 3.2 GiB, not 4.1, but every matrix is packed at every call",

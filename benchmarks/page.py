@@ -107,9 +107,8 @@ def _networks(document: dict[str, Any]) -> Iterator[str]:
     for name in dict.fromkeys(row["network"] for mode in document["modes"] for row in mode["networks"]):
         found = [next((row for row in mode["networks"] if row["network"] == name), None) for mode in document["modes"]]
         calls = " or ".join(dict.fromkeys(str(row["calls"]) for row in found if row))
-        cells = [row["milliseconds"] if row else None for row in found]
-        rows.append([f"{name} × {calls}", *(f"{cell['median']:.3f} ({cell['p5']:.3f} to {cell['p95']:.3f})" if cell else ""
-                                            for cell in cells)])
+        rows.append([f"{name} × {calls}", *("{median:.3f} ({p5:.3f} to {p95:.3f})".format_map(row["milliseconds"]) if row else ""
+                                            for row in found)])
     rows.append(["images per second", *(f"{mode['images_per_second']['median']:.3g}" for mode in document["modes"])])
     yield from _rows(["milliseconds of a call, median (p5 to p95)", *(mode["mode"] for mode in document["modes"])], rows)
 

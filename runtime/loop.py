@@ -1,4 +1,4 @@
-"""The guarded sampling loop: every number in it is made by an engine, on the memory of one backend."""
+"""The guarded sampling loop: on the memory of one backend, whose engines make its numbers."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
