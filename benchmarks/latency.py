@@ -4,6 +4,7 @@
 """
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments.output.mkdir(parents=True, exist_ok=True)  # before anything is measured that could not be written
     try:
         target = locate(arguments.model, arguments.redirector)
+        if arguments.name is not None:
+            target = dataclasses.replace(target, name=arguments.name)
         geometry = Manifest.read(target.engine_dir)[0].geometry
         wanted = plan(arguments, geometry)
         workload = wanted.workload(arguments, geometry)

@@ -132,12 +132,15 @@ def subjects_of(model: Path, portable: Path, optimized: Path) -> dict[str, Subje
 
 def main() -> None:
     """Build and optimise where needed, compare, write, and print."""
+    from benchmarks import machine, page
+    from benchmarks.plan import file_name
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", choices=("demo", "sd15-random"))
+    parser.add_argument("--name", type=file_name, help="of the figures' file, load_time-NAME (default: the model's)")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--generate", action="store_true", help="two pictures of one step after the last load of each")
     arguments = parser.parse_args()
-    from benchmarks import machine, page
+    name = arguments.name or arguments.model
     from benchmarks.target import locate
     from engines.atomic import replacing
     from engines.optimize import optimize
@@ -146,13 +149,13 @@ def main() -> None:
     assert target.model is not None
     store, optimized = EngineStore(target.engine_dir), target.engine_dir.with_name(f"{target.name}-optimized")
     optimize(store, optimized)
-    result = {"command": " ".join(["python benchmarks/load_time.py", *sys.argv[1:]]), "target": target.name,
+    result = {"command": " ".join(["python benchmarks/load_time.py", *sys.argv[1:]]), "target": name,
               "started": machine.now(), "machine": machine.describe(), "page_cache": "warm", "rounds": arguments.rounds,
               "weights_bytes": sum(record.size for name, record in store.manifest.files.items() if "/model." in name)}
     subjects = subjects_of(target.model, target.engine_dir, optimized)
     result |= {"subjects": compare(subjects, arguments.rounds, 2 if arguments.generate else 0), "lost": LOST,
                "ended": machine.now()}
-    with replacing(page.RESULTS / f"load_time-{target.name}.json") as temporary:
+    with replacing(page.RESULTS / f"load_time-{name}.json") as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     page.update()
     print("\n".join(page.load_section(result)))

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,11 +41,19 @@ FULL_QUICK = Plan(1, 1, 0, 1, Grid((1,), (256,), (1,), 1), extrapolate_to=50)
 SMALL_SIDE = 128  # pixels; a model of this size or less is measured as the demo is
 
 
+def file_name(text: str) -> str:
+    """Text that can be a part of a file's name; raises ArgumentTypeError."""
+    if not re.fullmatch(r"[\w.-]+", text):
+        raise argparse.ArgumentTypeError(f"expected letters, digits, '_', '.' and '-', found {text!r}")
+    return text
+
+
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     result = argparse.ArgumentParser(prog="latency.py", description="What the guard costs.", allow_abbrev=False)
     result.add_argument("--model", default="demo", help=f"{', '.join(NAMED)}, or a folder of engines (default: %(default)s)")
     result.add_argument("--redirector", type=Path, help="checkpoint of a folder's guard, for the eager peer")
+    result.add_argument("--name", type=file_name, help="of the figures' files, latency-NAME (default: the model's); for a second machine")
     result.add_argument("--quick", action="store_true", help="a short run of everything: under two minutes for the demo")
     result.add_argument("--num-inference-steps", type=int, help="of every run (default: 50; above 128 pixels 2)")
     result.add_argument("--rounds", type=int, help="each mode runs once a round (default: 20; above 128 pixels 3)")

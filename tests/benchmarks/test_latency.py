@@ -17,8 +17,8 @@ from engines.manifest import Geometry
 
 RESULTS = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "results"
 SCHEMA = json.loads((RESULTS.parent / "latency.schema.json").read_text(encoding="utf-8"))
-OPTIONS = ["--num-inference-steps", "2", "--rounds", "2", "--cold-starts", "0", "--extrapolate-to", "20", "--grid",
-           "--grid-batch-sizes", "1", "2", "--grid-sizes", "32", "48", "--grid-steps", "2", "--grid-rounds", "1"]
+OPTIONS = ["--name", "measured-here", "--num-inference-steps", "2", "--rounds", "2", "--cold-starts", "0", "--extrapolate-to", "20",
+           "--grid", "--grid-batch-sizes", "1", "2", "--grid-sizes", "32", "48", "--grid-steps", "2", "--grid-rounds", "1"]
 
 
 def check_schema(document) -> None:
@@ -29,7 +29,7 @@ def check_schema(document) -> None:
 def measured(demo_engines, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results") / "not" / "there yet"
     assert main(["--model", str(demo_engines), "--output", str(folder), *OPTIONS]) == 0
-    return folder, json.loads((folder / "latency-demo.json").read_text())
+    return folder, json.loads((folder / "latency-measured-here.json").read_text())
 
 
 def test_document_fits_the_schema(measured):
@@ -51,7 +51,7 @@ def test_the_page_shows_the_published_results():
 def test_page_holds_every_figure_of_a_document(measured):
     text = page.with_figures(f"before\n{page.START}\noutdated\n{page.END}\nafter", measured[0])
     assert text.startswith("before") and text.endswith("after") and "outdated" not in text
-    for phrase in ("### demo", "**extrapolated** to 20 steps", "guard × 2 or 1 |", "latency-demo-timeline.png",
+    for phrase in ("### measured-here", "**extrapolated** to 20 steps", "guard × 2 or 1 |", "latency-measured-here-timeline.png",
                    "Peaks of the machine"):
         assert phrase in text
     with pytest.raises(ValueError, match="found it 0 times"):
@@ -80,12 +80,12 @@ def test_table_and_files(measured):
     text = table(document)
     for phrase in ("what the guard adds", "extrapolated to 20 steps from 2", "ok   safe prompts are checked", "peaks: GEMM"):
         assert phrase in text
-    with open(folder / "latency-demo.csv", newline="") as file:
+    with open(folder / "latency-measured-here.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert sum(row["network"] == "pipeline" for row in rows) == 6
     assert sum(int(row["calls"]) for row in rows if row["network"] == "guard") == 2 * (2 + 1)  # rounds; safe, triggering
     for name in ("overhead", "networks", "timeline", "curves"):
-        with Image.open(folder / f"latency-demo-{name}.png") as image:
+        with Image.open(folder / f"latency-measured-here-{name}.png") as image:
             assert image.width > 1000 and len(image.convert("RGB").getcolors(1 << 24)) > 20
 
 
@@ -125,6 +125,12 @@ def test_plans():
     assert peer_names(parser().parse_args([])) == []
     assert len(peer_names(parser().parse_args(["--peers"]))) == 8
     assert peer_names(parser().parse_args(["--peers", "diffusers"])) == ["diffusers"]
+
+
+def test_a_name_with_a_path_in_it_is_one_line(capsys):
+    with pytest.raises(SystemExit):
+        main(["--name", "../elsewhere"])
+    assert "expected letters" in capsys.readouterr().err
 
 
 def test_engines_that_are_not_there_are_one_line(tmp_path, capsys):
