@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="latency.py", description="What the guard costs.", allow_abbrev=False)
     result.add_argument("--model", default="demo", help=f"{', '.join(NAMED)}, or a folder of engines (default: %(default)s)")
     result.add_argument("--redirector", type=Path, help="checkpoint of a folder's guard, for the eager peer")
-    result.add_argument("--name", type=file_name, help="of the figures' files, latency-NAME (default: the model's); for a second machine")
+    result.add_argument("--name", type=file_name, help="of the figures' files, latency-NAME (default: the model's)")
     result.add_argument("--quick", action="store_true", help="a short run of everything: under two minutes for the demo")
     result.add_argument("--num-inference-steps", type=int, help="of every run (default: 50; above 128 pixels 2)")
     result.add_argument("--rounds", type=int, help="each mode runs once a round (default: 20; above 128 pixels 3)")
