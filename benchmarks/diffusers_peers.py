@@ -64,9 +64,17 @@ def eager_bfloat16(target: Target, scratch: Path) -> Generate:
     return lambda work: run(pipeline, work)
 
 
-def compiled(target: Target, scratch: Path) -> Generate:
+def compiled_float32(target: Target, scratch: Path) -> Generate:
     """The UNet through torch.compile; the first run compiles."""
-    pipeline = load(target)
+    return _compiled(load(target))
+
+
+def compiled_bfloat16(target: Target, scratch: Path) -> Generate:
+    """Every network in bfloat16, the UNet through torch.compile."""
+    return _compiled(load(target, torch.bfloat16))
+
+
+def _compiled(pipeline: Any) -> Generate:
     pipeline.unet = torch.compile(pipeline.unet)
     return lambda work: run(pipeline, work)
 

@@ -63,7 +63,10 @@ PEERS = {
     "saferedir, unguarded": Peer("benchmarks.peers:unguarded", "this toolkit without its guard", "as built"),
     "diffusers": Peer(f"{_DIFFUSERS}:eager_float32", "StableDiffusionPipeline, eager PyTorch", "float32"),
     "diffusers, bfloat16": Peer(f"{_DIFFUSERS}:eager_bfloat16", "StableDiffusionPipeline, eager PyTorch", "bfloat16"),
-    "diffusers, compiled": Peer(f"{_DIFFUSERS}:compiled", "StableDiffusionPipeline, its UNet through torch.compile", "float32"),
+    "diffusers, compiled": Peer(
+        f"{_DIFFUSERS}:compiled_float32", "StableDiffusionPipeline, its UNet through torch.compile", "float32"),
+    "diffusers, compiled, bfloat16": Peer(
+        f"{_DIFFUSERS}:compiled_bfloat16", "StableDiffusionPipeline, its UNet through torch.compile", "bfloat16"),
     "diffusers, eager guard": Peer(
         "benchmarks.eager_guard:eager_guard", "the guard as the reference applies it: heads in PyTorch, a decision of the host at "
         "every step, one image at a time", "float32", redirects=True),

@@ -123,7 +123,7 @@ def test_plans():
     assert chosen(geometry=full) == FULL and chosen("--quick", geometry=full) == FULL_QUICK
     assert chosen("--rounds", "3", "--grid-steps", "7").rounds == 3 and chosen("--grid-steps", "7").grid.steps == [7]
     assert peer_names(parser().parse_args([])) == []
-    assert len(peer_names(parser().parse_args(["--peers"]))) == 8
+    assert len(peer_names(parser().parse_args(["--peers"]))) == 9
     assert peer_names(parser().parse_args(["--peers", "diffusers"])) == ["diffusers"]
 
 
