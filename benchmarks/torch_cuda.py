@@ -72,6 +72,7 @@ class TorchCudaBackend:
     """Memory, streams and programs as for TensorRT. What PyTorch allocates while it is captured stays in a pool of its own."""
 
     name = "torch-cuda"
+    on_host = False
 
     def __init__(self, cuda: Cuda, program: Any = CudaProgram) -> None:
         """`program` makes a program from lanes and steps."""

@@ -37,6 +37,7 @@ class Backend(Protocol):
 
     name: str
     device: str  # what engines run on, in words; results of another device may differ
+    on_host: bool  # arrays are numpy's, and a call has ended when it returns
 
     def load(self, path: Path, spec: NetworkSpec) -> Engine:
         """Load one network whose tensors are those of the spec, else raise BackendError."""

@@ -23,6 +23,8 @@ def check_arrays(spec: NetworkSpec, arrays: Mapping[str, np.ndarray]) -> None:
 class HostMemory:
     """All of `engines.backend.Backend` that does not depend on the library: memory is numpy's, calls run in turn."""
 
+    on_host = True
+
     def zeros(self, shape: tuple[int, ...], dtype: str, rows: bool = False) -> np.ndarray:
         return np.zeros(shape, dtype)
 

@@ -29,6 +29,20 @@ class Geometry:
     default_width: int
 
 
+def check_output(folder: Path, option: str) -> None:
+    """Raise InputError where engines written to `folder` would replace something else. `option` is the flag that gave it."""
+    if folder.is_dir():
+        names = sorted(path.name for path in folder.iterdir())
+        if not names or FILE_NAME in names:
+            return
+        found = f"{names[0]!r} and no manifest"
+    elif folder.exists():
+        found = "a file"
+    else:
+        return
+    raise InputError(f"{folder}: expected an engine folder or none, found {found}; choose another {option}")
+
+
 def nearest_multiples(size: float, multiple: int) -> str:
     """The sizes around one that the model cannot take, for error messages."""
     below = int(size // multiple) * multiple

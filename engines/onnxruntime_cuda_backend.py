@@ -104,6 +104,7 @@ class OnnxRuntimeCudaBackend:
     """Loads model.onnx files; memory and the stream are those of `cuda`. `eager`: no CUDA graphs."""
 
     name = "onnxruntime-cuda"
+    on_host = False
 
     def __init__(self, ort: Any, cuda: Cuda, eager: bool = False) -> None:
         self.ort, self.cuda, self.eager = ort, cuda, eager

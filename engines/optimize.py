@@ -15,7 +15,7 @@ from typing import Any
 
 from engines.atomic import replacing_folder
 from engines.errors import InputError, SafeRedirError
-from engines.manifest import FILE_NAME, FileRecord, Manifest
+from engines.manifest import FileRecord, Manifest, check_output
 from engines.parity import in_words
 from engines.recorded import FILE_NAME as RECORDED
 from engines.recorded import check_cases
@@ -36,8 +36,7 @@ def optimize(store: EngineStore, output: Path) -> Manifest:
         raise InputError(f"{store.folder}: expected portable engines for onnxruntime, found {found}; only these can be optimised")
     if output.resolve() == store.folder.resolve():
         raise InputError(f"{output}: expected another folder than the engines'; choose another --output")
-    if output.exists() and not (output / FILE_NAME).is_file():
-        raise InputError(f"{output}: expected an engine folder or none, found no manifest there; choose another --output")
+    check_output(output, "--output")
     from engines.onnxruntime_backend import OnnxRuntimeBackend
     backend = OnnxRuntimeBackend()
     with replacing_folder(output) as folder:

@@ -111,6 +111,8 @@ class TensorRTEngine:
 class TensorRTBackend:
     """Loads model.plan files; memory, streams and graphs are those of `cuda`. `eager`: no CUDA graph."""
 
+    on_host = False
+
     def __init__(self, name: str, trt: Any, cuda: Cuda, eager: bool = False) -> None:
         self.name, self._trt, self._cuda, self._eager = name, trt, cuda, eager
         self.lanes = Lanes(cuda)

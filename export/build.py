@@ -16,7 +16,7 @@ from engines.atomic import replacing_folder
 from engines.cuda import open_cuda
 from engines.digests import file_digest
 from engines.errors import InputError, ManifestError
-from engines.manifest import FILE_NAME, FileRecord, Geometry, GuardRecord, Manifest, SourceRecord, Target
+from engines.manifest import FileRecord, Geometry, GuardRecord, Manifest, SourceRecord, Target, check_output
 from engines.specs import ALWAYS_FLOAT32, GUARD_NETWORKS, NETWORKS
 from engines.store import TOKENIZER
 from engines.tensorrt_library import BUILDERS, import_tensorrt
@@ -66,10 +66,7 @@ def build(options: BuildOptions, report: Report = print) -> Manifest:
 
 def _previous(folder: Path) -> Manifest | None:
     """The manifest of what is there; None for nothing, or for engines whose manifest cannot be read."""
-    found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if found and FILE_NAME not in found:
-        raise InputError(f"{folder}: expected an engine folder or none, found {found[0]!r} and no manifest; "
-                         "choose another --engine-dir")
+    check_output(folder, "--engine-dir")
     try:
         return Manifest.read(folder)[0]
     except ManifestError:

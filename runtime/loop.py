@@ -81,7 +81,7 @@ class Loop:
             guard = engines["guard"].bind(
                 sample=now["sample"], timestep=timestep, **state,
                 **{name: self._shared[name] for name in ("original_embeds", "alpha_scale", "threshold", "replace_steps")})
-            beside.append(_when_due(guard, **state) if isinstance(embeds, np.ndarray) else guard)
+            beside.append(_when_due(guard, **state) if self._backend.on_host else guard)
         sampler_step = engines["sampler_step"].bind(
             **{name: now[name] for name in ("sample", "history_x", "history_eps")},
             **{name: self._shared[name] for name in ("noise_pred", "noise", "guidance_scale")},
@@ -128,7 +128,7 @@ def _when_due(guard: Callable[[], None], embeds: np.ndarray, countdown: np.ndarr
               next_embeds: np.ndarray, next_countdown: np.ndarray) -> Callable[[], None]:
     """A guard's call that the host makes only if an image's countdown has run out; else its outputs are known beforehand.
 
-    For memory of the host. A device's countdowns could be read only by waiting for it.
+    For a backend on the host. A device's countdowns could be read only by waiting for it.
     """
     def call() -> None:
         if countdown.min() > 0:

@@ -86,7 +86,7 @@ def test_only_portable_engines_of_onnx_runtime(demo_engines, tmp_path, changed, 
 def test_nothing_else_is_overwritten(demo_engines, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match="found no manifest there"):
+    with pytest.raises(InputError, match="found 'thesis.txt' and no manifest; choose another --output"):
         optimize.optimize(EngineStore(demo_engines), tmp_path / "mine")
     with pytest.raises(InputError, match="another folder"):
         optimize.optimize(EngineStore(demo_engines), demo_engines)

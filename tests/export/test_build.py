@@ -173,6 +173,8 @@ def test_foreign_folders_are_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match="found 'thesis.txt' and no manifest"):
         build_with("--engine-dir", str(tmp_path))
+    with pytest.raises(InputError, match="found a file; choose another --engine-dir"):
+        build_with("--engine-dir", str(tmp_path / "thesis.txt"))
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
