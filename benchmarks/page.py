@@ -11,7 +11,9 @@ ROOT = Path(__file__).resolve().parent.parent
 if __package__ in (None, ""):
     sys.path[0] = str(ROOT)
 
-from benchmarks.sampling import GUARDED  # noqa: E402
+from benchmarks.figures import INSIDE  # noqa: E402
+from benchmarks.peers import OWN  # noqa: E402
+from benchmarks.sampling import GUARDED, TRIGGERED  # noqa: E402
 from engines.atomic import replacing  # noqa: E402
 
 PAGE, RESULTS = ROOT / "benchmarks" / "README.md", ROOT / "benchmarks" / "results"
@@ -39,9 +41,30 @@ def with_figures(text: str, results: Path) -> str:
     before, rest = text.split(START)
     documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("latency-*.json"))]
     loads = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("load_time-*.json"))]
-    figures = "\n".join([*(line for document in documents for line in section(document, results)),
+    figures = "\n".join([*_overview(documents), *(line for document in documents for line in section(document, results)),
                          *(line for document in loads for line in load_section(document))])
     return f"{before}{START}\n{figures}\n{END}{rest.split(END)[1]}"
+
+
+def _overview(documents: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """A line for each document: what the guard adds, inside each run, and the fastest peer whose pictures count."""
+    rows = []
+    for document in documents:
+        target, work = document["target"], document["workload"]
+        inside = {found["mode"]: _percent(found["median"]) for found in document["cost_of_guard"] if found["method"] == INSIDE}
+        for found in document["extrapolated"]:
+            if found["mode"] in inside:
+                inside[found["mode"]] += f"; {_percent(found['over_rest'])} **extrapolated** to {found['steps']} steps"
+        peers = {peer["peer"]: peer["ratio"]["median"] for peer in document["peers"]
+                 if peer["failure"] is None and peer["agreement"] != "different" and peer["peer"] not in OWN}
+        nearest = min(peers, key=peers.__getitem__, default=None)
+        rows.append([f"[{target['name']}](#{target['name']})", document["machine"]["processor"],
+                     f"{target['backend']}, {target['precision']}",
+                     f"{work['batch_size']} of {work['width']}×{work['height']}, {work['num_inference_steps']} steps",
+                     *inside.values(), "" if nearest is None else f"{peers[nearest]:.2f} ({nearest})"])
+    yield ""
+    yield from _rows(["figures", "processor", "engines", "pictures", *(f"{mode}: the guard adds" for mode in (GUARDED, TRIGGERED)),
+                      "fastest peer, its time ÷ ours"], rows)
 
 
 def section(document: dict[str, Any], results: Path) -> Iterator[str]:

@@ -56,11 +56,11 @@ class Peer:
     redirects: bool = False
 
 
-OURS = "saferedir, guarded"
+OWN = OURS, UNGUARDED = "saferedir, guarded", "saferedir, unguarded"
 _DIFFUSERS = "benchmarks.diffusers_peers"
 PEERS = {
     OURS: Peer("benchmarks.peers:guarded", "this toolkit, every step checked", "as built", redirects=True),
-    "saferedir, unguarded": Peer("benchmarks.peers:unguarded", "this toolkit without its guard", "as built"),
+    UNGUARDED: Peer("benchmarks.peers:unguarded", "this toolkit without its guard", "as built"),
     "diffusers": Peer(f"{_DIFFUSERS}:eager_float32", "StableDiffusionPipeline, eager PyTorch", "float32"),
     "diffusers, bfloat16": Peer(f"{_DIFFUSERS}:eager_bfloat16", "StableDiffusionPipeline, eager PyTorch", "bfloat16"),
     "diffusers, compiled": Peer(

@@ -51,8 +51,8 @@ def test_the_page_shows_the_published_results():
 def test_page_holds_every_figure_of_a_document(measured):
     text = page.with_figures(f"before\n{page.START}\noutdated\n{page.END}\nafter", measured[0])
     assert text.startswith("before") and text.endswith("after") and "outdated" not in text
-    for phrase in ("### measured-here", "**extrapolated** to 20 steps", "guard × 2 or 1 |", "latency-measured-here-timeline.png",
-                   "Peaks of the machine"):
+    for phrase in ("| [measured-here](#measured-here) |", "### measured-here", "**extrapolated** to 20 steps", "guard × 2 or 1 |",
+                   "latency-measured-here-timeline.png", "Peaks of the machine"):
         assert phrase in text
     with pytest.raises(ValueError, match="found it 0 times"):
         page.with_figures("no markers", measured[0])
