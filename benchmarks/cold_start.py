@@ -1,4 +1,4 @@
-"""From process start to the first image, and the peak of host memory, each in a process of its own.
+"""From process start to the first image, the peak of host memory, and what a GPU's memory holds, each in a process of its own.
 
 `measure` runs this file as the process; it imports what a deployment imports and nothing else.
 """
@@ -21,20 +21,22 @@ PHASES = ("imports", "load", "first image", "second image")
 
 
 def child(engine_dir: str, prompts: list[str], options: dict[str, Any]) -> dict[str, Any]:
-    """Times on the machine-wide monotonic clock after each phase, nanoseconds, and peak resident bytes at the end of each."""
+    """After each phase: nanoseconds of the machine-wide monotonic clock, peak resident bytes, and bytes in use on a GPU."""
     from benchmarks.machine import peak_memory_bytes
     from runtime import GuardedPipeline
     times, memory = [perf_counter_ns()], [peak_memory_bytes()]
+    device: list[int | None] = []
 
     def note() -> None:
         times.append(perf_counter_ns())
         memory.append(peak_memory_bytes())
+        device.append(pipeline.used_device_memory())
     with GuardedPipeline(engine_dir, unguarded=options.get("unguarded", False)) as pipeline:
         note()
         for _ in range(2):
             pipeline(prompts, **options)
             note()
-    return {"times": times, "memory": memory}
+    return {"times": times, "memory": memory, "device_memory": device}
 
 
 def run_child(what: str, arguments: list[str], environment: Mapping[str, str] | None = None) -> tuple[int, dict[str, Any]]:
@@ -51,7 +53,7 @@ def run_child(what: str, arguments: list[str], environment: Mapping[str, str] | 
 
 
 def measure(engine_dir: Path, prompts: list[str], options: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of each phase from process start, and peak resident bytes after it.
+    """Seconds of each phase from process start, peak resident bytes after it, and bytes in use on a GPU, None on a CPU.
 
     Raises:
         RuntimeError: the process failed; the text has its last line of standard error.
@@ -60,7 +62,8 @@ def measure(engine_dir: Path, prompts: list[str], options: dict[str, Any]) -> di
     started, found = run_child("cold start", arguments)
     lengths = [(end - start) * 1e-9 for start, end in zip([started, *found["times"]], found["times"], strict=False)]
     return {"seconds": dict(zip(PHASES, lengths, strict=True)), "to_first_image": sum(lengths[:3]),
-            "peak_memory_bytes": dict(zip(PHASES, found["memory"], strict=True))}
+            "peak_memory_bytes": dict(zip(PHASES, found["memory"], strict=True)),
+            "device_memory_bytes": dict(zip(PHASES[1:], found["device_memory"], strict=True))}
 
 
 def compare(engine_dir: Path, calls: Mapping[str, tuple[list[str], dict[str, Any]]], count: int,
@@ -79,10 +82,15 @@ def compare(engine_dir: Path, calls: Mapping[str, tuple[list[str], dict[str, Any
             measured = measure(engine_dir, *calls[name])
             found[name] += [measured] if number >= 0 else []
             tick()
+
+    def device(records: list[dict[str, Any]]) -> dict[str, int | None]:
+        used = {phase: [one["device_memory_bytes"][phase] for one in records] for phase in PHASES[1:]}
+        return {phase: None if None in values else max(values) for phase, values in used.items()}
     return [{"mode": name, "processes": count, "page_cache": "warm",
              "to_first_image_seconds": spread([one["to_first_image"] for one in records]),
              "seconds": {phase: spread([one["seconds"][phase] for one in records]) for phase in PHASES},
-             "peak_memory_bytes": {phase: max(one["peak_memory_bytes"][phase] for one in records) for phase in PHASES}}
+             "peak_memory_bytes": {phase: max(one["peak_memory_bytes"][phase] for one in records) for phase in PHASES},
+             "device_memory_bytes": device(records)}
             for name, records in found.items() if records]
 
 

@@ -13,6 +13,7 @@ if __package__ in (None, ""):
 
 from benchmarks.figures import INSIDE  # noqa: E402
 from benchmarks.peers import OWN  # noqa: E402
+from benchmarks.report import device_mebibytes  # noqa: E402
 from benchmarks.sampling import GUARDED, TRIGGERED  # noqa: E402
 from engines.atomic import replacing  # noqa: E402
 
@@ -152,10 +153,11 @@ def _floor(document: dict[str, Any]) -> Iterator[str]:
 def _cold_start(document: dict[str, Any]) -> Iterator[str]:
     yield from _rows(
         ["process of its own", "to first image, s", *(document["cold_start"][0]["seconds"] if document["cold_start"] else ()),
-         "peak memory, MiB"],
+         "peak memory, MiB", "in use on the GPU, MiB"],
         [[found["mode"], f"{found['to_first_image_seconds']['median']:.2f}",
           *(f"{spread['median']:.2f}" for spread in found["seconds"].values()),
-          f"{max(found['peak_memory_bytes'].values()) / 2**20:.0f}"] for found in document["cold_start"]])
+          f"{max(found['peak_memory_bytes'].values()) / 2**20:.0f}", device_mebibytes(found)]
+         for found in document["cold_start"]])
 
 
 def _peers(document: dict[str, Any]) -> Iterator[str]:

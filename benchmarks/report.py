@@ -46,6 +46,12 @@ def percent(ratio: dict[str, Any]) -> str:
             f"p5-p95 {p5:+.2f} to {p95:+.2f}; {ratio['count']} pairs")
 
 
+def device_mebibytes(cold_start: dict[str, Any]) -> str:
+    """The most MiB that a cold start saw in use on the GPU, as text; "none" on a CPU."""
+    used = [size for size in cold_start.get("device_memory_bytes", {}).values() if size is not None]
+    return f"{max(used) / 2**20:.0f}" if used else "none"
+
+
 def _checks(document: dict[str, Any]) -> Iterator[str]:
     for check in document["checks"]:
         yield f"{'ok  ' if check['passed'] else 'FAIL'} {check['name']} ({check['detail']})"
@@ -86,7 +92,8 @@ def _cold_start(document: dict[str, Any]) -> Iterator[str]:
     for found in document["cold_start"]:
         phases = ", ".join(f"{phase} {spread['median']:.2f} s" for phase, spread in found["seconds"].items())
         yield (f"process start to first image, {found['mode']:<14} {found['to_first_image_seconds']['median']:.2f} s ({phases}), "
-               f"peak memory {max(found['peak_memory_bytes'].values()) / 2**20:.0f} MiB, {found['processes']} processes")
+               f"peak memory {max(found['peak_memory_bytes'].values()) / 2**20:.0f} MiB, "
+               f"on the GPU {device_mebibytes(found)}, {found['processes']} processes")
 
 
 def _floor(document: dict[str, Any]) -> Iterator[str]:

@@ -44,11 +44,11 @@ class Suite:
         log = CallLog()
         with GuardedPipeline(self.target.engine_dir, wrap=log.wrap) as pipeline:
             runs = self._compare(pipeline, log)
-            cells = self._grid(pipeline, log)
+            cells, device = self._grid(pipeline, log), pipeline.device
         modes = [figures.mode_figures(figures.of_mode(runs, mode)) for mode in MODES]
         document = {
             "format": FORMAT, "command": self.command, "started": started, "machine": described,
-            "target": self._describe(manifest), "workload": self._describe_workload(),
+            "target": self._describe(manifest, device), "workload": self._describe_workload(),
             "recording_nanoseconds_per_call": log.cost(), "checks": [dataclasses.asdict(check) for check in same_work(runs)],
             "modes": modes, "cost_of_guard": figures.cost_of_guard(runs), "timeline": figures.timeline(runs),
             "cold_start": colds, "floor": self._floor(counted, modes), "grid": cells,
@@ -97,8 +97,8 @@ class Suite:
         with _bar("peers", len(self.peers)) as tick:
             return contest(self.peers, self.target, safe, triggering, self.plan.peer_rounds, tick)
 
-    def _describe(self, manifest: Manifest) -> dict[str, Any]:
-        return {"name": self.target.name, "backend": manifest.backend, "precision": manifest.precision,
+    def _describe(self, manifest: Manifest, device: str) -> dict[str, Any]:
+        return {"name": self.target.name, "backend": manifest.backend, "precision": manifest.precision, "device": device,
                 "guard": manifest.guard.concept if manifest.guard is not None else None,
                 "verdicts": "the guard's own" if self.target.trained else "forced by policy thresholds 1.0 (safe) and 0.0",
                 "embed_dim": manifest.geometry.embed_dim, "scale_factor": manifest.geometry.scale_factor}

@@ -82,6 +82,9 @@ class TorchCudaBackend:
     def load(self, path: Path, spec: NetworkSpec) -> TorchEngine:
         raise NotImplementedError("engines are made from modules")
 
+    def used_memory(self) -> int:
+        return self.cuda.used_memory()
+
     def zeros(self, shape: tuple[int, ...], dtype: str, rows: bool = False) -> DeviceArray:
         return self.cuda.zeros(shape, dtype, rows)
 

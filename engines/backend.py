@@ -55,6 +55,10 @@ class Backend(Protocol):
         """A copy of an array on the host, once all calls so far have finished."""
         ...
 
+    def used_memory(self) -> int | None:
+        """Bytes of the device's memory in use, by every process; None on the host."""
+        ...
+
     def program(self, steps: Sequence[Step]) -> Program:
         """Bound calls in a fixed order, to be run as often as wanted.
 

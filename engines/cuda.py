@@ -122,6 +122,11 @@ class Cuda:
         """Bytes of device memory that nobody holds."""
         return self.call("cudaMemGetInfo")[0]
 
+    def used_memory(self) -> int:
+        """Bytes of the GPU's memory in use, by every process."""
+        free, total = self.call("cudaMemGetInfo")
+        return total - free
+
     def zeros(self, shape: tuple[int, ...], dtype: str, rows: bool = False) -> DeviceArray:
         """A new array of zeros; with `rows`, each row along the first axis starts at an aligned address."""
         pitch = math.prod(shape[1:]) * np.dtype(dtype).itemsize

@@ -34,6 +34,9 @@ class HostMemory:
     def read(self, array: np.ndarray) -> np.ndarray:
         return array.copy()
 
+    def used_memory(self) -> None:
+        return None
+
     def program(self, steps: Sequence[Step]) -> InTurn:
         """See `engines.backend.Backend.program`."""
         return InTurn(steps)

@@ -115,6 +115,9 @@ class OnnxRuntimeCudaBackend:
         """See `engines.backend.Backend.load`; the file itself is read when its shapes are known."""
         return OnnxRuntimeCudaEngine(self, path, spec)
 
+    def used_memory(self) -> int:
+        return self.cuda.used_memory()
+
     def zeros(self, shape: tuple[int, ...], dtype: str, rows: bool = False) -> DeviceArray:
         return self.cuda.zeros(shape, dtype, rows)
 

@@ -160,6 +160,9 @@ class TensorRTBackend:
         self._kernels.attach(config)
         return engine.create_execution_context(config)
 
+    def used_memory(self) -> int:
+        return self._cuda.used_memory()
+
     def zeros(self, shape: tuple[int, ...], dtype: str, rows: bool = False) -> DeviceArray:
         return self._cuda.zeros(shape, dtype, rows)
 

@@ -68,6 +68,15 @@ class GuardedPipeline:
         self._loops: OrderedDict[tuple[object, ...], Loop] = OrderedDict()
         self._lock = threading.Lock()
 
+    @property
+    def device(self) -> str:
+        """What the engines run on, in words."""
+        return self._backend.device
+
+    def used_device_memory(self) -> int | None:
+        """Bytes of the GPU's memory in use, by every process; None on a CPU."""
+        return self._backend.used_memory()
+
     def __enter__(self) -> GuardedPipeline:
         return self
 

@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks import cold_start, page
 from benchmarks.latency import main
 from benchmarks.plan import FULL, FULL_QUICK, SMALL, SMALL_QUICK, parser, peer_names, plan
-from benchmarks.report import table
+from benchmarks.report import device_mebibytes, table
 from engines.manifest import Geometry
 
 RESULTS = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "results"
@@ -95,6 +95,7 @@ def test_cold_start_in_a_process_of_its_own(demo_engines):
     assert found["to_first_image"] == pytest.approx(sum(found["seconds"].values()) - found["seconds"]["second image"])
     memory = list(found["peak_memory_bytes"].values())
     assert memory == sorted(memory) and 2e7 < memory[0] < memory[-1] < 2e9
+    assert found["device_memory_bytes"] == dict.fromkeys(cold_start.PHASES[1:])  # on a CPU
     with pytest.raises(RuntimeError, match="expected 1 to 1000"):
         cold_start.measure(demo_engines, ["a blue square"], {"num_inference_steps": 0})
 
@@ -105,12 +106,15 @@ def test_cold_starts_come_in_turns_after_one_that_is_not_kept(monkeypatch):
     def measured(engine_dir, prompts, options):
         seen.append(prompts)
         return {"to_first_image": len(seen), "seconds": dict.fromkeys(cold_start.PHASES, 1.0),
-                "peak_memory_bytes": dict.fromkeys(cold_start.PHASES, len(seen))}
+                "peak_memory_bytes": dict.fromkeys(cold_start.PHASES, len(seen)),
+                "device_memory_bytes": dict.fromkeys(cold_start.PHASES[1:], None if prompts == "A" else len(seen))}
     monkeypatch.setattr(cold_start, "measure", measured)
     calls = {"a": ("A", {}), "b": ("B", {})}
     found = cold_start.compare(Path(), calls, 2, lambda: None)
     assert seen == ["A", "B", "B", "A", "A", "B"]
     assert [(one["mode"], one["to_first_image_seconds"]["median"]) for one in found] == [("a", 4.5), ("b", 4.5)]
+    assert [one["device_memory_bytes"]["load"] for one in found] == [None, 6]
+    assert [device_mebibytes({"device_memory_bytes": {"load": size}}) for size in (None, 3 << 20)] == ["none", "3"]
     assert found[0]["peak_memory_bytes"]["load"] == 5 and cold_start.compare(Path(), calls, 0, lambda: None) == []
 
 

@@ -49,7 +49,9 @@ def test_pictures_and_decisions_are_those_of_onnxruntime(pipeline, plans, device
 def test_one_graph_for_each_shape_and_no_host_between_steps(plans, device):
     runtime = device()
     with GuardedPipeline(plans) as opened:
+        loaded = opened.used_device_memory()
         first = opened(FIRE, seed=0, num_inference_steps=STEPS)
+        assert 0 < first.execution.graph_memory < opened.used_device_memory() - loaded
         assert (first.execution.captures, first.execution.replays) == (1, 1) and first.execution.graph_memory > 0
         captured = runtime.calls["cudaStreamBeginCapture"]
         runtime.log.clear()
