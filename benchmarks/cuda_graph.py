@@ -137,10 +137,10 @@ class Contest:
             backend = TorchCudaBackend(self.cuda, lambda lanes, made, eager=eager: CudaProgram(lanes, made, eager))
             engines = {key: TorchEngine(module, NETWORKS[key], backend) for key, module in networks.items()
                        if guarded or key != "guard"}
-            before, started = self.cuda.free_memory(), time.perf_counter()
+            before, started = self.cuda.used_memory(), time.perf_counter()
             loop = Loop(engines, backend, rows, sizes)
             runner = StepGraphs(loop, table, self.cuda, backend.lanes.main) if name == "step graphs" else loop._program
-            seconds, taken = time.perf_counter() - started, (before - self.cuda.free_memory()) / 2**20
+            seconds, taken = time.perf_counter() - started, (self.cuda.used_memory() - before) / 2**20
             print(f"{name}: ready after {seconds:.2f} s, {taken:.0f} MiB", flush=True)
             self.runs[name], self.device = (loop, runner, backend.lanes), backend.device
 

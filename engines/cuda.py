@@ -118,10 +118,6 @@ class Cuda:
         return DeviceInfo(name, f"{found.major}.{found.minor}", f"{version // 1000}.{version % 1000 // 10}",
                           int(found.totalGlobalMem))
 
-    def free_memory(self) -> int:
-        """Bytes of device memory that nobody holds."""
-        return self.call("cudaMemGetInfo")[0]
-
     def used_memory(self) -> int:
         """Bytes of the GPU's memory in use, by every process."""
         free, total = self.call("cudaMemGetInfo")

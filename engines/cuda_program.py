@@ -104,7 +104,7 @@ class CudaProgram:
                 if not call.capturable(self._lanes.stream(lane)):
                     self._execution = Execution(reason="TensorRT says that a network cannot be captured in its stream")
                     return
-        before = self._cuda.free_memory()
+        before = self._cuda.used_memory()
         try:
             with self._cuda.capturing(self._lanes.main) as captured:
                 self._enqueue(self._steps)
@@ -113,7 +113,7 @@ class CudaProgram:
         self._graph = captured[0]
         self._cuda.call("cudaGraphUpload", self._graph, self._lanes.main)
         self._cuda.call("cudaStreamSynchronize", self._lanes.main)
-        self._execution = Execution(True, "", captures=1, graph_memory=max(0, before - self._cuda.free_memory()))
+        self._execution = Execution(True, "", captures=1, graph_memory=max(0, self._cuda.used_memory() - before))
 
     def _enqueue(self, steps: Sequence[Sequence[Sequence[CudaCall]]]) -> None:
         """Put every call on its lane's stream. A stage forks from the main stream and joins it again."""
