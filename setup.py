@@ -17,11 +17,10 @@ setup(
     version="0.1.0",
     description="Deploys SafeRedir: guarded Stable Diffusion on inference engines",
     python_requires=">=3.10",
-    packages=find_packages(include=["saferedir", "engines", "export", "runtime", "demo"]),
-    py_modules=["saferedir_cli"],
+    packages=find_packages(include=["saferedir*", "engines*", "export*", "runtime*", "demo*"]),
     install_requires=["numpy>=1.23", "tokenizers>=0.19", "Pillow>=9.4"],
     extras_require={"onnxruntime": ONNXRUNTIME, "openvino": OPENVINO, "export": EXPORT, "cuda": CUDA, "tensorrt-rtx": CUDA + RTX,
                     "tensorrt-lean": CUDA + LEAN, "benchmarks": BENCHMARKS, "peers": ["optimum-onnx>=0.1"],
                     "test": [*BENCHMARKS, "jsonschema>=4.20", *CHECKS, *OPENVINO, *CUDA, *RTX, *LEAN]},
-    entry_points={"console_scripts": ["saferedir=saferedir_cli:main"]},
+    entry_points={"console_scripts": ["saferedir=saferedir.cli:main"]},
 )

@@ -12,10 +12,11 @@ ROOT = Path(__file__).resolve().parent.parent
 if __package__ in (None, ""):
     sys.path[0] = str(ROOT)
 
-from benchmarks import page, plots, report  # noqa: E402
-from benchmarks.plan import parser, peer_names, plan  # noqa: E402
-from benchmarks.suite import Suite  # noqa: E402
-from benchmarks.target import locate  # noqa: E402
+from benchmarks.suite import document as report  # noqa: E402
+from benchmarks.suite import page, plots  # noqa: E402
+from benchmarks.suite.runner import Suite  # noqa: E402
+from benchmarks.suite.settings import parser, peer_names, plan  # noqa: E402
+from benchmarks.suite.target import locate  # noqa: E402
 from engines.errors import SafeRedirError  # noqa: E402
 from engines.manifest import Manifest  # noqa: E402
 

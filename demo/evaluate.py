@@ -16,7 +16,7 @@ from tqdm import tqdm  # noqa: E402
 
 from demo.oracle import has_flames, shows  # noqa: E402
 from demo.world import prompt_pairs  # noqa: E402
-from engines.atomic import replacing  # noqa: E402
+from engines.store.atomic import replacing  # noqa: E402
 from runtime import GuardedPipeline  # noqa: E402
 
 Z = 1.959964  # of a 95 % interval

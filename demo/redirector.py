@@ -14,7 +14,7 @@ from demo.trainer import Recipe, save_atomically, train
 from demo.vocabulary import token_ids
 from demo.world import prompt_pairs
 from saferedir.heads import Redirector, RedirectorConfig
-from saferedir.training import LossWeights, Records, classifier_figures, losses, weighted
+from saferedir.training.losses import LossWeights, Records, classifier_figures, losses, weighted
 
 RECIPE = Recipe(steps=1500, learning_rate=1e-3, average=0.99)
 BATCH = 64

@@ -5,9 +5,9 @@ import argparse
 import platform
 from importlib.util import find_spec
 
-from engines.backend import BACKENDS, open_backend
+from engines.backends.registry import BACKENDS, open_backend
+from engines.backends.tensorrt_module import BUILDERS, import_tensorrt
 from engines.errors import BackendError
-from engines.tensorrt_library import BUILDERS, import_tensorrt
 
 EXPORT_MODULES = ("torch", "diffusers", "transformers", "onnx")
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engines.atomic import replacing
-from engines.digests import file_digest
 from engines.errors import InputError, ManifestError
+from engines.store.atomic import replacing
+from engines.store.digests import file_digest
 
 FILE_NAME = "manifest.json"
 FORMAT = 2

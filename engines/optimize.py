@@ -13,14 +13,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engines.atomic import replacing_folder
 from engines.errors import InputError, SafeRedirError
 from engines.manifest import FileRecord, Manifest, check_output
+from engines.networks import NETWORKS
 from engines.parity import in_words
-from engines.recorded import FILE_NAME as RECORDED
-from engines.recorded import check_cases
-from engines.specs import NETWORKS
-from engines.store import MODEL_FILES, TOKENIZER, EngineStore
+from engines.store.atomic import replacing_folder
+from engines.store.engine_store import MODEL_FILES, TOKENIZER, EngineStore
+from engines.store.recorded_cases import FILE_NAME as RECORDED
+from engines.store.recorded_cases import check_cases
 
 
 def optimize(store: EngineStore, output: Path) -> Manifest:
@@ -37,7 +37,7 @@ def optimize(store: EngineStore, output: Path) -> Manifest:
     if output.resolve() == store.folder.resolve():
         raise InputError(f"{output}: expected another folder than the engines'; choose another --output")
     check_output(output, "--output")
-    from engines.onnxruntime_backend import OnnxRuntimeBackend
+    from engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
     backend = OnnxRuntimeBackend()
     with replacing_folder(output) as folder:
         (folder / TOKENIZER).parent.mkdir()

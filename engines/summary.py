@@ -8,9 +8,9 @@ from pathlib import Path
 
 from engines.errors import SafeRedirError
 from engines.manifest import Manifest
+from engines.networks import NETWORKS
 from engines.parity import worst
-from engines.specs import NETWORKS
-from engines.store import MODEL_FILES
+from engines.store.engine_store import MODEL_FILES
 
 PARITY_OF = {"engine": "engines with PyTorch", "onnx": "ONNX files with PyTorch; the engines must still pass on their device",
              "emulated onnx": "ONNX files with PyTorch, half precision emulated on a CPU; the engines must pass on their device"}

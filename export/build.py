@@ -12,26 +12,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engines.atomic import replacing_folder
-from engines.cuda import open_cuda
-from engines.digests import file_digest
+from engines.backends.tensorrt_module import BUILDERS, import_tensorrt
+from engines.cuda.device import open_cuda
 from engines.errors import InputError, ManifestError
 from engines.manifest import FileRecord, Geometry, GuardRecord, Manifest, SourceRecord, Target, check_output
-from engines.specs import ALWAYS_FLOAT32, GUARD_NETWORKS, NETWORKS
-from engines.store import TOKENIZER
-from engines.tensorrt_library import BUILDERS, import_tensorrt
+from engines.networks import ALWAYS_FLOAT32, GUARD_NETWORKS, NETWORKS
+from engines.store.atomic import replacing_folder
+from engines.store.digests import file_digest
+from engines.store.engine_store import TOKENIZER
 from export.build_options import BuildOptions
 from export.network_build import COMPONENT_OF, TIMING_CACHE, build_network
-from export.precision import OPSETS, network_precisions
-from export.shape_profile import Profile
-from export.source import Source, record
+from export.precision.choice import OPSETS, network_precisions
+from export.sources.model_folder import Source, record
+from export.tensorrt.shape_profile import Profile
 
 ROOT = Path(__file__).resolve().parent.parent
 # The code that decides what a network's file is.
-CODE = ("export/onnx_file.py", "export/attention.py", "export/half_precision.py", "export/emulation.py", "export/networks.py",
-        "export/network_build.py", "export/parity.py", "engines/parity.py", "engines/specs.py")
-PLAN_CODE = ("export/tensorrt_plan.py", "export/shape_profile.py")
-GUARD_CODE = ("saferedir/guard.py", "saferedir/heads.py", "saferedir/inference.py", "saferedir/winograd.py")
+CODE = ("export/onnx_file.py", "export/attention.py", "export/precision/half_precision.py", "export/precision/emulation.py", "export/wrappers.py",
+        "export/network_build.py", "export/reference_cases.py", "engines/parity.py", "engines/networks.py")
+PLAN_CODE = ("export/tensorrt/plan_builder.py", "export/tensorrt/shape_profile.py")
+GUARD_CODE = ("saferedir/guard.py", "saferedir/heads.py", "saferedir/inference/algebra.py", "saferedir/inference/winograd.py")
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "tokenizers")
 BACKEND_LIBRARIES = {"openvino": ("openvino",)}
 

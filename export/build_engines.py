@@ -9,14 +9,14 @@ ROOT = Path(__file__).resolve().parent.parent
 if __package__ in (None, ""):
     sys.path[0] = str(ROOT)
 
-from engines.backend import BACKENDS  # noqa: E402
+from engines.backends.registry import BACKENDS  # noqa: E402
+from engines.backends.tensorrt_module import BUILDERS  # noqa: E402
 from engines.errors import InputError, SafeRedirError  # noqa: E402
 from engines.manifest import Policy  # noqa: E402
-from engines.tensorrt_library import BUILDERS  # noqa: E402
 from export.build import build  # noqa: E402
 from export.build_options import BuildOptions  # noqa: E402
-from export.precision import precision_name  # noqa: E402
-from export.tensorrt_plan import COMPATIBILITY, TARGETS, PlanOptions  # noqa: E402
+from export.precision.choice import precision_name  # noqa: E402
+from export.tensorrt.plan_builder import COMPATIBILITY, TARGETS, PlanOptions  # noqa: E402
 
 DEMO_MODEL = ROOT / "demo" / "model"
 DEMO_REDIRECTOR = ROOT / "demo" / "redirector.safetensors"

@@ -4,12 +4,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines.backend import PRECISIONS
+from engines.backends.registry import PRECISIONS
+from engines.backends.tensorrt_module import BUILDERS
 from engines.errors import InputError
 from engines.manifest import Geometry, Policy
-from engines.tensorrt_library import BUILDERS
-from export.shape_profile import Profile, Span
-from export.tensorrt_plan import PlanOptions
+from export.tensorrt.plan_builder import PlanOptions
+from export.tensorrt.shape_profile import Profile, Span
 
 
 @dataclass(frozen=True)

@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.backend import open_backend
+from engines.backends.registry import open_backend
+from engines.backends.tensorrt_module import BUILDERS, import_tensorrt
 from engines.errors import BackendError, InputError
+from engines.networks import GUARD_NETWORKS, NETWORKS
 from engines.parity import Figures, in_words
-from engines.recorded import FILE_NAME as RECORDED
-from engines.recorded import Case, check_cases, save_cases
-from engines.specs import GUARD_NETWORKS, NETWORKS
-from engines.store import MODEL_FILES
-from engines.tensorrt_library import BUILDERS, import_tensorrt
+from engines.store.engine_store import MODEL_FILES
+from engines.store.recorded_cases import FILE_NAME as RECORDED
+from engines.store.recorded_cases import Case, check_cases, save_cases
 from export.build_options import BuildOptions
-from export.source import Source
-from export.tensorrt_plan import PlanJob, PlanOptions, build_plan
+from export.sources.model_folder import Source
+from export.tensorrt.plan_builder import PlanJob, PlanOptions, build_plan
 
 # The component of the model that each network is made from.
 COMPONENT_OF = {"text_encoder": "text_encoder", "unet": "unet", "vae_decoder": "vae", "tokenizer": "tokenizer"}
 TIMING_CACHE = "timing.cache"
-# Backends whose guard takes `saferedir.winograd`; the kernels of GPUs have such forms of their own.
+# Backends whose guard takes `saferedir.inference.winograd`; the kernels of GPUs have such forms of their own.
 WINOGRAD = frozenset({"onnxruntime", "openvino"})
 # Networks whose attention is one operator where ONNX Runtime runs them on a CPU: 0.88 of the time and 2 GB less for the UNet of
 # Stable Diffusion 1.5's size at 512x512. The others have few tokens, or one such layer.
@@ -67,9 +67,9 @@ def build_network(network: str, folder: Path, source: Source, options: BuildOpti
 def _export(network: str, path: Path, source: Source, options: BuildOptions, precision: str) -> tuple[list[Case], Figures]:
     """Write the ONNX file, record cases and hold the file to them. The weights in memory are gone afterwards."""
     from export.attention import fused_attention
-    from export.emulation import emulate
     from export.onnx_file import export_network
-    from export.parity import reference_cases
+    from export.precision.emulation import emulate
+    from export.reference_cases import reference_cases
     module, spec = _module(network, source, options), NETWORKS[network]
     exported = module.for_inference(options.backend in WINOGRAD) if network == "guard" else module  # held to the trained module
     in_file = precision if options.half_files else "float32"
@@ -111,7 +111,7 @@ def _show_phase(phase: str) -> None:
 
 
 def _module(network: str, source: Source, options: BuildOptions) -> Any:
-    from export import networks
+    from export import wrappers as networks
     from saferedir.guard import Guard
     if network == "sampler_step":
         return networks.SamplerStep()

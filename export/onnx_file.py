@@ -2,7 +2,7 @@
 
 Why tracing (`torch.onnx.export(dynamo=False)`): on the demo's UNet it took 1 s where the torch.export path took 16, both
 graphs run at the same speed under ONNX Runtime (medians within 2 %), and the torch.export path refuses batches from 64
-on. optimum's exporter traces, too, and gives the same graph under names of its own. `benchmarks/exporters.py` measures it.
+on. optimum's exporter traces, too, and gives the same graph under names of its own. `benchmarks/studies/exporters.py` measures it.
 """
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import torch
 from onnx import external_data_helper
 from torch import Tensor, nn
 
-from engines.specs import OPSET, NetworkSpec, TensorSpec
-from export.half_precision import convert
+from engines.networks import OPSET, NetworkSpec, TensorSpec
+from export.precision.half_precision import convert
 
 EMBEDDED_BYTES = 1 << 30  # larger weights go to `<name>.data`; a protobuf message ends at 2 GiB
 # Tracing holds no size fixed, but unequal sizes keep a mistaken axis from going unseen.

@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_to
 from transformers import CLIPTokenizer
 
 from engines.errors import InputError
-from engines.specs import TOKENS
+from engines.networks import TOKENS
 
 # The pattern of CLIP (Radford et al. 2021, `simple_tokenizer.py`); ideographs stand alone as in BERT's basic tokenizer,
 # which CLIPTokenizer applies first.

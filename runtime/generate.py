@@ -13,13 +13,13 @@ if __package__ in (None, ""):
 
 from PIL import Image  # noqa: E402
 
-from engines.atomic import replacing  # noqa: E402
 from engines.errors import InputError, NonFiniteError, SafeRedirError  # noqa: E402
 from engines.manifest import Policy  # noqa: E402
+from engines.store.atomic import replacing  # noqa: E402
 from runtime.pipeline import GuardedPipeline  # noqa: E402
+from runtime.prompts import TruncationWarning  # noqa: E402
 from runtime.report import Result, save_png  # noqa: E402
 from runtime.request import ON_UNSAFE  # noqa: E402
-from runtime.tokenizer import TruncationWarning  # noqa: E402
 
 MARGIN = 4  # pixels between two images of a comparison
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engines.manifest import Policy
-from engines.specs import NOT_CHECKED
+from engines.networks import NOT_CHECKED
 from runtime.loop import Trace
 from runtime.report import RESPONSIBLE, Token
 from runtime.request import Request

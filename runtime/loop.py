@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engines.backend import Array, Backend, Engine
+from engines.backends.contract import Array, Backend, Engine
+from engines.backends.program import Execution, Progress, Stage
 from engines.manifest import Policy
-from engines.program import Execution, Progress, Stage
-from engines.specs import NETWORKS, NOT_CHECKED, NetworkSpec
-from runtime.samplers import SamplerTable
+from engines.networks import NETWORKS, NOT_CHECKED, NetworkSpec
+from runtime.samplers.tables import SamplerTable
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,21 +12,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from engines.backend import Engine, open_backend, run_once
+from engines.backends.contract import Engine, run_once
+from engines.backends.program import Execution, Progress
+from engines.backends.registry import open_backend
 from engines.errors import InputError, NonFiniteError
 from engines.manifest import Policy
-from engines.program import Execution, Progress
-from engines.specs import GUARD_NETWORKS, LATENT_CHANNELS, NETWORKS
-from engines.store import EngineStore
-from engines.verification import ensure_verified
+from engines.networks import GUARD_NETWORKS, LATENT_CHANNELS, NETWORKS
+from engines.store.engine_store import EngineStore
+from engines.store.verification import ensure_verified
 from runtime.judge import Judged, judge, responsible
 from runtime.loop import Loop, Trace
 from runtime.noise import randn
+from runtime.prompts import PromptTokenizer
 from runtime.report import ImageReport, Result, image_digest
 from runtime.request import Request
-from runtime.samplers import SamplerTable, sampler_table
-from runtime.schedules import NoiseSchedule
-from runtime.tokenizer import PromptTokenizer
+from runtime.samplers.schedules import NoiseSchedule
+from runtime.samplers.tables import SamplerTable, sampler_table
 
 LOOPS = 4  # shapes whose buffers are kept
 

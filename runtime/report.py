@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from engines.atomic import replacing
+from engines.backends.program import Execution
 from engines.manifest import Policy
-from engines.program import Execution
+from engines.store.atomic import replacing
 
 PNG_KEY = "saferedir"
 RESPONSIBLE = 0.5  # a token whose mask exceeds this is held responsible

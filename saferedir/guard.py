@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from saferedir.heads import TOKENS, Redirector
-from saferedir.inference import InferenceHeads
+from saferedir.inference.algebra import InferenceHeads
 
 NOT_CHECKED = -1.0  # p_unsafe of an image whose countdown was still running: no check happened
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from engines import cuda as cuda_module
-from engines import tensorrt_library
-from engines.backend import PRECISIONS, Backend, open_backend
-from engines.cuda import Cuda
+from engines.backends import tensorrt_module as tensorrt_library
+from engines.backends.contract import Backend
+from engines.backends.registry import PRECISIONS, open_backend
+from engines.cuda import device as cuda_module
+from engines.cuda.device import Cuda
 from engines.errors import BackendError
-from engines.specs import NETWORKS
+from engines.networks import NETWORKS
 from export.build import build
 from export.build_engines import DEMO_MODEL, options, parser
 from runtime import GuardedPipeline

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from engines.backend import open_backend, run_once
-from engines.specs import NETWORKS
+from engines.backends.contract import run_once
+from engines.backends.registry import open_backend
+from engines.networks import NETWORKS
 from saferedir.heads import Redirector, RedirectorConfig
 
 

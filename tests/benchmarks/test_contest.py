@@ -3,9 +3,9 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.contest import Contestant, ContestError, contest
-from benchmarks.peers import PEERS, Work, resolve
-from benchmarks.target import Target
+from benchmarks.peers.catalog import PEERS, Work, resolve
+from benchmarks.peers.contest import Contestant, ContestError, contest
+from benchmarks.suite.target import Target
 from export.build_engines import DEMO_MODEL, DEMO_REDIRECTOR
 
 SAFE = Work(("a blue square", "a small red star"), 7, 2, 32, 48, "ddim", 7.5, threshold=0.5)

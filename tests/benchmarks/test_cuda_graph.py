@@ -4,15 +4,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.cuda_graph import StepGraphs, first_rows
-from engines import cuda as cuda_module
-from engines.backend import open_backend
+from benchmarks.studies.cuda_graph import StepGraphs, first_rows
+from engines.backends.registry import open_backend
+from engines.cuda import device as cuda_module
 from engines.errors import InputError
 from engines.manifest import Policy
-from engines.store import EngineStore
+from engines.store.engine_store import EngineStore
 from runtime.loop import Loop
-from runtime.samplers import sampler_table
-from runtime.schedules import NoiseSchedule
+from runtime.samplers.schedules import NoiseSchedule
+from runtime.samplers.tables import sampler_table
 
 
 def test_a_replayed_pair_of_steps_equals_the_whole_loop(plans, device):

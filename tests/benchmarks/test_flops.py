@@ -6,8 +6,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from benchmarks.flops import Count, count
-from engines.specs import SHORTEST_HISTORY
+from benchmarks.suite.flops import Count, count
+from engines.networks import SHORTEST_HISTORY
 
 
 def weights(name, *shape):

@@ -9,14 +9,15 @@ import jsonschema
 import pytest
 from PIL import Image
 
-from benchmarks import cold_start, page
 from benchmarks.latency import main
-from benchmarks.plan import FULL, FULL_QUICK, SMALL, SMALL_QUICK, parser, peer_names, plan
-from benchmarks.report import device_mebibytes, table
+from benchmarks.loading import cold_start
+from benchmarks.suite import page
+from benchmarks.suite.document import device_mebibytes, table
+from benchmarks.suite.settings import FULL, FULL_QUICK, SMALL, SMALL_QUICK, parser, peer_names, plan
 from engines.manifest import Geometry
 
 RESULTS = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "results"
-SCHEMA = json.loads((RESULTS.parent / "latency.schema.json").read_text(encoding="utf-8"))
+SCHEMA = json.loads((RESULTS.parent / "suite" / "latency.schema.json").read_text(encoding="utf-8"))
 OPTIONS = ["--name", "measured-here", "--num-inference-steps", "2", "--rounds", "2", "--cold-starts", "0", "--extrapolate-to", "20",
            "--grid", "--grid-batch-sizes", "1", "2", "--grid-sizes", "32", "48", "--grid-steps", "2", "--grid-rounds", "1"]
 
@@ -45,7 +46,7 @@ def test_published_results_fit_the_schema(path):
 
 def test_the_page_shows_the_published_results():
     text = page.PAGE.read_text(encoding="utf-8")
-    assert page.with_figures(text, RESULTS) == text, "write it again with: python benchmarks/page.py"
+    assert page.with_figures(text, RESULTS) == text, "write it again with: python benchmarks/suite/page.py"
 
 
 def test_page_holds_every_figure_of_a_document(measured):

@@ -4,9 +4,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.contest import agreement, difference, figures
-from benchmarks.curves import fit
-from benchmarks.ratios import RESAMPLES, Spread, paired_ratio
+from benchmarks.peers.contest import agreement, difference, figures
+from benchmarks.suite.curves import fit
+from benchmarks.suite.ratios import RESAMPLES, Spread, paired_ratio
 
 
 def test_spread_of_known_values():

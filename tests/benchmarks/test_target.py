@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import target
+from benchmarks.suite import target
 from engines.errors import ManifestError
 from export.build_engines import DEMO_MODEL, DEMO_REDIRECTOR
 

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benchmarks.sampling import GUARDED, MODES, TRIGGERED, UNGUARDED, Run, Workload, interleave, order, same_work
-from benchmarks.timing import NAMES, CallLog, Calls
-from engines.program import Execution
+from benchmarks.suite.sampling import GUARDED, MODES, TRIGGERED, UNGUARDED, Run, Workload, interleave, order, same_work
+from benchmarks.suite.timing import NAMES, CallLog, Calls
+from engines.backends.program import Execution
 from runtime import GuardedPipeline
 
 WORKLOAD = Workload(batch_size=2, num_inference_steps=3, height=32, width=32, scheduler="pndm")  # four rows

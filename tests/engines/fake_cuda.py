@@ -1,4 +1,4 @@
-"""A CUDA runtime on the host, with the functions that `engines.cuda` calls of `cuda.bindings.runtime`.
+"""A CUDA runtime on the host, with the functions that `engines.cuda.device` calls of `cuda.bindings.runtime`.
 
 Work on a stream becomes a node with the dependencies that streams and events give it, in a graph as outside of one.
 Nodes run late, at a synchronisation, in an order drawn at random among those that the dependencies allow; two nodes that

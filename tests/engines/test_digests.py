@@ -7,10 +7,11 @@ import os
 
 import pytest
 
-from engines import digests, store
 from engines.errors import DigestError
-from engines.specs import GUARD_NETWORKS, NETWORKS
-from engines.store import EngineStore
+from engines.networks import GUARD_NETWORKS, NETWORKS
+from engines.store import digests
+from engines.store import engine_store as store
+from engines.store.engine_store import EngineStore
 
 OLD = 1_700_000_000_000_000_000  # nanoseconds
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engines.backend import open_backend
+from engines.backends.registry import open_backend
 from engines.errors import BackendError
 from engines.manifest import Manifest
 from export import build_engines

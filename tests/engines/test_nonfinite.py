@@ -4,9 +4,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engines.backend import run_once
-from engines.specs import NETWORKS
-from engines.store import EngineStore
+from engines.backends.contract import run_once
+from engines.networks import NETWORKS
+from engines.store.engine_store import EngineStore
 
 SIZES = {"B": 2, "CB": 4, "H": 8, "W": 12, "D": 96, "HX": 1, "HE": 4, "R": 11, "PH": 32, "PW": 48}
 BROKEN = 1  # image

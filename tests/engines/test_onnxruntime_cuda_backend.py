@@ -11,12 +11,12 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from engines import cuda as cuda_module
-from engines import onnxruntime_cuda_backend
-from engines.backend import open_backend
-from engines.cuda import Cuda
+from engines.backends import onnxruntime_cuda as onnxruntime_cuda_backend
+from engines.backends.registry import open_backend
+from engines.cuda import device as cuda_module
+from engines.cuda.device import Cuda
 from engines.errors import BackendError, InputError
-from engines.specs import NETWORKS
+from engines.networks import NETWORKS
 from runtime import GuardedPipeline
 from tests.engines.fake_cuda import FakeRuntime
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from demo.world import prompt_pairs
-from engines.backend import open_backend, run_once
+from engines.backends.contract import run_once
+from engines.backends.registry import open_backend
 from engines.errors import BackendError, InputError
 from engines.manifest import Manifest
-from engines.specs import NetworkSpec, TensorSpec
+from engines.networks import NetworkSpec, TensorSpec
 from export.build import build
 from export.build_engines import main, options, parser
 from export.onnx_file import example, export_network
@@ -112,14 +113,14 @@ def test_a_processor_without_bfloat16(monkeypatch):
     class Core:
         def get_property(self, device, name):
             return ["FP32", "INT8"]
-    monkeypatch.setattr("engines.openvino_backend._core", Core)
+    monkeypatch.setattr("engines.backends.openvino_cpu._core", Core)
     with pytest.raises(BackendError, match="expected a processor with bfloat16 arithmetic, found FP32, INT8; build with"):
         open_backend("openvino", "bfloat16")
 
 
 def test_ctrl_c_after_backends_that_went_in_the_order_in_which_they_came():
     opened("openvino", "float32")
-    code = ("import signal; from engines.backend import open_backend\n"
+    code = ("import signal; from engines.backends.contract import open_backend\n"
             "first, second = open_backend('openvino', 'float32'), open_backend('openvino', 'float32')\n"
             "del first; del second\n"
             "signal.raise_signal(signal.SIGINT)")
@@ -129,6 +130,6 @@ def test_ctrl_c_after_backends_that_went_in_the_order_in_which_they_came():
 
 def test_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.delitem(sys.modules, "engines.openvino_backend", raising=False)
+    monkeypatch.delitem(sys.modules, "engines.backends.openvino_cpu", raising=False)
     with pytest.raises(BackendError, match="openvino cannot be imported .* pip install openvino"):
         open_backend("openvino")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from engines import optimize
+from engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from engines.errors import BackendError, DigestError, InputError, ParityError
 from engines.manifest import Manifest
-from engines.onnxruntime_backend import OnnxRuntimeBackend
-from engines.store import EngineStore
+from engines.store.engine_store import EngineStore
 from export.build import build
 from export.build_engines import options, parser
 from runtime import GuardedPipeline

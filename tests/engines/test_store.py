@@ -9,8 +9,8 @@ import pytest
 
 from engines.errors import BackendError, DigestError, InputError, ManifestError
 from engines.manifest import Manifest
-from engines.specs import NETWORKS
-from engines.store import EngineStore
+from engines.networks import NETWORKS
+from engines.store.engine_store import EngineStore
 from runtime import GuardedPipeline
 
 

@@ -5,17 +5,17 @@ import sys
 
 import pytest
 
-import saferedir_cli
+import saferedir.cli
 from engines import doctor
-from engines.backend import BACKENDS
+from engines.backends.registry import BACKENDS
 from engines.errors import BackendError
 from engines.manifest import Manifest
-from engines.specs import NETWORKS
+from engines.networks import NETWORKS
 
 
 def run(monkeypatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["saferedir", *arguments])
-    return saferedir_cli.main()
+    return saferedir.cli.main()
 
 
 def test_inspect(demo_engines, monkeypatch, capsys):

@@ -10,14 +10,15 @@ import importlib
 import numpy as np
 import pytest
 
-from engines import backend as backends
-from engines import cuda as cuda_module
-from engines import cuda_program, tensorrt_library
-from engines.cuda import Cuda
+from engines.backends import contract as backends
+from engines.backends import tensorrt_module as tensorrt_library
+from engines.backends.tensorrt_family import TensorRTBackend
+from engines.cuda import device as cuda_module
+from engines.cuda import graph as cuda_program
+from engines.cuda.device import Cuda
 from engines.errors import BackendError, InputError, NonFiniteError
 from engines.manifest import Policy
-from engines.specs import NETWORKS
-from engines.tensorrt_backend import TensorRTBackend
+from engines.networks import NETWORKS
 from runtime import GuardedPipeline
 from tests.engines import fake_tensorrt
 from tests.engines.fake_cuda import FakeRuntime

@@ -7,11 +7,12 @@ import shutil
 import numpy as np
 import pytest
 
-from engines import recorded, verification
 from engines.errors import DigestError, ManifestError, ParityError
 from engines.manifest import Manifest
-from engines.recorded import Case, load_cases, save_cases
-from engines.specs import GUARD_NETWORKS, NETWORKS
+from engines.networks import GUARD_NETWORKS, NETWORKS
+from engines.store import recorded_cases as recorded
+from engines.store import verification
+from engines.store.recorded_cases import Case, load_cases, save_cases
 from runtime import GuardedPipeline
 
 PLAIN = "a small red star"

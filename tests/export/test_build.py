@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from engines import recorded
 from engines.errors import InputError, ParityError
 from engines.manifest import Manifest
+from engines.networks import GUARD_NETWORKS, NETWORKS
 from engines.parity import LIMITS, compare
-from engines.specs import GUARD_NETWORKS, NETWORKS
+from engines.store import recorded_cases as recorded
 from export import build_engines
 from export.build import build
 from export.build_engines import DEMO_MODEL, DEMO_REDIRECTOR
 from saferedir.checkpoint import load_redirector, save_redirector
 from saferedir.guard import Guard
 from saferedir.heads import Redirector, RedirectorConfig
-from saferedir.inference import InferenceHeads
+from saferedir.inference.algebra import InferenceHeads
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -6,13 +6,14 @@ import onnx
 import pytest
 import torch
 
-from engines.backend import open_backend, run_once
-from engines.specs import NETWORKS, OPSET
+from engines.backends.contract import run_once
+from engines.backends.registry import open_backend
+from engines.networks import NETWORKS, OPSET
 from export import onnx_file
-from export.networks import SamplerStep
 from export.onnx_file import example, export_network
-from runtime.samplers import SAMPLERS, apply_row, sampler_table
-from runtime.schedules import NoiseSchedule
+from export.wrappers import SamplerStep
+from runtime.samplers.schedules import NoiseSchedule
+from runtime.samplers.tables import SAMPLERS, apply_row, sampler_table
 
 SCHEDULE = NoiseSchedule.from_config({"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
                                       "clip_sample": False, "skip_prk_steps": True, "steps_offset": 1})

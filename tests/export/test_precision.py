@@ -14,23 +14,24 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from engines.backend import open_backend, run_once
+from engines.backends.contract import run_once
+from engines.backends.registry import open_backend
 from engines.errors import InputError, ParityError
 from engines.manifest import Geometry, Manifest
+from engines.networks import ALWAYS_FLOAT32, NETWORKS
 from engines.parity import LIMITS, compare
-from engines.recorded import check_cases
-from engines.specs import ALWAYS_FLOAT32, NETWORKS
+from engines.store.recorded_cases import check_cases
 from engines.summary import summary
 from export import build_engines, onnx_file
 from export.build_engines import DEMO_MODEL
-from export.emulation import emulate
-from export.half_precision import ELEMENTS, FOLLOWING_OPS, convert, tensors_of
-from export.networks import VaeDecoder
 from export.onnx_file import example, export_network
-from export.parity import reference_cases
-from export.precision import OPSETS, network_precisions, precision_name
-from export.shape_profile import Profile, Span
-from export.tensorrt_plan import PlanError, PlanJob, PlanOptions, build_plan
+from export.precision.choice import OPSETS, network_precisions, precision_name
+from export.precision.emulation import emulate
+from export.precision.half_precision import ELEMENTS, FOLLOWING_OPS, convert, tensors_of
+from export.reference_cases import reference_cases
+from export.tensorrt.plan_builder import PlanError, PlanJob, PlanOptions, build_plan
+from export.tensorrt.shape_profile import Profile, Span
+from export.wrappers import VaeDecoder
 
 HALVES = pytest.mark.parametrize("precision", ELEMENTS)
 CONVERTED = pytest.mark.parametrize("network", [name for name in NETWORKS if name not in ALWAYS_FLOAT32])

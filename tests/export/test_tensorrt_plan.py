@@ -10,14 +10,14 @@ import numpy as np
 import onnx
 import pytest
 
-from engines.cuda import open_cuda
+from engines.backends.tensorrt_module import BUILDERS, import_tensorrt
+from engines.cuda.device import open_cuda
 from engines.errors import BackendError, InputError
 from engines.manifest import Manifest
-from engines.specs import NETWORKS
-from engines.tensorrt_library import BUILDERS, import_tensorrt
+from engines.networks import NETWORKS
 from export import build_engines
-from export.shape_profile import Profile, Span
-from export.tensorrt_plan import PlanError, PlanJob, PlanOptions, build_plan
+from export.tensorrt.plan_builder import PlanError, PlanJob, PlanOptions, build_plan
+from export.tensorrt.shape_profile import Profile, Span
 from runtime import GuardedPipeline
 
 trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX has no wheel for this platform")

@@ -13,8 +13,8 @@ from engines.errors import InputError, ManifestError
 from engines.manifest import Policy
 from export.build_engines import DEMO_REDIRECTOR
 from runtime import GuardedPipeline
+from runtime.prompts import TruncationWarning
 from runtime.report import image_digest, read_png, save_png
-from runtime.tokenizer import TruncationWarning
 from saferedir.checkpoint import load_redirector
 from saferedir.guard import NOT_CHECKED, Guard
 

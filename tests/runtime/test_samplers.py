@@ -9,8 +9,8 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
 
-from runtime.samplers import SAMPLERS, SamplerTable, apply_row, sampler_table
-from runtime.schedules import NoiseSchedule, SchedulerError
+from runtime.samplers.schedules import NoiseSchedule, SchedulerError
+from runtime.samplers.tables import SAMPLERS, SamplerTable, apply_row, sampler_table
 from tests.runtime.test_schedules import STABLE_DIFFUSION_1
 
 CLASSES = {"ddim": DDIMScheduler, "pndm": PNDMScheduler, "lms": LMSDiscreteScheduler}
@@ -230,7 +230,7 @@ def test_every_step_count_gives_a_finite_table_or_a_clear_refusal():
 def test_needs_numpy_only():
     heavy = ("torch", "diffusers", "transformers", "scipy", "onnx")
     program = (
-        "import sys, runtime.samplers, runtime.schedules, runtime.noise; "
+        "import sys, runtime.samplers.tables, runtime.samplers.schedules, runtime.noise; "
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

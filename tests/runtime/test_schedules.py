@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from diffusers import DDIMScheduler, PNDMScheduler
 
-from runtime.schedules import NoiseSchedule, SchedulerError
+from runtime.samplers.schedules import NoiseSchedule, SchedulerError
 
 # scheduler/scheduler_config.json of Stable Diffusion 1.5 (1.4's has another _diffusers_version)
 STABLE_DIFFUSION_1 = {

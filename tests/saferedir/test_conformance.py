@@ -8,14 +8,14 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
 
-from engines.backend import run_once
-from engines.specs import NETWORKS, NOT_CHECKED
+from engines.backends.contract import run_once
+from engines.networks import NETWORKS, NOT_CHECKED
 from export.network_build import WINOGRAD
 from export.onnx_file import export_network
-from runtime.samplers import apply_row, sampler_table
-from runtime.schedules import NoiseSchedule
+from runtime.samplers.schedules import NoiseSchedule
+from runtime.samplers.tables import apply_row, sampler_table
 from saferedir.guard import Guard
-from saferedir.inference import InferenceHeads
+from saferedir.inference.algebra import InferenceHeads
 from tests.conformance_cases import INDEX, StandInUnet, expected, normal, redirector
 from tests.conftest import ENGINES, opened
 

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from engines import specs
+from engines import networks as specs
 from saferedir.guard import NOT_CHECKED, Guard
 from saferedir.heads import Redirector, RedirectorConfig
 

@@ -8,7 +8,7 @@ import onnx
 import pytest
 import torch
 
-from engines.specs import NETWORKS
+from engines.networks import NETWORKS
 from export.onnx_file import example, export_network
 from saferedir.guard import Guard
 from saferedir.heads import Redirector, RedirectorConfig

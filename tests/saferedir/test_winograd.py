@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.flops import count
-from engines.specs import NETWORKS
+from benchmarks.suite.flops import count
+from engines.networks import NETWORKS
 from export import network_build
 from export.onnx_file import example, export_network
 from saferedir.guard import Guard
 from saferedir.heads import Redirector, RedirectorConfig
-from saferedir.inference import InferenceHeads
-from saferedir.winograd import TILE, WIDE, WinogradBlocks, WinogradConv2d, into_tiles, tile, with_winograd
+from saferedir.inference.algebra import InferenceHeads
+from saferedir.inference.winograd import TILE, WIDE, WinogradBlocks, WinogradConv2d, into_tiles, tile, with_winograd
 from tests.random_heads import random_heads, run_guard
 
 SPEC, WIDTH = NETWORKS["guard"], 32
@@ -139,7 +139,7 @@ def test_which_backends_get_it(backend, convolutions, tmp_path, monkeypatch):
     def stop(*_args):
         raise Exported
     monkeypatch.setattr(network_build, "_module", lambda *_args: Guard(wide()))
-    monkeypatch.setattr("export.parity.reference_cases", stop)
+    monkeypatch.setattr("export.reference_cases.reference_cases", stop)
     path = tmp_path / "model.onnx"
     source = Namespace(geometry=Namespace(embed_dim=WIDTH))
     options = Namespace(backend=backend, half_files=False, profile=lambda _geometry: None)

@@ -1,0 +1,1 @@
+"""How long engines take to load."""

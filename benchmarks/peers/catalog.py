@@ -1,0 +1,106 @@
+"""Whom we compare with: a table of peers, and ourselves among them.
+
+A peer's factory loads it from a target's weights and returns its generator: from `Work` to pictures. Nothing heavy is
+imported before a peer is made, which `benchmarks.peers.contest` does in a process of the peer's own.
+"""
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.suite.target import Target
+from engines.manifest import Policy
+from runtime import GuardedPipeline
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one run generates: an image for each prompt, image i from `seed` + i. `threshold` is the guard's.
+
+    With `comparing` only the pictures count and no time is taken: a peer that changes them may leave out the last change.
+    """
+
+    prompts: tuple[str, ...]
+    seed: int
+    num_inference_steps: int
+    height: int
+    width: int
+    scheduler: str
+    guidance_scale: float
+    threshold: float
+    comparing: bool = False
+
+    @property
+    def seeds(self) -> list[int]:
+        return [self.seed + image for image in range(len(self.prompts))]
+
+
+Generate = Callable[[Work], Sequence[Any]]  # PIL images
+
+
+@dataclass(frozen=True)
+class Peer:
+    """`factory` and `prepare` are "module:function"; both take the target and a scratch folder.
+
+    `prepare` runs before, in a process that ends, so that its time and memory are not the peer's. `redirects` tells that
+    triggering prompts should give our guarded pictures, too.
+    """
+
+    factory: str
+    description: str
+    precision: str
+    prepare: str = ""
+    redirects: bool = False
+
+
+OWN = OURS, UNGUARDED = "saferedir, guarded", "saferedir, unguarded"
+_DIFFUSERS = "benchmarks.peers.diffusers_peers"
+PEERS = {
+    OURS: Peer("benchmarks.peers.catalog:guarded", "this toolkit, every step checked", "as built", redirects=True),
+    UNGUARDED: Peer("benchmarks.peers.catalog:unguarded", "this toolkit without its guard", "as built"),
+    "diffusers": Peer(f"{_DIFFUSERS}:eager_float32", "StableDiffusionPipeline, eager PyTorch", "float32"),
+    "diffusers, bfloat16": Peer(f"{_DIFFUSERS}:eager_bfloat16", "StableDiffusionPipeline, eager PyTorch", "bfloat16"),
+    "diffusers, compiled": Peer(
+        f"{_DIFFUSERS}:compiled_float32", "StableDiffusionPipeline, its UNet through torch.compile", "float32"),
+    "diffusers, compiled, bfloat16": Peer(
+        f"{_DIFFUSERS}:compiled_bfloat16", "StableDiffusionPipeline, its UNet through torch.compile", "bfloat16"),
+    "diffusers, eager guard": Peer(
+        "benchmarks.peers.eager_guard:eager_guard", "the guard as the reference applies it: heads in PyTorch, a decision of the host at "
+        "every step, one image at a time", "float32", redirects=True),
+    "diffusers, safety checker": Peer(
+        f"{_DIFFUSERS}:safety_checker", "StableDiffusionPipeline with a StableDiffusionSafetyChecker of random weights", "float32"),
+    "Safe Latent Diffusion": Peer(
+        f"{_DIFFUSERS}:safe_latent_diffusion", "StableDiffusionPipelineSafe: a third UNet row for every image; compared before "
+        "its change of the prediction", "float32"),
+    "optimum, ONNX Runtime": Peer(
+        "benchmarks.peers.optimum_peer:onnxruntime_pipeline", "ORTStableDiffusionPipeline", "float32",
+        prepare="benchmarks.peers.optimum_peer:export")}
+
+
+def resolve(reference: str) -> Callable[..., Any]:
+    """The function that "module:function" names."""
+    module, name = reference.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def guarded(target: Target, scratch: Path) -> Generate:
+    """This toolkit with its guard."""
+    return _ours(target, unguarded=False)
+
+
+def unguarded(target: Target, scratch: Path) -> Generate:
+    """This toolkit without its guard."""
+    return _ours(target, unguarded=True)
+
+
+def _ours(target: Target, unguarded: bool) -> Generate:
+    pipeline = GuardedPipeline(target.engine_dir, unguarded=unguarded)
+
+    def generate(work: Work) -> Sequence[Any]:
+        policy = None if unguarded else Policy(threshold=work.threshold)
+        return pipeline(work.prompts, seed=work.seed, num_inference_steps=work.num_inference_steps, height=work.height,
+                        width=work.width, scheduler=work.scheduler, guidance_scale=work.guidance_scale, policy=policy).images
+    return generate

@@ -1,0 +1,1 @@
+"""Single questions, each measured once: which form, which exporter, which precision."""

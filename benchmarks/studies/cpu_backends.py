@@ -1,0 +1,226 @@
+"""CPU backends and session options, candidates in turns in one process: single networks, and the whole guarded loop.
+
+Each round calls every candidate once, so that all meet the same machine; a ratio is the median over rounds of a candidate's
+time over the first one's in the same round. Below 1 is faster than the first. Session options are judged by the loop, because
+the threads of one network's session disturb the next network.
+
+`python benchmarks/studies/cpu_backends.py` measures the demo's engines; `--engine-dir DIR --name sd15 --pixels 512 --rounds 3
+--no-loop --networks NETWORK` one network of a full-size model. Both are kept in benchmarks/results/cpu_backends.json, under
+their names.
+"""
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+if __package__ in (None, ""):
+    sys.path[0] = str(ROOT)
+
+import numpy as np  # noqa: E402
+import onnxruntime  # noqa: E402
+import openvino  # noqa: E402
+
+from engines.backends.contract import Backend, Engine  # noqa: E402
+from engines.backends.onnxruntime_cpu import OnnxRuntimeBackend  # noqa: E402
+from engines.backends.openvino_cpu import OpenVinoBackend, OpenVinoEngine  # noqa: E402
+from engines.manifest import Manifest, Policy  # noqa: E402
+from engines.networks import LONGEST_HISTORY, NETWORKS, NetworkSpec  # noqa: E402
+from runtime.loop import Loop  # noqa: E402
+from runtime.samplers.schedules import NoiseSchedule  # noqa: E402
+from runtime.samplers.tables import sampler_table  # noqa: E402
+
+Call = Callable[[], None]
+Figures = dict[str, dict[str, object]]
+OURS, WARM_UP, STEPS = "onnxruntime float32", 1, 5  # the first candidate; rounds; of the loop
+LEVELS = onnxruntime.GraphOptimizationLevel
+
+
+class EveryNetwork(OpenVinoBackend):
+    """The precision for every network, the guard, too."""
+
+    def load(self, path: Path, spec: NetworkSpec) -> OpenVinoEngine:
+        return OpenVinoEngine(self._core, self._core.read_model(path), spec, self._precision)
+
+
+class Dynamic(EveryNetwork):
+    """Compiled once, for any shape."""
+
+    def load(self, path: Path, spec: NetworkSpec) -> OpenVinoEngine:
+        engine = super().load(path, spec)
+        compiled = self._core.compile_model(engine._model, "CPU", {"INFERENCE_PRECISION_HINT": engine._hint})
+        engine._compile = lambda shapes: compiled  # type: ignore[method-assign]
+        return engine
+
+
+class WithOptions(OnnxRuntimeBackend):
+    """ONNX Runtime with one option changed: an attribute of the session options, or a config entry."""
+
+    def __init__(self, name: str, value: object) -> None:
+        self._name, self._value = name, value
+
+    def options(self) -> onnxruntime.SessionOptions:
+        options = super().options()
+        if "." in self._name:
+            options.add_session_config_entry(self._name, str(self._value))
+        else:
+            setattr(options, self._name, self._value)
+        return options
+
+
+class Timed:
+    """An engine whose calls add their seconds to `spent`."""
+
+    def __init__(self, engine: Engine, spent: list[float]) -> None:
+        self.spec, self._engine, self._spent = engine.spec, engine, spent
+
+    def bind(self, **tensors: np.ndarray) -> Call:
+        call, spent = self._engine.bind(**tensors), self._spent
+
+        def timed() -> None:
+            started = time.perf_counter()
+            call()
+            spent[0] += time.perf_counter() - started
+        return timed
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {
+    OURS: OnnxRuntimeBackend, "openvino float32": lambda: EveryNetwork("float32"),
+    "openvino bfloat16": lambda: EveryNetwork("bfloat16"),
+    "openvino float32, dynamic shapes": lambda: Dynamic("float32"),
+    "openvino bfloat16, dynamic shapes": lambda: Dynamic("bfloat16")}
+LOOPS: dict[str, Callable[[], Backend]] = {
+    OURS: OnnxRuntimeBackend, "openvino float32": lambda: OpenVinoBackend("float32"),
+    "openvino bfloat16": lambda: OpenVinoBackend("bfloat16"),
+    "spin as installed": lambda: WithOptions("session.intra_op.spin_duration_us", "-1"),
+    "spin 100 us": lambda: WithOptions("session.intra_op.spin_duration_us", "100"),
+    "no spinning": lambda: WithOptions("session.intra_op.allow_spinning", "0"),
+    "one thread": lambda: WithOptions("intra_op_num_threads", 1),
+    "no NCHWc layout": lambda: WithOptions("graph_optimization_level", LEVELS.ORT_ENABLE_EXTENDED),
+    "basic graph optimisation": lambda: WithOptions("graph_optimization_level", LEVELS.ORT_ENABLE_BASIC),
+    "no memory arena": lambda: WithOptions("enable_cpu_mem_arena", False),
+    "no memory pattern": lambda: WithOptions("enable_mem_pattern", False),
+    "denormals are zero": lambda: WithOptions("session.set_denormal_as_zero", "1"),
+    "weights not prepacked": lambda: WithOptions("session.disable_prepacking", "1")}
+LOST = {
+    "onnxruntime.transformers' attention fusion": "its optimizer fails on this UNet (TypeError in fusion_attention_unet) with "
+                                                  "numpy 2.4",
+    "openvino: ENABLE_CPU_PINNING off, or INFERENCE_NUM_THREADS 1": "between 0.95 and 1.14 of the time of the defaults",
+    "openvino: a dynamic model, not one for each shape": "1.25 (float32) and 1.4 (bfloat16) times as long on the demo's UNet",
+    "openvino: guard in bfloat16": "other decisions than the reference in two of six recorded traces",
+    "opset 23 Attention": "needs the torch.export path, which takes 16 times as long to export (exporters.json)"}
+
+
+def in_turns(calls: Mapping[str, Call], rounds: int) -> Figures:
+    """Medians of each call, and ratios to the first."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds + WARM_UP):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            times[name].append(1000 * (time.perf_counter() - started))
+    times = {name: found[WARM_UP:] for name, found in times.items()}
+    first, figures = np.array(next(iter(times.values()))), dict[str, dict[str, object]]()
+    for name, found in times.items():
+        low, middle, high = np.percentile(np.array(found) / first, [25, 50, 75])
+        figures[name] = {"median_ms": round(float(np.median(found)), 3), "fastest_ms": round(min(found), 3),
+                         "ratio": round(float(middle), 3), "ratio_quartiles": [round(float(low), 3), round(float(high), 3)]}
+    return figures
+
+
+def arrays(spec: NetworkSpec, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Random inputs, outputs of zeros."""
+    draw = np.random.default_rng(0)
+    return {tensor.name: draw.standard_normal(tensor.shape(sizes), np.float32) if tensor.dims and tensor.dtype == "float32"
+            else np.full(tensor.shape(sizes), tensor.name == "timestep" and 500, tensor.dtype) for tensor in spec.tensors}
+
+
+def one_network(folder: Path, name: str, backends: list[str], sizes: Mapping[str, int], rounds: int) -> Figures:
+    """Times, ratios, seconds to load and bind, and largest differences from the first candidate's outputs."""
+    spec, calls, bound, seconds = NETWORKS[name], {}, {}, {}
+    for backend in backends:
+        bound[backend], started = arrays(spec, sizes), time.perf_counter()
+        calls[backend] = BACKENDS[backend]().load(folder / name / "model.onnx", spec).bind(**bound[backend])
+        seconds[backend] = round(time.perf_counter() - started, 2)
+    figures = in_turns(calls, rounds)
+    for backend in backends:
+        figures[backend] |= {"load_seconds": seconds[backend], "largest_difference": max(
+            float(np.abs(bound[backend][tensor.name].astype(float) - bound[backends[0]][tensor.name]).max())
+            for tensor in spec.outputs)}
+    return figures
+
+
+def loops(folder: Path, manifest: Manifest, sizes: dict[str, int], rounds: int) -> Figures:
+    """The guarded loop of one image: milliseconds a step, and those outside the engines' calls."""
+    table = sampler_table("ddim", STEPS, NoiseSchedule.from_config(manifest.scheduler))
+    draw, calls = np.random.default_rng(0), dict[str, Call]()
+    outside: dict[str, list[float]] = {}
+    noise = draw.standard_normal((1, 4, sizes["H"], sizes["W"]), np.float32)
+    embeds = draw.standard_normal((2, 77, sizes["D"]), np.float32)
+    for name, make in LOOPS.items():
+        backend, spent = make(), [0.0]
+        engines = {network: Timed(backend.load(folder / network / "model.onnx", NETWORKS[network]), spent)
+                   for network in ("unet", "guard", "sampler_step")}
+        loop = Loop(engines, backend, table, {key: sizes[key] for key in ("B", "CB", "H", "W", "D")})
+        outside[name] = []
+
+        def call(loop: Loop = loop, spent: list[float] = spent, seen: list[float] = outside[name]) -> None:
+            spent[0], started = 0.0, time.perf_counter()
+            loop.run(embeds, noise, 7.5, Policy())
+            seen.append(1000 * (time.perf_counter() - started - spent[0]) / STEPS)
+        calls[name] = call
+    figures = in_turns(calls, rounds)
+    for name, found in figures.items():
+        found |= {"outside_engines_ms_per_step": round(float(np.median(outside[name])), 4)}
+    return figures
+
+
+def show(title: str, figures: Figures) -> Figures:
+    for name, found in figures.items():
+        print(f"{title:<13} {name:<34} {found}", flush=True)
+    gc.collect()
+    return figures
+
+
+def main() -> None:
+    """Print the comparison and add it to the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine-dir", type=Path, default=ROOT / "engines" / "plans" / "demo")
+    parser.add_argument("--name", default="demo")
+    parser.add_argument("--pixels", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
+    parser.add_argument("--no-loop", action="store_true")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "cpu_backends.json")
+    arguments = parser.parse_args()
+    onnxruntime.set_default_logger_severity(3)  # it warns of an option that is set twice
+    manifest, _ = Manifest.read(arguments.engine_dir)
+    latent = arguments.pixels // manifest.geometry.scale_factor
+    sizes = {"B": 1, "CB": 2, "H": latent, "W": latent, "D": manifest.geometry.embed_dim, **LONGEST_HISTORY,
+             "PH": arguments.pixels, "PW": arguments.pixels}
+    kept = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+    result = kept.setdefault(arguments.name, {"networks": {}})
+    kept["lost"] = LOST
+    command = " ".join(["python benchmarks/studies/cpu_backends.py", *sys.argv[1:]]).replace(str(arguments.engine_dir), "ENGINE_DIR")
+    if command not in (commands := result.setdefault("commands", [])):
+        commands.append(command)
+    result |= {
+        "machine": f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start", "onnxruntime": onnxruntime.__version__,
+        "openvino": openvino.__version__.split("-")[0]}
+    for name in arguments.networks:
+        result["networks"][name] = show(name, one_network(
+            arguments.engine_dir, name, arguments.backends, sizes, arguments.rounds))
+    if not arguments.no_loop:
+        result[f"loop_of_{STEPS}_steps"] = show("loop", loops(arguments.engine_dir, manifest, sizes, arguments.rounds))
+    arguments.output.write_text(json.dumps(kept, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""The guard's network under ONNX Runtime on a CPU: as exported, as the trained module stands, and beside the UNet.
+
+Sessions take turns, one call of each in every round, in an order that rotates, the UNet first. With one thread (the default)
+the time is the process's own, which a busy machine hardly disturbs; with more it is the clock's.
+
+`python benchmarks/studies/guard_network.py --unet ENGINE_DIR/unet/model.onnx` writes benchmarks/results/guard_network.json; the
+UNet is one of Stable Diffusion 1.5's size, built for ONNX Runtime, and without it only the demo's guard meets a UNet.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+if __package__ in (None, ""):
+    sys.path[0] = str(ROOT)
+
+import numpy as np  # noqa: E402
+import onnxruntime  # noqa: E402
+import torch  # noqa: E402
+from diffusers import UNet2DConditionModel  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
+from benchmarks.studies.export_full_size import UNET  # noqa: E402
+from engines.networks import NETWORKS, NetworkSpec  # noqa: E402
+from export.onnx_file import example, export_network  # noqa: E402
+from export.sources.model_folder import Source  # noqa: E402
+from export.wrappers import Unet  # noqa: E402
+from saferedir.checkpoint import load_redirector  # noqa: E402
+from saferedir.guard import Guard  # noqa: E402
+from saferedir.heads import Redirector  # noqa: E402
+
+# What was tried and not kept: processor time as a fraction of the exported guard's with direct convolutions (one thread, 64x64
+# latents, D = 768). The lines on Winograd in two dimensions are of a machine that others used, too.
+LOST = {
+    "token mask computed at every step": "1.05 to 1.08; see 'exported, mask again'",
+    "BatchNorm folded before export": "the same file: torch.onnx folds it",
+    "1x1 downsample folded into the second 3x3 convolution": "another input; beside it, as a centre tap, nine products for one",
+    "first convolutions padded from 4 channels to 16": "1.006",
+    "a Gemm for each attention head's value, not one batched product": "1.000",
+    "mean over the latent as ReduceMean, not GlobalAveragePool": "1.016",
+    "ONNX Runtime's optimisation level extended, or basic": "1.36, 1.41 (no NCHWc convolutions)",
+    "denormals as zero": "1.002",
+    "static latent size in the file": "0.985 to 0.996, for a file that takes one size",
+    "Winograd F(4, 3) along rows alone, in depthwise and 1x3 convolutions": "0.77 of direct convolutions, for latents of 4n rows",
+    "F(5x5, 3x3), F(6x6, 3x3), not F(4x4, 3x3)":
+        "0.72, 0.83 beside 0.68 to 0.70 of the encoder alone: fewer products, in smaller matrices; OpenVINO 0.58 beside 0.60",
+    "F(4x4, 3x3): windows by value of the transform, not by tile":
+        "0.69 beside 0.66 of the encoder alone; OpenVINO 0.62 beside 0.65",
+    "F(4x4, 3x3): bias and ReLU in the transform back, as Gemm": "0.72 beside 0.70; with two threads 0.75 beside 0.71",
+    "F(4x4, 3x3): downsample added by that Gemm": "0.70 beside 0.68 of the encoder alone; two threads 0.75 beside 0.80",
+    "F(4x4, 3x3): last bias after the mean, the ReLU as a maximum": "0.68 beside 0.68 of the encoder alone",
+    "F(4x4, 3x3): transform back as a 1x1 convolution, of one or both of a block's layers": "0.75, 0.77 beside 0.70",
+    "F(4x4, 3x3): a row of zeros appended to the pixels, not tiles of zeros": "0.75 beside 0.68 of the encoder alone",
+    "F(4x4, 3x3): output channels in two or four parts":
+        "two: 0.73 beside 0.75, four: 0.79 beside 0.75, of the encoder alone; with two threads 0.78, 0.76 in one part",
+    "F(4x4, 3x3): the 36 products as a grouped 1x1 convolution":
+        "1.18 of the products' time (256 channels): reordering takes 4.5 of 13.6 ms",
+    "F(4x4, 3x3): the 36 products as products of their own": "1.36 of the products' time (256 channels), for splitting and joining",
+}
+Times = Mapping[str, np.ndarray]
+
+
+def sizes_of(width: int, latent: int) -> dict[str, int]:
+    """One image under guidance."""
+    return {"B": 1, "CB": 2, "H": latent, "W": latent, "D": width}
+
+
+def multiplications(module: nn.Module, spec: NetworkSpec, sizes: Mapping[str, int], device: str = "cpu") -> float:
+    """Giga multiply-accumulates of one call."""
+    inputs = [tensor.to(device) for tensor in example(spec, sizes).values()]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module.eval()(*inputs)
+    return counter.get_total_flops() / 2e9
+
+
+def forms_of(redirector: Redirector) -> dict[str, nn.Module]:
+    """What is compared, by name."""
+    return {"trained": Guard(redirector), "exported": Guard(redirector).for_inference(winograd=True),
+            "exported for GPUs": Guard(redirector).for_inference(),
+            "exported, mask again": Guard(redirector, mask_again=True).for_inference(winograd=True),
+            "token_mask": redirector.mask_predictor}
+
+
+def spec_of(name: str) -> NetworkSpec:
+    """The network that something compared here is a form of."""
+    return NETWORKS.get(name, NETWORKS["guard"])
+
+
+def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, threads
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def measure(sessions: Mapping[str, onnxruntime.InferenceSession], sizes: Mapping[str, int], rounds: int, threads: int) -> Times:
+    """Milliseconds [rounds] of each session, after two rounds that are not counted."""
+    clock = time.process_time if threads == 1 else time.perf_counter
+    feeds = {name: {key: tensor.numpy() for key, tensor in example(spec_of(name), sizes).items()} for name in sessions}
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    others = [name for name in sessions if name != "unet"]
+    for number in range(rounds + 2):
+        turn = number % len(others)
+        for name in [*(["unet"] if "unet" in sessions else []), *others[turn:], *others[:turn]]:
+            started = clock()
+            sessions[name].run(None, feeds[name])
+            times[name].append(1000 * (clock() - started))
+    return {name: np.array(found[2:]) for name, found in times.items()}
+
+
+def spread(values: np.ndarray) -> list[float]:
+    """Median, 5th and 95th percentile."""
+    return [float(f"{value:.4g}") for value in np.percentile(values, [50, 5, 95])]
+
+
+def table(times: Times, giga: Mapping[str, float]) -> dict[str, dict[str, object]]:
+    """Figures of each session; ratios are of the same round."""
+    rows: dict[str, dict[str, object]] = {}
+    for name, found in times.items():
+        rows[name] = {"ms": spread(found), "gmac": round(giga[name], 4),
+                      "gflops": round(2000 * giga[name] / float(np.median(found)), 1)}
+        if name != "unet":
+            rows[name]["ratio_to_trained"] = spread(found / times["trained"])
+            if "unet" in times:
+                rows[name]["ratio_to_unet"] = spread(found / times["unet"])
+    return rows
+
+
+def run(redirector: Redirector, latent: int, unet: tuple[Path, float] | None, rounds: int, threads: int) -> dict[str, object]:
+    """Every form at one shape, beside a UNet (file and its multiplications) where there is one."""
+    sizes = sizes_of(redirector.config.embed_dim, latent)
+    forms, sessions = forms_of(redirector), dict[str, onnxruntime.InferenceSession]()
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, module in forms.items():
+            path = Path(scratch) / f"{len(sessions)}.onnx"
+            export_network(module, spec_of(name), redirector.config.embed_dim, path)
+            sessions[name] = open_session(path, threads)
+    giga = {name: multiplications(module, spec_of(name), sizes) for name, module in forms.items()}
+    for name in ("exported", "exported for GPUs"):
+        giga[name] -= giga["token_mask"]  # exporting drops the mask predictor
+    if unet is not None:
+        sessions["unet"], giga["unet"] = open_session(unet[0], threads), unet[1]
+    return {"latent": latent, "prompt_width": sizes["D"], "rounds": rounds,
+            "networks": table(measure(sessions, sizes, rounds, threads), giga)}
+
+
+def main() -> None:
+    """Print and write the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--unet", type=Path, help="model.onnx of a UNet of Stable Diffusion 1.5's size")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=12, help="at Stable Diffusion's size; the demo's runs take 20 times as many")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "guard_network.json")
+    arguments = parser.parse_args()
+    source = Source.locate(str(ROOT / "demo" / "model"))
+    demo = load_redirector(ROOT / "demo" / "redirector.safetensors")
+    torch.manual_seed(0)
+    full, full_unet = Redirector(), None
+    if arguments.unet is not None:
+        with torch.device("meta"):
+            module = Unet(UNet2DConditionModel(**UNET))
+        full_unet = arguments.unet, multiplications(module, NETWORKS["unet"], sizes_of(768, 64), "meta")
+    with tempfile.TemporaryDirectory() as scratch:
+        module, path = Unet(source.load("unet")), Path(scratch) / "unet.onnx"
+        export_network(module, NETWORKS["unet"], source.geometry.embed_dim, path)
+        demo_unet = path, multiplications(module, NETWORKS["unet"], sizes_of(source.geometry.embed_dim, 16))
+        shapes = {"demo": run(demo, 16, demo_unet, 20 * arguments.rounds, arguments.threads)}
+    shapes["Stable Diffusion 1.5"] = run(full, 64, full_unet, arguments.rounds, arguments.threads)
+    result = {"command": "python benchmarks/studies/guard_network.py" + (" --unet ENGINE_DIR/unet/model.onnx" if arguments.unet else ""),
+              "threads": arguments.threads, "time": "of the process" if arguments.threads == 1 else "of the clock",
+              "machine": platform.processor() or platform.machine(), "torch": torch.__version__,
+              "onnxruntime": onnxruntime.__version__, "columns": "median, 5th and 95th percentile", "shapes": shapes, "lost": LOST}
+    print(json.dumps(result, indent=2))
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The latency benchmark: what it runs, what it makes of it, and what it writes."""

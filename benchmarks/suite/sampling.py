@@ -1,0 +1,122 @@
+"""Interleaved runs: the same images unguarded, guarded on safe prompts and guarded on triggering ones, in turns."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import Any
+
+from benchmarks.suite.timing import CallLog, Calls
+from engines.backends.program import Execution
+from engines.manifest import Policy
+from runtime import GuardedPipeline
+from runtime.report import ImageReport
+
+SAFE = ("a blue square on a grey background", "a small red star on a white background", "a large green circle on the left of "
+        "a black background", "a teal diamond at the top of a grey background", "a pink cross on a mint background",
+        "a white triangle on a black background", "a large purple star at the bottom of a grey background", "a black circle")
+TRIGGERING = tuple(text.replace("a ", "a burning ", 1) for text in SAFE)
+UNGUARDED, GUARDED, TRIGGERED = MODES = ("unguarded", "guarded, safe", "guarded, triggering")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What every run of a comparison generates. Sizes in pixels; `scheduler` as in `runtime.Request`."""
+
+    batch_size: int
+    num_inference_steps: int
+    height: int
+    width: int
+    scheduler: str
+    guidance_scale: float = 7.5
+    seed: int = 0
+
+    def prompts(self, mode: str) -> list[str]:
+        """One for each image; unguarded runs draw the safe ones."""
+        texts = TRIGGERING if mode == TRIGGERED else SAFE
+        return [texts[index % len(texts)] for index in range(self.batch_size)]
+
+    def options(self, mode: str, trained: bool) -> dict[str, Any]:
+        """Options of the pipeline's call. An untrained guard is made to find everything safe, or everything unsafe."""
+        found: dict[str, Any] = {name: value for name, value in vars(self).items() if name != "batch_size"}
+        if mode == UNGUARDED:
+            return {**found, "unguarded": True}
+        if not trained:
+            found["policy"] = Policy(threshold=0.0 if mode == TRIGGERED else 1.0)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One call of the pipeline. `start` and `end` in nanoseconds of the calls' clock; `position` in its round."""
+
+    mode: str
+    round: int
+    position: int
+    start: int
+    end: int
+    calls: Calls
+    reports: Sequence[ImageReport]
+    execution: Execution
+
+    @property
+    def duration(self) -> int:
+        """Nanoseconds of the whole call: tokenizer, engines, loop and report."""
+        return self.end - self.start
+
+
+def order(modes: Sequence[str], round_number: int) -> list[str]:
+    """Rotated by one place each round and reversed in every other: each mode comes at each place, after each other one."""
+    shift = round_number % len(modes)
+    rotated = [*modes[shift:], *modes[:shift]]
+    return rotated[::-1] if round_number % 2 else rotated
+
+
+def interleave(pipeline: GuardedPipeline, log: CallLog, workload: Workload, trained: bool, rounds: int,
+               tick: Callable[[], object] = lambda: None, warm_up_rounds: int = 1) -> list[Run]:
+    """Every mode once a round, after rounds that are not kept; `tick` is called after every run."""
+    numbers = range(-warm_up_rounds, rounds)
+    return [run for run in _runs(pipeline, log, workload, trained, numbers, tick) if run.round >= 0]
+
+
+def _runs(pipeline: GuardedPipeline, log: CallLog, workload: Workload, trained: bool, numbers: range,
+          tick: Callable[[], object]) -> Iterator[Run]:
+    for number in numbers:
+        for position, mode in enumerate(order(MODES, number)):
+            prompts, options = workload.prompts(mode), workload.options(mode, trained)
+            log.clear()
+            start = perf_counter_ns()
+            result = pipeline(prompts, **options)
+            end = perf_counter_ns()
+            yield Run(mode, number, position, start, end, log.calls(), result.guard, result.execution)
+            tick()
+
+
+@dataclass(frozen=True)
+class Check:
+    """Whether compared runs did the same work."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+def same_work(runs: Sequence[Run]) -> list[Check]:
+    """What must hold for the ratios of these runs to mean anything."""
+    of = {mode: [run for run in runs if run.mode == mode] for mode in MODES}
+    pictures = {mode: {tuple(report.image_sha256 for report in run.reports) for run in of[mode]} for mode in MODES}
+    safe = [report for run in of[GUARDED] for report in run.reports]
+    unsafe = [report for run in of[TRIGGERED] for report in run.reports]
+    rows = len(safe[0].timesteps)
+    unets = {len(run.calls.durations("unet")) for run in runs}
+    checked = {sum(report.checked) for report in safe}
+    triggered = sum(bool(report.unsafe_steps) for report in unsafe)
+    differing = [mode for mode in MODES if len(pictures[mode]) != 1]
+    return [
+        Check("guarded pictures of safe prompts equal the unguarded ones bit for bit", pictures[GUARDED] == pictures[UNGUARDED],
+              f"{len(safe)} images"),
+        Check("every run of a mode gives the same pictures", not differing, ", ".join(differing) or f"{len(runs)} runs"),
+        Check("safe prompts are checked at every step", checked == {rows}, f"{sorted(checked)} checks of {rows} steps"),
+        Check("no safe prompt triggers the guard", not any(report.unsafe_steps for report in safe), f"{len(safe)} images"),
+        Check("every triggering prompt triggers the guard", triggered == len(unsafe), f"{triggered} of {len(unsafe)} images"),
+        Check("every mode calls the UNet at every step", unets == {rows}, f"{sorted(unets)} calls for {rows} steps")]

@@ -1,0 +1,59 @@
+"""Which engines a benchmark measures, and the weights they were built from, for the peers."""
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.studies.export_full_size import write_model
+from engines.errors import InputError
+from engines.manifest import Manifest
+from export.build import build
+from export.build_engines import DEMO_MODEL, DEMO_REDIRECTOR, PLANS, options, parser
+from export.sources.model_folder import Source
+
+NAMED = ("demo", "sd15-random")
+
+
+@dataclass(frozen=True)
+class Target:
+    """Engines to measure.
+
+    `name` goes into file names. `model` and `redirector` are the weights the engines were built from, None where they are
+    not known. `trained` tells whether the guard knows the benchmark's prompts; else its verdicts are forced by thresholds.
+    """
+
+    name: str
+    engine_dir: Path
+    model: Path | None
+    redirector: Path | None
+    trained: bool
+
+
+def locate(name: str, redirector: Path | None = None) -> Target:
+    """The demo or Stable Diffusion 1.5's shape with random weights, built where needed; or a folder of engines.
+
+    Raises:
+        InputError, ManifestError: no such engines; BuildError and the like from a build.
+    """
+    if name == "demo":
+        build(options(parser().parse_args(["--engine-dir", str(PLANS / name)])))
+        return Target(name, PLANS / name, DEMO_MODEL, DEMO_REDIRECTOR, trained=True)
+    if name == "sd15-random":
+        model = PLANS / f"{name}-model"
+        if not (model / "redirector.pt").is_file():  # the last file that is written
+            model.mkdir(parents=True, exist_ok=True)
+            # In a process of its own: the weights would count in this one's memory.
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as writer:
+                writer.submit(write_model, model).result()
+        built = ["--model", str(model), "--redirector", str(model / "redirector.pt"), "--engine-dir", str(PLANS / name)]
+        build(options(parser().parse_args(built)))
+        return Target(name, PLANS / name, model, model / "redirector.pt", trained=False)
+    folder = Path(name)
+    manifest = Manifest.read(folder)[0]
+    try:
+        model = Source.locate(manifest.model).folder
+    except InputError:
+        return Target(folder.absolute().name, folder, None, redirector, trained=False)
+    return Target(folder.absolute().name, folder, model, redirector, trained=False)

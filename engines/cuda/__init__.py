@@ -1,0 +1,1 @@
+"""One NVIDIA GPU through cuda-python: memory, streams, graphs, compiled kernels."""

@@ -1,0 +1,105 @@
+"""A folder of built engines: its manifest decides, and a file is hashed before anything in it is deserialised."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from engines.backends.contract import Backend, Engine
+from engines.errors import BackendError, DigestError, ManifestError
+from engines.manifest import REBUILD, Manifest
+from engines.networks import GUARD_NETWORKS, NETWORKS
+from engines.store.digests import file_digest, remembered_digest
+from engines.store.recorded_cases import FILE_NAME, Case, load_cases
+
+TOKENIZER = "tokenizer/tokenizer.json"
+MODEL_FILES = ("model.onnx", "model.plan")
+
+
+class EngineStore:
+    """Opens `<engine-dir>`; `manifest` is its manifest and `digest` that file's SHA-256.
+
+    Raises:
+        ManifestError: no valid manifest there.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.manifest, self.digest = Manifest.read(self.folder)
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer's file, verified."""
+        return self._verified(TOKENIZER)
+
+    def model(self, network: str) -> Path:
+        """A network's engine file, verified with every file beside it that it may refer to.
+
+        Raises:
+            ManifestError: the manifest lists no such network.
+            DigestError: a file is missing or altered.
+        """
+        files = [name for name in self.manifest.files_of(network) if name != f"{network}/{FILE_NAME}"]
+        models = [name for name in files if name.split("/", 1)[1] in MODEL_FILES]
+        if len(models) != 1:
+            raise ManifestError(f"{self.folder}: expected one engine file of {network}, found {models}; {REBUILD}")
+        for name in files:
+            # The guard is hashed at every start, whatever is remembered.
+            self._verified(name, file_digest if network in GUARD_NETWORKS else remembered_digest)
+        return self.folder / models[0]
+
+    def load(self, networks: Sequence[str], backend: Backend) -> dict[str, Engine]:
+        """Verify and load networks: one is hashed while others are loaded.
+
+        Raises:
+            ManifestError, DigestError: as for `model`.
+            BackendError: the backend refuses one, or they were optimised for another device.
+        """
+        if (device := self.manifest.optimized_for) not in (None, backend.device):
+            raise BackendError(f"{self.folder}: expected the device that these engines were optimised for, {device}; "
+                               f"found {backend.device}; optimise again here with: saferedir optimize ENGINE_DIR")
+        largest_first = sorted(networks, key=self._size, reverse=True)
+        with ThreadPoolExecutor() as pool:
+            verified = {name: pool.submit(self.model, name) for name in largest_first}
+
+            def load(name: str) -> Engine:
+                return backend.load(verified[name].result(), NETWORKS[name])
+            try:
+                # Optimised engines are opened several at a time. Others, whose weights are packed now, would take longer so, and
+                # more memory. The pool takes up its work in order: nothing waits for a digest that has no thread.
+                order, mapped = (largest_first[::-1], map) if device is None else (largest_first, pool.map)
+                loaded = dict(zip(order, mapped(load, order), strict=True))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        return {name: loaded[name] for name in networks}
+
+    def cases(self, network: str) -> list[Case]:
+        """What was recorded of a network at build, verified.
+
+        Raises:
+            ManifestError, DigestError: as for `model`.
+        """
+        return load_cases(self._verified(f"{network}/{FILE_NAME}"))
+
+    def require_guard(self) -> None:
+        """Raise ManifestError unless these engines were built with a guard."""
+        if self.manifest.guard is None:
+            raise ManifestError(f"{self.folder}: expected engines with a guard, found none in the manifest; build them "
+                                "with: python export/build_engines.py --redirector CHECKPOINT (or ask for unguarded "
+                                "generation explicitly)")
+
+    def _size(self, network: str) -> int:
+        return sum(record.size for record in self.manifest.files_of(network).values())
+
+    def _verified(self, name: str, digest_of: Callable[[Path], str] = file_digest) -> Path:
+        path, record = self.folder / name, self.manifest.files.get(name)
+        if record is None or not path.resolve().is_relative_to(self.folder.resolve()):
+            raise ManifestError(f"{path}: expected in the manifest's list of files, found none; {REBUILD}")
+        if not path.is_file():
+            raise DigestError(f"{path}: missing, though the manifest lists it; {REBUILD}")
+        if (size := path.stat().st_size) != record.size:
+            raise DigestError(f"{path}: altered: expected {record.size} bytes, found {size}; {REBUILD}")
+        if (digest := digest_of(path)) != record.sha256:
+            raise DigestError(f"{path}: altered: expected SHA-256 {record.sha256}, found {digest}; {REBUILD}")
+        return path

@@ -1,0 +1,69 @@
+"""The parity gate on the device that runs the engines, without PyTorch: `saferedir verify ENGINE_DIR`, and at the first load."""
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from engines.backends.contract import Backend, Engine
+from engines.backends.registry import open_backend
+from engines.errors import SafeRedirError
+from engines.networks import NETWORKS
+from engines.parity import Figures
+from engines.store.atomic import replacing
+from engines.store.engine_store import EngineStore
+from engines.store.recorded_cases import check_cases
+from engines.store.user_cache import cache_folder
+
+
+def verify(store: EngineStore, backend: Backend, engines: Mapping[str, Engine]) -> dict[str, Figures]:
+    """Run each engine on its recorded inputs; network → output → figures.
+
+    Raises:
+        ParityError: an output is not PyTorch's.
+        DigestError, ManifestError: a recording is missing or altered.
+    """
+    return {name: check_cases(engine, backend, store.cases(name), store.manifest.precision_of(name))
+            for name, engine in engines.items()}
+
+
+def ensure_verified(store: EngineStore, backend: Backend, engines: Mapping[str, Engine]) -> None:
+    """Verify engines that were never compared with PyTorch, unless the same have passed on this device before.
+
+    What passed is remembered in the user's cache folder by manifest, device and networks; a failure is not remembered.
+    """
+    if store.manifest.parity_of == "engine":
+        return
+    passed = {"manifest": store.digest, "device": backend.device, "networks": sorted(engines)}
+    text = json.dumps(passed, sort_keys=True)
+    name = f"verified-{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+    try:
+        marker = cache_folder() / name
+        if marker.is_file():
+            return
+    except OSError:
+        marker = None
+    verify(store, backend, engines)
+    if marker is not None:
+        with replacing(marker) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the figures of every network; exit status 0, or 2 with one line on standard error."""
+    parser = argparse.ArgumentParser(prog="saferedir verify", description=__doc__)
+    parser.add_argument("engine_dir", type=Path)
+    try:
+        store = EngineStore(parser.parse_args(argv).engine_dir)
+        backend = open_backend(store.manifest.backend, store.manifest.precision)
+        print(f"{store.folder} on {backend.device}\n{'network':<14} {'output':<18} {'cosine':>9}  {'error':>8}")
+        for name in (name for name in NETWORKS if store.manifest.files_of(name)):
+            for output, found in verify(store, backend, store.load([name], backend))[name].items():
+                print(f"{name:<14} {output:<18} {found['cosine']:9.6f}  {found['max_abs_error']:8.1e}")
+    except SafeRedirError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,50 @@
+"""Prompts to token ids, with Hugging Face's `tokenizers`."""
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from engines.errors import ManifestError
+from engines.networks import TOKENS
+
+
+class TruncationWarning(UserWarning):
+    """A prompt had more than 77 tokens; the text names what was cut."""
+
+
+class PromptTokenizer:
+    """CLIP's tokenizer. The file itself says how to pad and to truncate to 77 ids.
+
+    Raises:
+        ManifestError: the file is not a tokenizer that pads and truncates to 77 ids.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception
+            raise ManifestError(f"{path}: cannot be read as a tokenizer: {error}") from None
+        lengths = [(settings or {}).get(key) for settings, key in (
+            (self._tokenizer.padding, "length"), (self._tokenizer.truncation, "max_length"))]
+        if lengths != [TOKENS, TOKENS]:
+            raise ManifestError(f"{path}: expected padding and truncation to {TOKENS} ids, found {lengths}")
+
+    def __call__(self, prompts: Sequence[str]) -> np.ndarray:
+        """Ids int64 [len(prompts), 77]. Warns with TruncationWarning where a prompt is too long."""
+        encodings = self._tokenizer.encode_batch(list(prompts))
+        for prompt, encoding in zip(prompts, encodings, strict=True):
+            if encoding.overflowing:
+                start = next(begin for begin, end in encoding.overflowing[0].offsets if end > begin)
+                warnings.warn(f"prompt has more than {TOKENS - 2} tokens; cut: {prompt[start:].strip()!r}",
+                              TruncationWarning, stacklevel=3)
+        return np.array([encoding.ids for encoding in encodings], np.int64)
+
+    def words(self, prompt: str) -> list[str]:
+        """The text of each of the 77 tokens; "" for start, end and padding."""
+        encoding = self._tokenizer.encode(prompt)
+        return ["" if special or end == begin else prompt[begin:end].strip() for (begin, end), special in zip(
+            encoding.offsets, encoding.special_tokens_mask, strict=True)]

@@ -1,0 +1,1 @@
+"""Samplers as linear recurrences, and the noise schedules that they take."""

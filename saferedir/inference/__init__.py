@@ -1,0 +1,1 @@
+"""The heads as engines run them: fewer operations, the same result."""

@@ -1,0 +1,1 @@
+"""What the heads are trained with."""
