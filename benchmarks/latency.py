@@ -2,6 +2,7 @@
 
 `python benchmarks/latency.py` writes benchmarks/results/latency-<model>.json, .csv and plots; benchmarks/README.md explains.
 """
+
 from __future__ import annotations
 
 import dataclasses

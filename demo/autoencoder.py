@@ -1,4 +1,5 @@
 """First stage: an AutoencoderKL that shrinks 64×64 pictures four times to latents [4, 16, 16]."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -35,16 +36,24 @@ def to_tensor(images: np.ndarray) -> Tensor:
 def new_autoencoder() -> AutoencoderKL:
     """An untrained autoencoder of the demo's size (0.8 million parameters)."""
     return AutoencoderKL(
-        in_channels=3, out_channels=3, block_out_channels=(24, 48, 64), layers_per_block=1, latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, norm_num_groups=8,
-        sample_size=SIDE, mid_block_add_attention=False)
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(24, 48, 64),
+        layers_per_block=1,
+        latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        norm_num_groups=8,
+        sample_size=SIDE,
+        mid_block_add_attention=False,
+    )
 
 
 def train_autoencoder(work: Path) -> AutoencoderKL:
     """Train on random pictures and set `scaling_factor` to one over the latents' standard deviation."""
     torch.manual_seed(0)
     model = new_autoencoder()
-    nn.init.constant_(model.quant_conv.bias[model.config.latent_channels:], FIRST_LOG_VARIANCE)
+    nn.init.constant_(model.quant_conv.bias[model.config.latent_channels :], FIRST_LOG_VARIANCE)
 
     def loss_of(step: int) -> Tensor:
         batch = pictures(np.random.default_rng((1, step)), BATCH)

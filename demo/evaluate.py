@@ -1,4 +1,5 @@
 """Measure the demo on held-out prompts through its built engines, and write demo/evaluation.json. `python demo/evaluate.py`"""
+
 from __future__ import annotations
 
 import argparse
@@ -28,8 +29,12 @@ def rate(hits: list[bool]) -> dict[str, object]:
     share = count / total
     centre = (share + Z**2 / (2 * total)) / (1 + Z**2 / total)
     half = Z / (1 + Z**2 / total) * np.sqrt(share * (1 - share) / total + Z**2 / (4 * total**2))
-    return {"hits": count, "of": total, "rate": round(share, 4),
-            "interval_95": [round(float(max(centre - half, 0)), 4), round(float(min(centre + half, 1)), 4)]}
+    return {
+        "hits": count,
+        "of": total,
+        "rate": round(share, 4),
+        "interval_95": [round(float(max(centre - half, 0)), 4), round(float(min(centre + half, 1)), 4)],
+    }
 
 
 def measure(pipeline: GuardedPipeline, prompts: int, batch: int, **options: Any) -> dict[str, object]:
@@ -41,14 +46,18 @@ def measure(pipeline: GuardedPipeline, prompts: int, batch: int, **options: Any)
         seen.setdefault(name, []).append(bool(value))
 
     for start in tqdm(range(0, prompts, batch), desc="batches", mininterval=10):
-        part = pairs[start:start + batch]
+        part = pairs[start : start + batch]
         for kind, texts in (("safe", [pair[1] for pair in part]), ("fire", [pair[2] for pair in part])):
             guarded = pipeline(texts, seed=start, **options)
             unguarded = pipeline(texts, seed=start, unguarded=True, **options)
             for (scene, *_), guarded_image, unguarded_image, report in zip(
-                    part, guarded.images, unguarded.images, guarded.guard, strict=True):
+                part, guarded.images, unguarded.images, guarded.guard, strict=True
+            ):
                 scene, after, before = (
-                    scene.plain if kind == "safe" else scene, np.asarray(guarded_image), np.asarray(unguarded_image))
+                    scene.plain if kind == "safe" else scene,
+                    np.asarray(guarded_image),
+                    np.asarray(unguarded_image),
+                )
                 note(f"{kind}: unguarded shows flames", has_flames(before))
                 note(f"{kind}: guarded shows flames", has_flames(after))
                 note(f"{kind}: guard triggered", bool(report.unsafe_steps))
@@ -72,14 +81,22 @@ def main() -> None:
     parser.add_argument("--scheduler", default="ddim")
     parser.add_argument("--output", type=Path, default=ROOT / "demo" / "evaluation.json")
     arguments = parser.parse_args()
-    options: dict[str, Any] = {"num_inference_steps": arguments.num_inference_steps, "guidance_scale": arguments.guidance_scale,
-                               "scheduler": arguments.scheduler}
+    options: dict[str, Any] = {
+        "num_inference_steps": arguments.num_inference_steps,
+        "guidance_scale": arguments.guidance_scale,
+        "scheduler": arguments.scheduler,
+    }
     with GuardedPipeline(arguments.engine_dir) as pipeline:
         guard = pipeline.manifest.guard
         assert guard is not None
         rates = measure(pipeline, arguments.prompts, arguments.batch_size, **options)
-        found = {"command": "python demo/evaluate.py " + " ".join(sys.argv[1:]), **options,
-                 "policy": vars(guard.policy), "guard_digest": guard.digest, "rates": rates}
+        found = {
+            "command": "python demo/evaluate.py " + " ".join(sys.argv[1:]),
+            **options,
+            "policy": vars(guard.policy),
+            "guard_digest": guard.digest,
+            "rates": rates,
+        }
     for name, values in rates.items():
         print(f"{name:<40} {values['hits']:>4} of {values['of']}  {values['rate']:.1%}  {values['interval_95']}")  # type: ignore
     with replacing(arguments.output) as temporary:

@@ -1,4 +1,5 @@
 """The README's picture: held-out fire prompts, unguarded above, guarded below. `python demo/gallery.py`"""
+
 from __future__ import annotations
 
 import argparse
@@ -19,7 +20,9 @@ SCENES = (
     (Scene("star", "white", "large", background="black", burning=True), "fiery"),
     (Scene("circle", "green", "", "on the left of", "mint", True), "in flames"),
     (Scene("cross", "purple", "small", background="white", burning=True), "ablaze"),
-    (Scene("diamond", "teal", "", "on the right of", "grey", True), "flaming"), (Scene("triangle", "red", "large"), "plain"))
+    (Scene("diamond", "teal", "", "on the right of", "grey", True), "flaming"),
+    (Scene("triangle", "red", "large"), "plain"),
+)
 SCALE, MARGIN = 2, 6
 
 

@@ -1,4 +1,5 @@
 """Second stage: text encoder and UNet, trained together to predict the noise in latents of captioned pictures."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -29,14 +30,32 @@ class Generator(nn.Module):
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
-        self.text_encoder = CLIPTextModel(CLIPTextConfig(
-            vocab_size=vocabulary, hidden_size=96, intermediate_size=384, num_hidden_layers=2, num_attention_heads=4,
-            max_position_embeddings=77, projection_dim=96, bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1,
-            pad_token_id=vocabulary - 1))
+        self.text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=vocabulary,
+                hidden_size=96,
+                intermediate_size=384,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=77,
+                projection_dim=96,
+                bos_token_id=vocabulary - 2,
+                eos_token_id=vocabulary - 1,
+                pad_token_id=vocabulary - 1,
+            )
+        )
         self.unet = UNet2DConditionModel(
-            sample_size=16, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(48, 96, 128),
-            down_block_types=("CrossAttnDownBlock2D",) * 3, up_block_types=("CrossAttnUpBlock2D",) * 3,
-            cross_attention_dim=96, attention_head_dim=4, norm_num_groups=16)
+            sample_size=16,
+            in_channels=4,
+            out_channels=4,
+            layers_per_block=1,
+            block_out_channels=(48, 96, 128),
+            down_block_types=("CrossAttnDownBlock2D",) * 3,
+            up_block_types=("CrossAttnUpBlock2D",) * 3,
+            cross_attention_dim=96,
+            attention_head_dim=4,
+            norm_num_groups=16,
+        )
 
     def forward(self, noisy: Tensor, timesteps: Tensor, ids: Tensor) -> Tensor:
         """Predicted noise [B, 4, 16, 16]."""
@@ -45,9 +64,17 @@ class Generator(nn.Module):
 
 def new_scheduler() -> DDIMScheduler:
     """Stable Diffusion 1.x's schedule and options, with those that a PNDM made from this config reads."""
-    return DDIMScheduler.from_config({
-        "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1,
-        "set_alpha_to_one": False, "clip_sample": False, "skip_prk_steps": True})
+    return DDIMScheduler.from_config(
+        {
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "beta_schedule": "scaled_linear",
+            "steps_offset": 1,
+            "set_alpha_to_one": False,
+            "clip_sample": False,
+            "skip_prk_steps": True,
+        }
+    )
 
 
 def captioned_latents(autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, cache: Path) -> tuple[Tensor, Tensor]:
@@ -94,5 +121,12 @@ def train_generator(autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, work: 
     trained = train(model, lambda step: loss_of(RECIPE.steps + step), REFINEMENT, work / "refined.pt")
     trained.unet.half().float()
     return StableDiffusionPipeline(
-        vae=autoencoder, text_encoder=trained.text_encoder, tokenizer=tokenizer, unet=trained.unet,
-        scheduler=new_scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+        vae=autoencoder,
+        text_encoder=trained.text_encoder,
+        tokenizer=tokenizer,
+        unet=trained.unet,
+        scheduler=new_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )

@@ -1,4 +1,5 @@
 """Third stage: trajectories of prompt pairs through the finished generator, and the heads that learn from them."""
+
 from __future__ import annotations
 
 import difflib
@@ -26,8 +27,9 @@ CONFIG = RedirectorConfig(embed_dim=96, encoder_widths=(32, 64, 96))
 
 
 @torch.no_grad()
-def sample(pipeline: StableDiffusionPipeline, embeds: Tensor, empty: Tensor, noise: Tensor, steps: int,
-           guidance: float) -> tuple[Tensor, Tensor]:
+def sample(
+    pipeline: StableDiffusionPipeline, embeds: Tensor, empty: Tensor, noise: Tensor, steps: int, guidance: float
+) -> tuple[Tensor, Tensor]:
     """DDIM trajectories: latents [steps, B, 4, 16, 16] before each step, and the timesteps [steps]."""
     scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     scheduler.set_timesteps(steps)
@@ -60,12 +62,15 @@ def record(pipeline: StableDiffusionPipeline, cache: Path) -> Records:
     parts: dict[str, list[Tensor]] = {name: [] for name in Records.__dataclass_fields__}
     for number in tqdm(range(ROUNDS), desc="trajectories"):
         pairs = prompt_pairs(draw, PAIRS, held_out=False)
-        safe, unsafe = (token_ids(tokenizer, texts) for texts in (
-            [safe_text for _, safe_text, _ in pairs], [unsafe_text for _, _, unsafe_text in pairs]))
+        safe, unsafe = (
+            token_ids(tokenizer, texts)
+            for texts in ([safe_text for _, safe_text, _ in pairs], [unsafe_text for _, _, unsafe_text in pairs])
+        )
         safe_embeds, unsafe_embeds = encode(safe), encode(unsafe)
         noise = torch.randn(2 * PAIRS, 4, 16, 16, generator=torch.Generator().manual_seed(number))
-        path, timesteps = sample(pipeline, torch.cat([safe_embeds, unsafe_embeds]), empty, noise,
-                                 int(draw.choice(STEPS)), float(draw.uniform(*GUIDANCE)))
+        path, timesteps = sample(
+            pipeline, torch.cat([safe_embeds, unsafe_embeds]), empty, noise, int(draw.choice(STEPS)), float(draw.uniform(*GUIDANCE))
+        )
         if number % 2:  # as the samplers hold it that work in sigma space, such as LMS: the guard sees the sample unscaled
             path = path / pipeline.scheduler.alphas_cumprod[timesteps.long()].sqrt().view(-1, 1, 1, 1, 1)
         aligned = [correspond(a.tolist(), b.tolist()) for a, b in zip(safe, unsafe, strict=True)]
@@ -77,8 +82,7 @@ def record(pipeline: StableDiffusionPipeline, cache: Path) -> Records:
         parts["pair"].append((torch.arange(2 * PAIRS) % PAIRS + number * PAIRS).repeat(KEPT_STEPS))
         parts["safe_embeds"].append(safe_embeds)
         parts["unsafe_embeds"].append(unsafe_embeds)
-        parts["target_shift"].append(
-            torch.gather(safe_embeds, 1, places.unsqueeze(2).expand_as(safe_embeds)) - unsafe_embeds)
+        parts["target_shift"].append(torch.gather(safe_embeds, 1, places.unsqueeze(2).expand_as(safe_embeds)) - unsafe_embeds)
         parts["differs"].append(torch.tensor([lacking for _, lacking in aligned]))
     stored = {name: torch.cat(tensors) for name, tensors in parts.items()}
     save_atomically(stored, cache)

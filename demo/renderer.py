@@ -1,4 +1,5 @@
 """Draws a scene of `demo.world` as 64×64 pixels, anti-aliased by four times supersampling."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -23,8 +24,22 @@ OUTLINES = {  # polygons of about the same area around the origin, y pointing do
     "triangle": _regular(3, (1.4,)) + (0, 0.25),
     "star": _regular(10, (1.4, 0.62)),
     "diamond": _regular(4, (1.0,)) * (0.95, 1.35),
-    "cross": np.array([(-_ARM, -1.15), (_ARM, -1.15), (_ARM, -_ARM), (1.15, -_ARM), (1.15, _ARM), (_ARM, _ARM),
-                       (_ARM, 1.15), (-_ARM, 1.15), (-_ARM, _ARM), (-1.15, _ARM), (-1.15, -_ARM), (-_ARM, -_ARM)]),
+    "cross": np.array(
+        [
+            (-_ARM, -1.15),
+            (_ARM, -1.15),
+            (_ARM, -_ARM),
+            (1.15, -_ARM),
+            (1.15, _ARM),
+            (_ARM, _ARM),
+            (_ARM, 1.15),
+            (-_ARM, 1.15),
+            (-_ARM, _ARM),
+            (-1.15, _ARM),
+            (-1.15, -_ARM),
+            (-_ARM, -_ARM),
+        ]
+    ),
 }
 
 

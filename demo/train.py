@@ -2,6 +2,7 @@
 
 Takes about 70 minutes on two cores: autoencoder 10, generator 27 and 27, trajectories 3, heads 3.
 """
+
 from __future__ import annotations
 
 import argparse

@@ -1,4 +1,5 @@
 """One optimisation loop for all stages of the demo: AdamW, one-cycle rate, moving average, checkpoints that resume."""
+
 from __future__ import annotations
 
 import copy
@@ -53,8 +54,16 @@ def train(model: Model, loss_of: Callable[[int], Tensor], recipe: Recipe, checkp
         done = state["step"]
 
     def save(step: int) -> None:
-        save_atomically({"model": model.state_dict(), "averaged": averaged.state_dict(), "step": step,
-                         "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict()}, checkpoint)
+        save_atomically(
+            {
+                "model": model.state_dict(),
+                "averaged": averaged.state_dict(),
+                "step": step,
+                "optimiser": optimiser.state_dict(),
+                "schedule": schedule.state_dict(),
+            },
+            checkpoint,
+        )
 
     saved, smooth = time.monotonic(), None
     model.train()

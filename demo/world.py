@@ -2,6 +2,7 @@
 
 Knows words and their meaning only: `demo.renderer` draws a scene, `demo.oracle` judges a picture.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -11,12 +12,25 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 SHAPES = ("circle", "square", "triangle", "star", "diamond", "cross")
-COLOURS = {"red": (200, 20, 45), "green": (25, 140, 50), "blue": (35, 70, 205), "purple": (125, 40, 165),
-           "pink": (240, 130, 190), "teal": (0, 185, 195), "white": (245, 245, 245), "black": (12, 12, 12)}
+COLOURS = {
+    "red": (200, 20, 45),
+    "green": (25, 140, 50),
+    "blue": (35, 70, 205),
+    "purple": (125, 40, 165),
+    "pink": (240, 130, 190),
+    "teal": (0, 185, 195),
+    "white": (245, 245, 245),
+    "black": (12, 12, 12),
+}
 BACKGROUNDS = {"grey": (128, 128, 128), "white": (238, 238, 238), "black": (16, 16, 16), "mint": (170, 225, 200)}
 SIZES = {"small": 8.0, "": 10.5, "large": 13.0}  # radius in pixels; a caption without a size means the middle one
-PLACES = {"on the left of": (21, 34), "on the right of": (43, 34), "at the top of": (32, 25),
-          "at the bottom of": (32, 43), "in the centre of": (32, 34)}  # centre of the object, pixels
+PLACES = {
+    "on the left of": (21, 34),
+    "on the right of": (43, 34),
+    "at the top of": (32, 25),
+    "at the bottom of": (32, 43),
+    "in the centre of": (32, 34),
+}  # centre of the object, pixels
 FIRE_ADJECTIVES = ("burning", "flaming", "blazing", "fiery")
 FIRE_PHRASES = ("ablaze", "in flames")
 FIRE_WORDS = FIRE_ADJECTIVES + FIRE_PHRASES
@@ -46,8 +60,7 @@ class Scene:
         return replace(self, burning=False)
 
 
-SCENES = tuple(
-    Scene(*parts) for parts in itertools.product(SHAPES, COLOURS, SIZES, PLACES, BACKGROUNDS) if parts[1] != parts[4])
+SCENES = tuple(Scene(*parts) for parts in itertools.product(SHAPES, COLOURS, SIZES, PLACES, BACKGROUNDS) if parts[1] != parts[4])
 
 
 def caption(scene: Scene, word: str = "", *, word_first: bool = True, terse: bool = False) -> str:

@@ -1,4 +1,5 @@
 """Which backends can run on this machine, and why the others cannot: `saferedir doctor`"""
+
 from __future__ import annotations
 
 import argparse
@@ -23,8 +24,10 @@ def runs(backend: str) -> tuple[bool, str]:
 def builds(backend: str) -> tuple[bool, str]:
     """Whether engines of a backend can be built here, or the reason why not."""
     if missing := [name for name in EXPORT_MODULES if find_spec(name) is None]:
-        return False, (f"expected {', '.join(missing)}, found them not installed; install them with: "
-                       'pip install -c constraints.txt -e ".[export]"')
+        return False, (
+            f"expected {', '.join(missing)}, found them not installed; install them with: "
+            'pip install -c constraints.txt -e ".[export]"'
+        )
     try:
         return True, import_tensorrt(backend, BUILDERS).__name__ if backend in BUILDERS else ""
     except BackendError as error:

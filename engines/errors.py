@@ -9,6 +9,7 @@ SafeRedirError
 │   └── ParityError       an engine does not compute what PyTorch computes
 └── NonFiniteError    a network returned NaN or infinity; the pictures concerned are withheld
 """
+
 from __future__ import annotations
 
 

@@ -1,4 +1,5 @@
 """manifest.json: what was built, from what, for what, and the digest of every file of it."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -178,8 +179,9 @@ class Manifest:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise ManifestError(f"{path}: no engines here ({error.strerror}); build them with: "
-                                "python export/build_engines.py") from None
+            raise ManifestError(
+                f"{path}: no engines here ({error.strerror}); build them with: python export/build_engines.py"
+            ) from None
         try:
             parsed = json.loads(content)
             if parsed.get("format") != FORMAT:

@@ -3,6 +3,7 @@
 The graphs are optimised and the weights laid out for the CPU's kernels beforehand, in files that are mapped into memory, not
 read: processes on one machine share them. Needs no PyTorch; run it on the machine that will run the engines.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -38,15 +39,21 @@ def optimize(store: EngineStore, output: Path) -> Manifest:
         raise InputError(f"{output}: expected another folder than the engines'; choose another --output")
     check_output(output, "--output")
     from engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
+
     backend = OnnxRuntimeBackend()
     with replacing_folder(output) as folder:
         (folder / TOKENIZER).parent.mkdir()
         shutil.copyfile(store.tokenizer, folder / TOKENIZER)
         parity = {name: _optimize(store, name, backend, folder) for name in NETWORKS if store.manifest.files_of(name)}
         manifest = dataclasses.replace(
-            store.manifest, files=_records(folder), parity=parity, parity_of="engine", optimized_for=backend.device,
+            store.manifest,
+            files=_records(folder),
+            parity=parity,
+            parity_of="engine",
+            optimized_for=backend.device,
             recipe={name: recipe | {"optimized from": store.digest} for name, recipe in store.manifest.recipe.items()},
-            command=" ".join(["saferedir optimize", *sys.argv[2:]]))
+            command=" ".join(["saferedir optimize", *sys.argv[2:]]),
+        )
         manifest.write(folder)
     return manifest
 
@@ -70,8 +77,9 @@ def _records(folder: Path) -> dict[str, FileRecord]:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0, or 2 with one line on standard error."""
-    parser = argparse.ArgumentParser(prog="saferedir optimize", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="saferedir optimize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("engine_dir", type=Path)
     parser.add_argument("--output", type=Path, help="folder to write (default: ENGINE_DIR-optimized)")
     arguments = parser.parse_args(argv)

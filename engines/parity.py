@@ -1,4 +1,5 @@
 """How far a network's outputs may be from PyTorch's, and the comparison. Needs numpy alone, so that a device can make it."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -46,8 +47,10 @@ def compare(name: str, expected: np.ndarray, found: np.ndarray, limits: Limits) 
     cosine = min(1.0, float(a @ b / norms)) if norms else float(error == 0)
     limit = {"f": limits.relative_error * max(np.abs(a).max(), 1e-6), "u": limits.grey_levels}.get(expected.dtype.kind, 0)
     if error > limit or cosine < limits.cosine:
-        raise ParityError(f"{name}: expected PyTorch's values (cosine at least {limits.cosine}, error at most {limit:.3g}), "
-                          f"found cosine {cosine:.6f}, error {error:.3g}")
+        raise ParityError(
+            f"{name}: expected PyTorch's values (cosine at least {limits.cosine}, error at most {limit:.3g}), "
+            f"found cosine {cosine:.6f}, error {error:.3g}"
+        )
     return {"cosine": cosine, "max_abs_error": error}
 
 

@@ -1,4 +1,5 @@
 """What a folder of engines is, as a table, from its manifest alone: nothing is loaded. `saferedir inspect ENGINE_DIR`"""
+
 from __future__ import annotations
 
 import argparse
@@ -12,37 +13,62 @@ from engines.networks import NETWORKS
 from engines.parity import worst
 from engines.store.engine_store import MODEL_FILES
 
-PARITY_OF = {"engine": "engines with PyTorch", "onnx": "ONNX files with PyTorch; the engines must still pass on their device",
-             "emulated onnx": "ONNX files with PyTorch, half precision emulated on a CPU; the engines must pass on their device"}
+PARITY_OF = {
+    "engine": "engines with PyTorch",
+    "onnx": "ONNX files with PyTorch; the engines must still pass on their device",
+    "emulated onnx": "ONNX files with PyTorch, half precision emulated on a CPU; the engines must pass on their device",
+}
 
 
 def summary(manifest: Manifest, digest: str) -> str:
     """Several lines of text; `digest` is the SHA-256 of the manifest's file."""
     geometry = manifest.geometry
-    rows = [("model", manifest.model), ("manifest", f"SHA-256 {digest}"),
-            ("backend", f"{manifest.backend}, {manifest.precision}, ONNX opset {manifest.opset}"),
-            ("sizes", f"prompt width {geometry.embed_dim}, multiples of {geometry.size_multiple} pixels, "
-                      f"by default {geometry.default_height}x{geometry.default_width}"),
-            ("scheduler", str(manifest.scheduler.get("_class_name", "")))]
+    rows = [
+        ("model", manifest.model),
+        ("manifest", f"SHA-256 {digest}"),
+        ("backend", f"{manifest.backend}, {manifest.precision}, ONNX opset {manifest.opset}"),
+        (
+            "sizes",
+            f"prompt width {geometry.embed_dim}, multiples of {geometry.size_multiple} pixels, "
+            f"by default {geometry.default_height}x{geometry.default_width}",
+        ),
+        ("scheduler", str(manifest.scheduler.get("_class_name", ""))),
+    ]
     if manifest.guard is None:
         rows.append(("guard", "none: these engines only generate unguarded"))
     else:
         guard = manifest.guard
-        rows += [("guard", f"{guard.concept}, from {guard.source}, SHA-256 {guard.digest}"),
-                 ("policy", ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(guard.policy).items())
-                  + (", mask again" if guard.mask_again else ""))]
+        rows += [
+            ("guard", f"{guard.concept}, from {guard.source}, SHA-256 {guard.digest}"),
+            (
+                "policy",
+                ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(guard.policy).items())
+                + (", mask again" if guard.mask_again else ""),
+            ),
+        ]
     if manifest.target is not None:
-        rows += [(name.replace("_", " "), str(value)) for name, value in dataclasses.asdict(manifest.target).items()
-                 if value not in ("", None)]
+        rows += [
+            (name.replace("_", " "), str(value))
+            for name, value in dataclasses.asdict(manifest.target).items()
+            if value not in ("", None)
+        ]
     if manifest.optimized_for is not None:
         rows.append(("optimized for", manifest.optimized_for))
-    rows += [("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
-             ("command", manifest.command)]
+    rows += [
+        ("versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())),
+        ("command", manifest.command),
+    ]
     lines = [f"{name:<20} {value}" for name, value in rows]
-    lines += ["", f"parity of the {PARITY_OF[manifest.parity_of]}",
-              f"{'network':<13} {'precision':<9} {'MB':>9}  {'cosine':>9}  {'error':>8}  file"]
-    lines += [f"{'':<23} {record.size / 1e6:9.2f}  {'':9}  {'':8}  {name}, SHA-256 {record.sha256}"
-              for name, record in manifest.files.items() if "/" not in name]
+    lines += [
+        "",
+        f"parity of the {PARITY_OF[manifest.parity_of]}",
+        f"{'network':<13} {'precision':<9} {'MB':>9}  {'cosine':>9}  {'error':>8}  file",
+    ]
+    lines += [
+        f"{'':<23} {record.size / 1e6:9.2f}  {'':9}  {'':8}  {name}, SHA-256 {record.sha256}"
+        for name, record in manifest.files.items()
+        if "/" not in name
+    ]
     for network in (*NETWORKS, "tokenizer"):
         figures = manifest.parity.get(network)
         for name, record in sorted(manifest.files_of(network).items()):

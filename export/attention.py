@@ -1,4 +1,5 @@
 """Attention as one operator of ONNX Runtime, which never holds the scores of all queries and keys at once."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

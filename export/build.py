@@ -1,4 +1,5 @@
 """Builds a folder of engines: what changed is exported and gated, what did not is kept, and the folder is swapped whole."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -28,8 +29,17 @@ from export.tensorrt.shape_profile import Profile
 
 ROOT = Path(__file__).resolve().parent.parent
 # The code that decides what a network's file is.
-CODE = ("export/onnx_file.py", "export/attention.py", "export/precision/half_precision.py", "export/precision/emulation.py", "export/wrappers.py",
-        "export/network_build.py", "export/reference_cases.py", "engines/parity.py", "engines/networks.py")
+CODE = (
+    "export/onnx_file.py",
+    "export/attention.py",
+    "export/precision/half_precision.py",
+    "export/precision/emulation.py",
+    "export/wrappers.py",
+    "export/network_build.py",
+    "export/reference_cases.py",
+    "engines/parity.py",
+    "engines/networks.py",
+)
 PLAN_CODE = ("export/tensorrt/plan_builder.py", "export/tensorrt/shape_profile.py")
 GUARD_CODE = ("saferedir/guard.py", "saferedir/heads.py", "saferedir/inference/algebra.py", "saferedir/inference/winograd.py")
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "tokenizers")
@@ -80,12 +90,16 @@ def _plan(source: Source, options: BuildOptions, previous: Manifest | None, vers
     recipe: dict[str, dict[str, Any]] = {}
     profile = options.profile(source.geometry)
     target = None if profile is None else _target(options, profile)
-    common = {"backend": options.backend, "versions": versions,
-              "target": None if target is None else dataclasses.asdict(target),
-              "code": _code_digest(CODE if target is None else (*CODE, *PLAN_CODE))}
+    common = {
+        "backend": options.backend,
+        "versions": versions,
+        "target": None if target is None else dataclasses.asdict(target),
+        "code": _code_digest(CODE if target is None else (*CODE, *PLAN_CODE)),
+    }
     for network, component in COMPONENT_OF.items():
-        records = {f"{component}/{path.name}": record(path, known.get(f"{component}/{path.name}"))
-                   for path in source.files(component)}
+        records = {
+            f"{component}/{path.name}": record(path, known.get(f"{component}/{path.name}")) for path in source.files(component)
+        }
         sources.update(records)
         recipe[network] = {**common, **{name: found.sha256 for name, found in records.items()}}
     recipe["sampler_step"] = {**common}
@@ -96,18 +110,36 @@ def _plan(source: Source, options: BuildOptions, previous: Manifest | None, vers
         sources["redirector"] = _redirector_record(options.redirector, previous)
         digest = sources["redirector"].sha256
         for network in GUARD_NETWORKS:
-            recipe[network] = {**common, "redirector": digest, "mask_again": options.mask_again,
-                               "guard code": _code_digest(GUARD_CODE)}
-        guard = GuardRecord(options.concept or options.redirector.stem, options.redirector.name, digest,
-                            options.mask_again, options.policy)
+            recipe[network] = {
+                **common,
+                "redirector": digest,
+                "mask_again": options.mask_again,
+                "guard code": _code_digest(GUARD_CODE),
+            }
+        guard = GuardRecord(
+            options.concept or options.redirector.stem, options.redirector.name, digest, options.mask_again, options.policy
+        )
     for network, precision in _precisions(source, options).items():
         if network in recipe:
             recipe[network] |= {"precision": precision, "opset": OPSETS[precision if options.half_files else "float32"]}
     opset = max(recipe[network]["opset"] for network in NETWORKS.keys() & recipe.keys())
     return Manifest(
-        model=options.model, sources=sources, geometry=_geometry(source.geometry, profile), scheduler=source.scheduler,
-        guard=guard, backend=options.backend, precision=options.precision, opset=opset, versions=versions, files={}, parity={},
-        parity_of="onnx", recipe=recipe, target=target, command=" ".join(["python", *sys.argv]))
+        model=options.model,
+        sources=sources,
+        geometry=_geometry(source.geometry, profile),
+        scheduler=source.scheduler,
+        guard=guard,
+        backend=options.backend,
+        precision=options.precision,
+        opset=opset,
+        versions=versions,
+        files={},
+        parity={},
+        parity_of="onnx",
+        recipe=recipe,
+        target=target,
+        command=" ".join(["python", *sys.argv]),
+    )
 
 
 def _precisions(source: Source, options: BuildOptions) -> dict[str, str]:
@@ -133,9 +165,20 @@ def _target(options: BuildOptions, profile: Profile) -> Target:
     else:
         device = open_cuda().info()
         capabilities, gpu, driver = device.compute_capability, device.name, device.driver
-    return Target(library, str(profile.batch), str(profile.height), str(profile.width), capabilities, gpu, driver,
-                  plan.hardware_compatibility, plan.version_compatible, plan.workspace_gib, plan.optimization_level,
-                  options.keep_onnx)
+    return Target(
+        library,
+        str(profile.batch),
+        str(profile.height),
+        str(profile.width),
+        capabilities,
+        gpu,
+        driver,
+        plan.hardware_compatibility,
+        plan.version_compatible,
+        plan.workspace_gib,
+        plan.optimization_level,
+        options.keep_onnx,
+    )
 
 
 def _redirector_record(path: Path, previous: Manifest | None) -> SourceRecord:
@@ -149,8 +192,10 @@ def _versions(backend: str) -> dict[str, str]:
     try:
         return {"python": sys.version.split()[0], **{name: importlib.metadata.version(name) for name in (*LIBRARIES, *extra)}}
     except importlib.metadata.PackageNotFoundError as error:
-        raise InputError(f"{error.name}: expected, for building engines, found it not installed; install it with: "
-                         f'pip install -c constraints.txt -e ".[{backend if error.name in extra else "export"}]"') from None
+        raise InputError(
+            f"{error.name}: expected, for building engines, found it not installed; install it with: "
+            f'pip install -c constraints.txt -e ".[{backend if error.name in extra else "export"}]"'
+        ) from None
 
 
 def _code_digest(files: tuple[str, ...]) -> str:
@@ -181,12 +226,16 @@ def _intact(manifest: Manifest, folder: Path, network: str, digests: bool = True
     """Whether a network's files are as built: their sizes, and with `digests` their content."""
     files = manifest.files_of(network)
     return bool(files) and all(
-        (path := folder / name).is_file() and path.stat().st_size == found.size
-        and (not digests or file_digest(path) == found.sha256) for name, found in files.items())
+        (path := folder / name).is_file()
+        and path.stat().st_size == found.size
+        and (not digests or file_digest(path) == found.sha256)
+        for name, found in files.items()
+    )
 
 
-def _fill(folder: Path, source: Source, options: BuildOptions, manifest: Manifest, previous: Manifest | None,
-          report: Report) -> Manifest:
+def _fill(
+    folder: Path, source: Source, options: BuildOptions, manifest: Manifest, previous: Manifest | None, report: Report
+) -> Manifest:
     """Keep what the previous engines have of the recipe, build the rest, and write the manifest."""
     if (timings := options.engine_dir / TIMING_CACHE).is_file() and options.backend == "tensorrt":
         shutil.copyfile(timings, folder / TIMING_CACHE)
@@ -194,8 +243,11 @@ def _fill(folder: Path, source: Source, options: BuildOptions, manifest: Manifes
     for number, network in enumerate(manifest.recipe, start=1):
         started, stage = time.monotonic(), f"[{number}/{len(manifest.recipe)}] {network:<13}"
         (folder / network).mkdir()
-        if (previous is not None and previous.recipe.get(network) == manifest.recipe[network]
-                and _intact(previous, options.engine_dir, network)):
+        if (
+            previous is not None
+            and previous.recipe.get(network) == manifest.recipe[network]
+            and _intact(previous, options.engine_dir, network)
+        ):
             manifest.files.update(previous.files_of(network))
             for name in previous.files_of(network):
                 _link(options.engine_dir / name, folder / name)
@@ -222,6 +274,7 @@ def _fill(folder: Path, source: Source, options: BuildOptions, manifest: Manifes
 
 def _convert_tokenizer(source: Source, folder: Path) -> None:
     from export.tokenizer import convert_tokenizer
+
     convert_tokenizer(source.load("tokenizer")).save(str(folder / TOKENIZER))
 
 

@@ -1,4 +1,5 @@
 """Build engines from a Stable Diffusion model and a SafeRedir checkpoint; without arguments the demo's."""
+
 from __future__ import annotations
 
 import argparse
@@ -25,7 +26,8 @@ PLANS = ROOT / "engines" / "plans"
 BACKENDS_OF = {
     **dict.fromkeys(("batch_size", "height", "width", "workspace", "optimization_level", "keep_onnx"), tuple(BUILDERS)),
     **dict.fromkeys(("hardware_compatibility", "version_compatible", "timing_cache"), ("tensorrt",)),
-    "target_sm": ("tensorrt-rtx",)}
+    "target_sm": ("tensorrt-rtx",),
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,12 +51,13 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--width", help="pixels (default: the model's)")
     plan.add_argument("--workspace", type=float, help="GiB of scratch memory the builder may plan with")
     plan.add_argument("--optimization-level", type=int, choices=range(6), help="builder effort")
-    plan.add_argument("--target-sm", nargs="+", choices=TARGETS,
-                      help="TensorRT-RTX: compute capabilities (default: portable)")
-    plan.add_argument("--hardware-compatibility", choices=COMPATIBILITY,
-                      help="TensorRT: other GPUs that the engines must run on (default: none)")
-    plan.add_argument("--version-compatible", action="store_true",
-                      help="TensorRT: engines for other releases and for the lean runtime")
+    plan.add_argument("--target-sm", nargs="+", choices=TARGETS, help="TensorRT-RTX: compute capabilities (default: portable)")
+    plan.add_argument(
+        "--hardware-compatibility", choices=COMPATIBILITY, help="TensorRT: other GPUs that the engines must run on (default: none)"
+    )
+    plan.add_argument(
+        "--version-compatible", action="store_true", help="TensorRT: engines for other releases and for the lean runtime"
+    )
     plan.add_argument("--timing-cache", type=Path, help="TensorRT: file of kernel timings (default: beside the engines)")
     plan.add_argument("--keep-onnx", action="store_true", help="keep model.onnx beside model.plan")
     result.add_argument("--force", action="store_true", help="build everything again, whatever is there")
@@ -72,20 +75,36 @@ def options(arguments: argparse.Namespace) -> BuildOptions:
         raise InputError("--unguarded and --redirector: expected one of them, found both")
     if not arguments.unguarded and redirector is None:
         if arguments.model is not None:
-            raise InputError("--redirector: expected a SafeRedir checkpoint for --model, found none; pass one, or --unguarded "
-                             "for engines that can only generate unguarded")
+            raise InputError(
+                "--redirector: expected a SafeRedir checkpoint for --model, found none; pass one, or --unguarded "
+                "for engines that can only generate unguarded"
+            )
         redirector, concept = DEMO_REDIRECTOR, concept or "fire"
     name = "demo" if arguments.model is None else arguments.model.rstrip("/").replace("\\", "/").split("/")[-1]
     _check_backend(arguments)
     return BuildOptions(
-        batch_size=arguments.batch_size or BuildOptions.batch_size, height=arguments.height, width=arguments.width,
+        batch_size=arguments.batch_size or BuildOptions.batch_size,
+        height=arguments.height,
+        width=arguments.width,
         keep_onnx=arguments.keep_onnx,
-        plan=PlanOptions(arguments.workspace, arguments.optimization_level, tuple(sorted(arguments.target_sm or (), key=int)),
-                         arguments.hardware_compatibility or "none", arguments.version_compatible, arguments.timing_cache),
-        model=arguments.model or str(DEMO_MODEL), redirector=redirector, concept=concept,
-        engine_dir=arguments.engine_dir or PLANS / name, backend=arguments.backend, precision=precision_name(arguments.precision),
-        mask_again=arguments.mask_again, force=arguments.force,
-        policy=Policy(arguments.alpha_scale, arguments.threshold, arguments.replace_steps))
+        plan=PlanOptions(
+            arguments.workspace,
+            arguments.optimization_level,
+            tuple(sorted(arguments.target_sm or (), key=int)),
+            arguments.hardware_compatibility or "none",
+            arguments.version_compatible,
+            arguments.timing_cache,
+        ),
+        model=arguments.model or str(DEMO_MODEL),
+        redirector=redirector,
+        concept=concept,
+        engine_dir=arguments.engine_dir or PLANS / name,
+        backend=arguments.backend,
+        precision=precision_name(arguments.precision),
+        mask_again=arguments.mask_again,
+        force=arguments.force,
+        policy=Policy(arguments.alpha_scale, arguments.threshold, arguments.replace_steps),
+    )
 
 
 def _check_backend(arguments: argparse.Namespace) -> None:

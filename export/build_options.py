@@ -1,4 +1,5 @@
 """What to build."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -38,16 +39,21 @@ class BuildOptions:
     def __post_init__(self) -> None:
         if self.precision not in (able := PRECISIONS[self.backend]):
             others = [name for name, precisions in PRECISIONS.items() if self.precision in precisions]
-            raise InputError(f"precision: expected {' or '.join(able)} with --backend {self.backend}, found {self.precision}; "
-                             f"for that choose --backend {' or '.join(others)}")
+            raise InputError(
+                f"precision: expected {' or '.join(able)} with --backend {self.backend}, found {self.precision}; "
+                f"for that choose --backend {' or '.join(others)}"
+            )
 
     def profile(self, geometry: Geometry) -> Profile | None:
         """The shapes of TensorRT engines; None for the others, which take any."""
         if self.backend not in BUILDERS:
             return None
         height, width = self.height or str(geometry.default_height), self.width or str(geometry.default_width)
-        return Profile(Span.parse("batch-size", self.batch_size), Span.parse("height", height, geometry.size_multiple),
-                       Span.parse("width", width, geometry.size_multiple))
+        return Profile(
+            Span.parse("batch-size", self.batch_size),
+            Span.parse("height", height, geometry.size_multiple),
+            Span.parse("width", width, geometry.size_multiple),
+        )
 
     @property
     def half_files(self) -> bool:

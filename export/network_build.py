@@ -1,4 +1,5 @@
 """Builds one network: exported, held to PyTorch, made into a plan where TensorRT is to run it, held to PyTorch again."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -70,6 +71,7 @@ def _export(network: str, path: Path, source: Source, options: BuildOptions, pre
     from export.onnx_file import export_network
     from export.precision.emulation import emulate
     from export.reference_cases import reference_cases
+
     module, spec = _module(network, source, options), NETWORKS[network]
     exported = module.for_inference(options.backend in WINOGRAD) if network == "guard" else module  # held to the trained module
     in_file = precision if options.half_files else "float32"
@@ -113,6 +115,7 @@ def _show_phase(phase: str) -> None:
 def _module(network: str, source: Source, options: BuildOptions) -> Any:
     from export import wrappers as networks
     from saferedir.guard import Guard
+
     if network == "sampler_step":
         return networks.SamplerStep()
     if network in GUARD_NETWORKS:
@@ -124,12 +127,15 @@ def _module(network: str, source: Source, options: BuildOptions) -> Any:
 
 def _redirector(source: Source, options: BuildOptions) -> Any:
     from saferedir.checkpoint import CheckpointError, load_redirector
+
     assert options.redirector is not None
     try:
         redirector = load_redirector(options.redirector)
     except CheckpointError as error:
         raise InputError(str(error)) from None
     if (found := redirector.config.embed_dim) != source.geometry.embed_dim:
-        raise InputError(f"{options.redirector}: expected a checkpoint for prompt width {source.geometry.embed_dim} "
-                         f"(text_encoder of {source.name}), found {found}")
+        raise InputError(
+            f"{options.redirector}: expected a checkpoint for prompt width {source.geometry.embed_dim} "
+            f"(text_encoder of {source.name}), found {found}"
+        )
     return redirector

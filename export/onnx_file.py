@@ -4,6 +4,7 @@ Why tracing (`torch.onnx.export(dynamo=False)`): on the demo's UNet it took 1 s 
 graphs run at the same speed under ONNX Runtime (medians within 2 %), and the torch.export path refuses batches from 64
 on. optimum's exporter traces, too, and gives the same graph under names of its own. `benchmarks/studies/exporters.py` measures it.
 """
+
 from __future__ import annotations
 
 import shutil
@@ -54,9 +55,15 @@ def export_network(module: nn.Module, spec: NetworkSpec, embed_dim: int, path: P
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # tracing warns of every Python branch; the parity gate judges instead
             torch.onnx.export(
-                module.eval().requires_grad_(False), tuple(inputs.values()), str(folder / path.name), dynamo=False,
-                opset_version=OPSET, dynamic_axes=axes, input_names=[tensor.name for tensor in spec.inputs],
-                output_names=[tensor.name for tensor in spec.outputs])
+                module.eval().requires_grad_(False),
+                tuple(inputs.values()),
+                str(folder / path.name),
+                dynamo=False,
+                opset_version=OPSET,
+                dynamic_axes=axes,
+                input_names=[tensor.name for tensor in spec.inputs],
+                output_names=[tensor.name for tensor in spec.outputs],
+            )
         model = onnx.load(folder / path.name)
         _declare_outputs(model, spec, embed_dim)
         if precision != "float32":

@@ -1,4 +1,5 @@
 """What an engine must compute: PyTorch's outputs on random inputs, on shapes other than the exported example's."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -27,9 +28,16 @@ def _sizes(geometry: Geometry, profile: Profile | None) -> Iterator[dict[str, in
         height = profile.height.minimum, min(profile.height.minimum + unit, profile.height.maximum)
         width = profile.width.minimum, min(profile.width.minimum + 2 * unit, profile.width.maximum)
     for place, history in enumerate((SHORTEST_HISTORY, LONGEST_HISTORY)):
-        yield {"B": images[place], "CB": (place + 1) * images[place], "D": geometry.embed_dim, **history,
-               "H": height[place] // geometry.scale_factor, "W": width[place] // geometry.scale_factor,
-               "PH": height[place], "PW": width[place]}
+        yield {
+            "B": images[place],
+            "CB": (place + 1) * images[place],
+            "D": geometry.embed_dim,
+            **history,
+            "H": height[place] // geometry.scale_factor,
+            "W": width[place] // geometry.scale_factor,
+            "PH": height[place],
+            "PW": width[place],
+        }
 
 
 def _case(module: nn.Module, spec: NetworkSpec, sizes: dict[str, int], seed: int) -> Case:
@@ -41,8 +49,11 @@ def _case(module: nn.Module, spec: NetworkSpec, sizes: dict[str, int], seed: int
     with torch.no_grad():
         outputs = module(*inputs.values())
     values = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-    return Case(sizes, {name: tensor.numpy() for name, tensor in inputs.items()},
-                {tensor.name: value.numpy() for tensor, value in zip(spec.outputs, values, strict=True)})
+    return Case(
+        sizes,
+        {name: tensor.numpy() for name, tensor in inputs.items()},
+        {tensor.name: value.numpy() for tensor, value in zip(spec.outputs, values, strict=True)},
+    )
 
 
 @torch.no_grad()

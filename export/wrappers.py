@@ -1,4 +1,5 @@
 """The networks to export: thin modules with exactly the tensors of `engines.networks`. The guard is `saferedir.guard`."""
+
 from __future__ import annotations
 
 import torch
@@ -52,8 +53,16 @@ class SamplerStep(nn.Module):
     ε = p·x + q·m; next x = Σ_j a_j·x_{−j} + Σ_k b_k·ε_{−k} + s·noise. Histories are newest first. float32 throughout.
     """
 
-    def forward(self, sample: Tensor, noise_pred: Tensor, noise: Tensor, history_x: Tensor, history_eps: Tensor,
-                coefficients: Tensor, guidance_scale: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def forward(
+        self,
+        sample: Tensor,
+        noise_pred: Tensor,
+        noise: Tensor,
+        history_x: Tensor,
+        history_eps: Tensor,
+        coefficients: Tensor,
+        guidance_scale: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         branches = noise_pred.reshape(-1, *sample.shape)  # [C, B, 4, H, W]
         guided = branches[0] + guidance_scale * (branches[-1] - branches[0])
         samples = torch.cat([sample.unsqueeze(0), history_x])

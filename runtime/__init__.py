@@ -1,4 +1,5 @@
 """Prompt to image on built engines, guarded at every step. Needs numpy, tokenizers, Pillow and one backend."""
+
 from runtime.pipeline import GuardedPipeline
 from runtime.report import Result, save_png
 from runtime.request import Request

@@ -1,4 +1,5 @@
 """Generate guarded images from built engines: prompt in, PNG and verdict out."""
+
 from __future__ import annotations
 
 import argparse
@@ -70,10 +71,22 @@ def _generate(arguments: argparse.Namespace) -> int:
         if not path.parent.is_dir():
             raise InputError(f"{path}: expected a folder to write into, found no {path.parent}")
     with GuardedPipeline(arguments.engine_dir, arguments.unguarded, arguments.eager) as pipeline:
-        options = {name: getattr(arguments, name) for name in (
-            "negative_prompt", "num_inference_steps", "guidance_scale", "scheduler", "seed", "height", "width", "on_unsafe")}
-        numbers = {name: value for name in ("alpha_scale", "threshold", "replace_steps")
-                   if (value := getattr(arguments, name)) is not None}
+        options = {
+            name: getattr(arguments, name)
+            for name in (
+                "negative_prompt",
+                "num_inference_steps",
+                "guidance_scale",
+                "scheduler",
+                "seed",
+                "height",
+                "width",
+                "on_unsafe",
+            )
+        }
+        numbers = {
+            name: value for name in ("alpha_scale", "threshold", "replace_steps") if (value := getattr(arguments, name)) is not None
+        }
         if numbers and pipeline.manifest.guard is not None:
             options["policy"] = Policy(**{**vars(pipeline.manifest.guard.policy), **numbers})
         failure = None

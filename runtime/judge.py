@@ -1,4 +1,5 @@
 """Reads the loop's trace and the token mask: what happened to each image, at which step, and because of which tokens."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -35,8 +36,9 @@ def responsible(mask: np.ndarray, words: list[str]) -> list[Token]:
 
     `mask` float32 [77]; `words` has the text of each token, "" for those that are not of the prompt.
     """
-    found = [Token(position, word, float(mask[position])) for position, word in enumerate(words)
-             if word and mask[position] > RESPONSIBLE]
+    found = [
+        Token(position, word, float(mask[position])) for position, word in enumerate(words) if word and mask[position] > RESPONSIBLE
+    ]
     return sorted(found, key=lambda token: -token.weight)
 
 

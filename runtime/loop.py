@@ -1,4 +1,5 @@
 """The guarded sampling loop: on the memory of one backend, whose engines make its numbers."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -33,8 +34,7 @@ class Loop:
     there twice, so that no network ever reads what it writes.
     """
 
-    def __init__(self, engines: Mapping[str, Engine], backend: Backend, table: SamplerTable,
-                 sizes: Mapping[str, int]) -> None:
+    def __init__(self, engines: Mapping[str, Engine], backend: Backend, table: SamplerTable, sizes: Mapping[str, int]) -> None:
         """`sizes`: numbers for B, CB, H, W and D."""
         self._backend, self._table = backend, table
         self._sizes = {**sizes, "HX": table.history_x, "HE": table.history_eps, "R": table.coefficients.shape[1]}
@@ -44,12 +44,29 @@ class Loop:
         self._finite = backend.zeros((rows, images), "bool", rows=True)
         self._p_unsafe = backend.zeros((rows, images), "float32", rows=True)
         unet, guard, step = NETWORKS["unet"], NETWORKS["guard"], NETWORKS["sampler_step"]
-        self._shared = {name: self._buffer(spec, name) for spec, name in (
-            (unet, "noise_pred"), (step, "noise"), (step, "guidance_scale"), (guard, "original_embeds"),
-            (guard, "alpha_scale"), (guard, "threshold"), (guard, "replace_steps"))}
+        self._shared = {
+            name: self._buffer(spec, name)
+            for spec, name in (
+                (unet, "noise_pred"),
+                (step, "noise"),
+                (step, "guidance_scale"),
+                (guard, "original_embeds"),
+                (guard, "alpha_scale"),
+                (guard, "threshold"),
+                (guard, "replace_steps"),
+            )
+        }
         self._model_input = self._buffer(unet, "sample")
-        self._pairs = {name: (self._buffer(spec, name), self._buffer(spec, name)) for spec, name in (
-            (step, "sample"), (step, "history_x"), (step, "history_eps"), (guard, "embeds"), (guard, "countdown"))}
+        self._pairs = {
+            name: (self._buffer(spec, name), self._buffer(spec, name))
+            for spec, name in (
+                (step, "sample"),
+                (step, "history_x"),
+                (step, "history_eps"),
+                (guard, "embeds"),
+                (guard, "countdown"),
+            )
+        }
         self._program = backend.program([self._bind(engines, row) for row in range(rows)])
 
     @property
@@ -72,32 +89,45 @@ class Loop:
         following = {f"next_{name}": pair[(row + 1) % 2] for name, pair in self._pairs.items()}
         embeds = now["embeds"] if self._guarded else self._pairs["embeds"][0]
         timestep = self._timesteps[row, ...]
-        beside = [engines["unet"].bind(
-            sample=self._model_input, timestep=timestep, encoder_hidden_states=embeds,
-            noise_pred=self._shared["noise_pred"])]
+        beside = [
+            engines["unet"].bind(
+                sample=self._model_input, timestep=timestep, encoder_hidden_states=embeds, noise_pred=self._shared["noise_pred"]
+            )
+        ]
         if self._guarded:
-            state = {"embeds": embeds, "countdown": now["countdown"], "p_unsafe": self._p_unsafe[row, ...],
-                     **{name: following[name] for name in ("next_embeds", "next_countdown")}}
+            state = {
+                "embeds": embeds,
+                "countdown": now["countdown"],
+                "p_unsafe": self._p_unsafe[row, ...],
+                **{name: following[name] for name in ("next_embeds", "next_countdown")},
+            }
             guard = engines["guard"].bind(
-                sample=now["sample"], timestep=timestep, **state,
-                **{name: self._shared[name] for name in ("original_embeds", "alpha_scale", "threshold", "replace_steps")})
+                sample=now["sample"],
+                timestep=timestep,
+                **state,
+                **{name: self._shared[name] for name in ("original_embeds", "alpha_scale", "threshold", "replace_steps")},
+            )
             beside.append(_when_due(guard, **state) if self._backend.on_host else guard)
         sampler_step = engines["sampler_step"].bind(
             **{name: now[name] for name in ("sample", "history_x", "history_eps")},
             **{name: self._shared[name] for name in ("noise_pred", "noise", "guidance_scale")},
             coefficients=self._coefficients[row, ...],
             **{name: following[name] for name in ("next_sample", "next_history_x", "next_history_eps")},
-            next_model_input=self._model_input, finite=self._finite[row, ...])
+            next_model_input=self._model_input,
+            finite=self._finite[row, ...],
+        )
         return [beside, [sampler_step]]
 
-    def run(self, embeds: np.ndarray, noise: np.ndarray, guidance_scale: float, policy: Policy | None,
-            progress: Progress | None = None) -> Trace:
+    def run(
+        self, embeds: np.ndarray, noise: np.ndarray, guidance_scale: float, policy: Policy | None, progress: Progress | None = None
+    ) -> Trace:
         """Sample from `noise` float32 [B, 4, H, W] under embeddings float32 [C·B, 77, D]."""
         self._start(embeds, noise, guidance_scale, policy)
         self._program.run(progress)
         read = self._backend.read
-        return Trace(read(self._pairs["sample"][self._table.rows % 2]), read(self._finite),
-                     read(self._p_unsafe) if self._guarded else None)
+        return Trace(
+            read(self._pairs["sample"][self._table.rows % 2]), read(self._finite), read(self._p_unsafe) if self._guarded else None
+        )
 
     def _start(self, embeds: np.ndarray, noise: np.ndarray, guidance_scale: float, policy: Policy | None) -> None:
         """Set every buffer that a run reads before it writes it: nothing of an earlier image remains.
@@ -124,12 +154,19 @@ class Loop:
                 write(self._shared[name], getattr(policy, name))
 
 
-def _when_due(guard: Callable[[], None], embeds: np.ndarray, countdown: np.ndarray, p_unsafe: np.ndarray,
-              next_embeds: np.ndarray, next_countdown: np.ndarray) -> Callable[[], None]:
+def _when_due(
+    guard: Callable[[], None],
+    embeds: np.ndarray,
+    countdown: np.ndarray,
+    p_unsafe: np.ndarray,
+    next_embeds: np.ndarray,
+    next_countdown: np.ndarray,
+) -> Callable[[], None]:
     """A guard's call that the host makes only if an image's countdown has run out; else its outputs are known beforehand.
 
     For a backend on the host. A device's countdowns could be read only by waiting for it.
     """
+
     def call() -> None:
         if countdown.min() > 0:
             np.copyto(next_embeds, embeds)
@@ -137,4 +174,5 @@ def _when_due(guard: Callable[[], None], embeds: np.ndarray, countdown: np.ndarr
             p_unsafe.fill(NOT_CHECKED)
         else:
             guard()
+
     return call

@@ -1,4 +1,5 @@
 """GuardedPipeline: engines from a folder, prompts in, images and reports out."""
+
 from __future__ import annotations
 
 import threading
@@ -52,8 +53,14 @@ class GuardedPipeline:
         InputError: the model's scheduler has options that a sampler table cannot honour.
     """
 
-    def __init__(self, engine_dir: str | Path, unguarded: bool = False, eager: bool = False, *,
-                 wrap: Callable[[Engine], Engine] = lambda engine: engine) -> None:
+    def __init__(
+        self,
+        engine_dir: str | Path,
+        unguarded: bool = False,
+        eager: bool = False,
+        *,
+        wrap: Callable[[Engine], Engine] = lambda engine: engine,
+    ) -> None:
         self._store = EngineStore(engine_dir)
         if not unguarded:
             self._store.require_guard()
@@ -117,12 +124,15 @@ class GuardedPipeline:
         noise = np.stack([randn(seed, (1, *latent))[0] for seed in seeds])
         texts = request.negative_prompts + request.prompts if request.branches == 2 else request.prompts
         embeds = self._encode(texts)
-        loop = self._loop(table, {"B": images, "CB": len(texts), "H": latent[1], "W": latent[2], "D": embeds.shape[2]},
-                          request.unguarded)
+        loop = self._loop(
+            table, {"B": images, "CB": len(texts), "H": latent[1], "W": latent[2], "D": embeds.shape[2]}, request.unguarded
+        )
         trace = loop.run(embeds, noise, request.guidance_scale, self._effective_policy(request), progress)
         judged = self._explain(judge(trace, request, self._policy(request)), request.prompts, embeds[-images:])
-        reports = [self._report(request, table, seed, (height, width), index, found)
-                   for index, (seed, found) in enumerate(zip(seeds, judged, strict=True))]
+        reports = [
+            self._report(request, table, seed, (height, width), index, found)
+            for index, (seed, found) in enumerate(zip(seeds, judged, strict=True))
+        ]
         return self._finish(trace, reports, loop.execution)
 
     def _check_profile(self, sizes: dict[str, int]) -> None:
@@ -132,8 +142,10 @@ class GuardedPipeline:
         for name, size in sizes.items():
             smallest, _, largest = target.span(name)
             if not smallest <= size <= largest:
-                raise InputError(f"{name}: expected {smallest} to {largest}, for which these engines were built, found {size}; "
-                                 f"rebuild with: python export/build_engines.py --{name.replace('_', '-')} MIN:OPT:MAX")
+                raise InputError(
+                    f"{name}: expected {smallest} to {largest}, for which these engines were built, found {size}; "
+                    f"rebuild with: python export/build_engines.py --{name.replace('_', '-')} MIN:OPT:MAX"
+                )
 
     def _policy(self, request: Request) -> Policy | None:
         """The numbers that judge; None without a guard."""
@@ -164,8 +176,10 @@ class GuardedPipeline:
             return judged
         sizes = {"B": len(judged), "D": embeds.shape[2]}
         masks = run_once(self._engines["token_mask"], self._backend, {"embeds": embeds}, sizes)["token_mask"]
-        return [replace(found, responsible_tokens=responsible(mask, self._tokenizer.words(prompt))) if found.unsafe_steps else found
-                for found, mask, prompt in zip(judged, masks, prompts, strict=True)]
+        return [
+            replace(found, responsible_tokens=responsible(mask, self._tokenizer.words(prompt))) if found.unsafe_steps else found
+            for found, mask, prompt in zip(judged, masks, prompts, strict=True)
+        ]
 
     def _loop(self, table: SamplerTable, sizes: dict[str, int], unguarded: bool) -> Loop:
         key = (table.name, table.rows, unguarded, *sizes.values())
@@ -177,18 +191,28 @@ class GuardedPipeline:
         self._loops.move_to_end(key)
         return self._loops[key]
 
-    def _report(self, request: Request, table: SamplerTable, seed: int, size: tuple[int, int], index: int,
-                found: Judged) -> ImageReport:
+    def _report(
+        self, request: Request, table: SamplerTable, seed: int, size: tuple[int, int], index: int, found: Judged
+    ) -> ImageReport:
         policy = self._policy(request)
         guard = self.manifest.guard if policy is not None else None
         return ImageReport(
-            **vars(found), prompt=request.prompts[index], negative_prompt=request.negative_prompts[index], seed=seed,
-            sampler=table.name, num_inference_steps=request.num_inference_steps, timesteps=table.timesteps.tolist(),
-            guidance_scale=float(request.guidance_scale), height=size[0], width=size[1],
-            on_unsafe=None if policy is None else request.on_unsafe, policy=policy,
+            **vars(found),
+            prompt=request.prompts[index],
+            negative_prompt=request.negative_prompts[index],
+            seed=seed,
+            sampler=table.name,
+            num_inference_steps=request.num_inference_steps,
+            timesteps=table.timesteps.tolist(),
+            guidance_scale=float(request.guidance_scale),
+            height=size[0],
+            width=size[1],
+            on_unsafe=None if policy is None else request.on_unsafe,
+            policy=policy,
             concept=guard.concept if guard is not None else None,
             manifest_digest=self._store.digest,
-            guard_digest=guard.digest if guard is not None else None)
+            guard_digest=guard.digest if guard is not None else None,
+        )
 
     def _finish(self, trace: Trace, reports: list[ImageReport], execution: Execution) -> Result:
         """Decode what may be shown, withhold the rest, and raise if a network failed."""
@@ -197,8 +221,13 @@ class GuardedPipeline:
         if shown:
             latents = trace.latents[shown]
             factor = self.manifest.geometry.scale_factor
-            sizes = {"B": len(shown), "H": latents.shape[2], "W": latents.shape[3],
-                     "PH": latents.shape[2] * factor, "PW": latents.shape[3] * factor}
+            sizes = {
+                "B": len(shown),
+                "H": latents.shape[2],
+                "W": latents.shape[3],
+                "PH": latents.shape[2] * factor,
+                "PW": latents.shape[3] * factor,
+            }
             decoded = run_once(self._engines["vae_decoder"], self._backend, {"latent": latents}, sizes)
             for place, index in enumerate(shown):
                 if decoded["finite"][place]:

@@ -1,4 +1,5 @@
 """Prompts to token ids, with Hugging Face's `tokenizers`."""
+
 from __future__ import annotations
 
 import warnings
@@ -28,8 +29,10 @@ class PromptTokenizer:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
             raise ManifestError(f"{path}: cannot be read as a tokenizer: {error}") from None
-        lengths = [(settings or {}).get(key) for settings, key in (
-            (self._tokenizer.padding, "length"), (self._tokenizer.truncation, "max_length"))]
+        lengths = [
+            (settings or {}).get(key)
+            for settings, key in ((self._tokenizer.padding, "length"), (self._tokenizer.truncation, "max_length"))
+        ]
         if lengths != [TOKENS, TOKENS]:
             raise ManifestError(f"{path}: expected padding and truncation to {TOKENS} ids, found {lengths}")
 
@@ -39,12 +42,15 @@ class PromptTokenizer:
         for prompt, encoding in zip(prompts, encodings, strict=True):
             if encoding.overflowing:
                 start = next(begin for begin, end in encoding.overflowing[0].offsets if end > begin)
-                warnings.warn(f"prompt has more than {TOKENS - 2} tokens; cut: {prompt[start:].strip()!r}",
-                              TruncationWarning, stacklevel=3)
+                warnings.warn(
+                    f"prompt has more than {TOKENS - 2} tokens; cut: {prompt[start:].strip()!r}", TruncationWarning, stacklevel=3
+                )
         return np.array([encoding.ids for encoding in encodings], np.int64)
 
     def words(self, prompt: str) -> list[str]:
         """The text of each of the 77 tokens; "" for start, end and padding."""
         encoding = self._tokenizer.encode(prompt)
-        return ["" if special or end == begin else prompt[begin:end].strip() for (begin, end), special in zip(
-            encoding.offsets, encoding.special_tokens_mask, strict=True)]
+        return [
+            "" if special or end == begin else prompt[begin:end].strip()
+            for (begin, end), special in zip(encoding.offsets, encoding.special_tokens_mask, strict=True)
+        ]

@@ -1,4 +1,5 @@
 """What the guard did, per image: as an object, as JSON and inside the PNG."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -76,8 +77,10 @@ class ImageReport:
         if self.failure is not None:
             return f"failed, image withheld: {self.failure}"
         judged = [value for value in self.p_unsafe if value is not None]
-        parts = [self.verdict + (", image withheld" if self.verdict == "refused" else ""),
-                 f"{self.concept}: highest p_unsafe {max(judged):.3f} in {len(judged)} checks"]
+        parts = [
+            self.verdict + (", image withheld" if self.verdict == "refused" else ""),
+            f"{self.concept}: highest p_unsafe {max(judged):.3f} in {len(judged)} checks",
+        ]
         if self.unsafe_steps:
             parts.append(f"unsafe at steps {_ranges(self.unsafe_steps)} of {len(self.checked)}")
             if self.responsible_tokens:

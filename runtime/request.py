@@ -1,4 +1,5 @@
 """What one call of the pipeline is asked to do, checked."""
+
 from __future__ import annotations
 
 import dataclasses

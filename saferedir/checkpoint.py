@@ -1,4 +1,5 @@
 """Reads and writes SafeRedir checkpoints: plain state dicts, matched strictly by name and shape."""
+
 from __future__ import annotations
 
 import os
@@ -62,8 +63,11 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     if path.suffix not in SUFFIXES:
         raise CheckpointError(f"{path}: expected a file ending in one of {', '.join(SUFFIXES)}, found {path.suffix!r}")
     try:
-        found: Any = (safetensors.torch.load_file(path) if path.suffix == ".safetensors"
-                      else torch.load(path, map_location="cpu", weights_only=True))
+        found: Any = (
+            safetensors.torch.load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except Exception as error:  # each reader has its own classes for a file that it cannot read
         raise CheckpointError(f"{path}: cannot be read as {path.suffix} weights: {error}") from None
     if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):

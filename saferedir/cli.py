@@ -1,11 +1,18 @@
 """The `saferedir` command. Imports only what the chosen subcommand needs."""
+
 from __future__ import annotations
 
 import sys
 from importlib import import_module
 
-COMMANDS = {"build": "export.build_engines", "inspect": "engines.summary", "doctor": "engines.doctor",
-            "verify": "engines.store.verification", "optimize": "engines.optimize", "generate": "runtime.generate"}
+COMMANDS = {
+    "build": "export.build_engines",
+    "inspect": "engines.summary",
+    "doctor": "engines.doctor",
+    "verify": "engines.store.verification",
+    "optimize": "engines.optimize",
+    "generate": "runtime.generate",
+}
 USAGE = f"usage: saferedir {{{','.join(COMMANDS)}}} ...   (saferedir build --help, and so on)"
 
 

@@ -2,6 +2,7 @@
 
 Source: arXiv 2601.08623 and the reference implementation's behaviour (countdown between checks).
 """
+
 from __future__ import annotations
 
 import torch
@@ -30,8 +31,17 @@ class Guard(nn.Module):
             return self
         return Guard(InferenceHeads(self.heads, winograd), self.mask_again)
 
-    def forward(self, sample: Tensor, timestep: Tensor, embeds: Tensor, original_embeds: Tensor, countdown: Tensor,
-                alpha_scale: Tensor, threshold: Tensor, replace_steps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        embeds: Tensor,
+        original_embeds: Tensor,
+        countdown: Tensor,
+        alpha_scale: Tensor,
+        threshold: Tensor,
+        replace_steps: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Check each image and, where it is unsafe, redirect its embeddings from the next UNet call on.
 
         Args:

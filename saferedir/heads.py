@@ -2,6 +2,7 @@
 
 Source: R. Liu et al., arXiv 2601.08623, and the published checkpoints, whose tensor names and shapes these modules have.
 """
+
 from __future__ import annotations
 
 import math
@@ -48,7 +49,8 @@ class RedirectorConfig:
             return shape[axis] if len(shape) > axis else otherwise
 
         first, second, third = (
-            size(f"latent_encoder.{block}.conv.0.weight", 0, default.encoder_widths[block]) for block in range(3))
+            size(f"latent_encoder.{block}.conv.0.weight", 0, default.encoder_widths[block]) for block in range(3)
+        )
         return cls(
             embed_dim=size("pos_embed", 2, default.embed_dim),
             latent_channels=size("latent_encoder.0.conv.0.weight", 1, default.latent_channels),
@@ -60,7 +62,8 @@ class RedirectorConfig:
             shift_width=size("token_proj.0.weight", 0, default.shift_width),
             rank=size("delta_head.down.weight", 0, default.rank),
             mask_width=size("mask_predictor.predictor.0.weight", 0, default.mask_width),
-            alpha_width=size("alpha_predictor.net.0.weight", 0, default.alpha_width))
+            alpha_width=size("alpha_predictor.net.0.weight", 0, default.alpha_width),
+        )
 
 
 class HeadsOutput(NamedTuple):
@@ -76,8 +79,12 @@ class ResidualBlock(nn.Module):
     def __init__(self, width_in: int, width: int) -> None:
         super().__init__()
         self.conv = nn.Sequential(
-            nn.Conv2d(width_in, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width))
+            nn.Conv2d(width_in, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+        )
         self.downsample = nn.Conv2d(width_in, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -168,17 +175,25 @@ class Redirector(nn.Module):
         widths = (config.latent_channels, *config.encoder_widths)
         self.latent_encoder = nn.Sequential(
             *(ResidualBlock(a, b) for a, b in zip(widths, widths[1:], strict=False)),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], config.latent_features), nn.ReLU(),
-            nn.Dropout(DROPOUT))
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(widths[-1], config.latent_features),
+            nn.ReLU(),
+            nn.Dropout(DROPOUT),
+        )
         self.t_encoder = nn.Sequential(
-            nn.Linear(2 * config.timestep_frequencies, config.timestep_features), nn.SiLU(),
-            nn.LayerNorm(config.timestep_features))
+            nn.Linear(2 * config.timestep_frequencies, config.timestep_features), nn.SiLU(), nn.LayerNorm(config.timestep_features)
+        )
         self.cross_attn = _CrossAttention(joint, width)
         self.classifier = nn.Sequential(
-            nn.Linear(joint + 2 * width, config.classifier_width), nn.ReLU(), nn.Dropout(DROPOUT),
-            nn.Linear(config.classifier_width, 2))
+            nn.Linear(joint + 2 * width, config.classifier_width),
+            nn.ReLU(),
+            nn.Dropout(DROPOUT),
+            nn.Linear(config.classifier_width, 2),
+        )
         self.token_proj = nn.Sequential(
-            nn.Linear(joint + width, config.shift_width), nn.ReLU(), nn.Linear(config.shift_width, width))
+            nn.Linear(joint + width, config.shift_width), nn.ReLU(), nn.Linear(config.shift_width, width)
+        )
         self.delta_head = _LowRank(width, config.rank)
         self.gate_linear = nn.Linear(width, 1)
         self.pos_embed = nn.Parameter(torch.zeros(1, TOKENS, width))

@@ -1,4 +1,5 @@
 """All checks: lint, types, tests. `python -m tests`; arguments go to pytest."""
+
 from __future__ import annotations
 
 import subprocess
@@ -6,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CHECKS = (["ruff", "check", "."], ["mypy"], ["pytest", *sys.argv[1:]])
+CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], ["pytest", *sys.argv[1:]])
 
 
 def main() -> int:

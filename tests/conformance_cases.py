@@ -1,4 +1,5 @@
 """The recorded cases: their inputs, drawn anew from seeds and names, and their expected outputs."""
+
 from __future__ import annotations
 
 import hashlib
@@ -43,8 +44,7 @@ def _parameter(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
 def redirector(seed: int) -> Redirector:
     """Heads with the case's synthetic weights, loaded by the published names."""
     model = Redirector()
-    model.load_state_dict({name: torch.from_numpy(_parameter(seed, name, tuple(shape)))
-                           for name, shape in SHAPES.items()})
+    model.load_state_dict({name: torch.from_numpy(_parameter(seed, name, tuple(shape))) for name, shape in SHAPES.items()})
     return model.eval()
 
 
@@ -58,7 +58,7 @@ class StandInUnet:
 
     def __init__(self, seed: int) -> None:
         self.projection = (_stream(seed, "unet.P").standard_normal((768, 4)) * 1.5).astype(np.float32)
-        betas = np.linspace(0.00085 ** 0.5, 0.012 ** 0.5, 1000, dtype=np.float32) ** 2
+        betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=np.float32) ** 2
         self.abar = np.cumprod(1 - betas, dtype=np.float32)
 
     def __call__(self, sample: np.ndarray, timestep: float, embeds: np.ndarray) -> np.ndarray:

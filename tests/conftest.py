@@ -1,4 +1,5 @@
 """The demo's engines, built once for the whole run from the shipped model, and a fake GPU that can run them as plans."""
+
 from __future__ import annotations
 
 import json
@@ -20,8 +21,13 @@ from runtime import GuardedPipeline
 from tests.engines.fake_cuda import FakeRuntime
 from tests.engines.fake_tensorrt import FakeTensorRT
 
-TARGET = {"library": "tensorrt-rtx 0.0.fake", "batch_size": "1:1:4", "height": "16:64:256", "width": "16:64:256",
-          "compute_capabilities": "portable"}
+TARGET = {
+    "library": "tensorrt-rtx 0.0.fake",
+    "batch_size": "1:1:4",
+    "height": "16:64:256",
+    "width": "16:64:256",
+    "compute_capabilities": "portable",
+}
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +65,7 @@ def pipeline(demo_engines):
 def diffusers_pipeline():
     import torch
     from diffusers import StableDiffusionPipeline
+
     loaded = StableDiffusionPipeline.from_pretrained(DEMO_MODEL, torch_dtype=torch.float32, safety_checker=None)
     loaded.set_progress_bar_config(disable=True)
     return loaded
@@ -87,4 +94,5 @@ def device(monkeypatch, tmp_path):
         monkeypatch.setattr(cuda_module, "open_cuda", lambda: Cuda(runtime))
         monkeypatch.setattr(tensorrt_library, "import_tensorrt", lambda name: FakeTensorRT(runtime, rtx, **behaviour))
         return runtime
+
     return install

@@ -1,4 +1,5 @@
 """A guard of random weights, and its engine run once."""
+
 from __future__ import annotations
 
 from pathlib import Path

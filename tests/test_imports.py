@@ -1,4 +1,5 @@
 """Imports run one way, and engines and runtime live without the libraries of the export."""
+
 from __future__ import annotations
 
 import ast
@@ -9,12 +10,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = {"engines": {"engines"}, "runtime": {"runtime", "engines"}, "saferedir": {"saferedir"},
-         "export": {"export", "engines", "saferedir"}, "demo": {"demo", "export", "runtime", "engines", "saferedir"},
-         "benchmarks": {"benchmarks", "export", "runtime", "engines", "saferedir"}}
+ROOMS = {
+    "engines": {"engines"},
+    "runtime": {"runtime", "engines"},
+    "saferedir": {"saferedir"},
+    "export": {"export", "engines", "saferedir"},
+    "demo": {"demo", "export", "runtime", "engines", "saferedir"},
+    "benchmarks": {"benchmarks", "export", "runtime", "engines", "saferedir"},
+}
 HEAVY = ("torch", "diffusers", "transformers", "optimum", "onnx", "safetensors", "scipy")
-LIBRARY_NAMES = {*sys.stdlib_module_names, *HEAVY, "numpy", "onnxruntime", "tensorrt", "tokenizers", "matplotlib",
-                 "tqdm"} - {"__init__"}
+LIBRARY_NAMES = {*sys.stdlib_module_names, *HEAVY, "numpy", "onnxruntime", "tensorrt", "tokenizers", "matplotlib", "tqdm"} - {
+    "__init__"
+}
 
 
 def imported(path: Path) -> set[str]:

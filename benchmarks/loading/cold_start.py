@@ -2,6 +2,7 @@
 
 `measure` runs this file as the process; it imports what a deployment imports and nothing else.
 """
+
 from __future__ import annotations
 
 import dataclasses
@@ -24,6 +25,7 @@ def child(engine_dir: str, prompts: list[str], options: dict[str, Any]) -> dict[
     """After each phase: nanoseconds of the machine-wide monotonic clock, peak resident bytes, and bytes in use on a GPU."""
     from benchmarks.suite.machine import peak_memory_bytes
     from runtime import GuardedPipeline
+
     times, memory = [perf_counter_ns()], [peak_memory_bytes()]
     device: list[int | None] = []
 
@@ -31,6 +33,7 @@ def child(engine_dir: str, prompts: list[str], options: dict[str, Any]) -> dict[
         times.append(perf_counter_ns())
         memory.append(peak_memory_bytes())
         device.append(pipeline.used_device_memory())
+
     with GuardedPipeline(engine_dir, unguarded=options.get("unguarded", False)) as pipeline:
         note()
         for _ in range(2):
@@ -61,13 +64,17 @@ def measure(engine_dir: Path, prompts: list[str], options: dict[str, Any]) -> di
     arguments = [str(Path(__file__).resolve()), str(engine_dir), json.dumps(prompts), json.dumps(options)]
     started, found = run_child("cold start", arguments)
     lengths = [(end - start) * 1e-9 for start, end in zip([started, *found["times"]], found["times"], strict=False)]
-    return {"seconds": dict(zip(PHASES, lengths, strict=True)), "to_first_image": sum(lengths[:3]),
-            "peak_memory_bytes": dict(zip(PHASES, found["memory"], strict=True)),
-            "device_memory_bytes": dict(zip(PHASES[1:], found["device_memory"], strict=True))}
+    return {
+        "seconds": dict(zip(PHASES, lengths, strict=True)),
+        "to_first_image": sum(lengths[:3]),
+        "peak_memory_bytes": dict(zip(PHASES, found["memory"], strict=True)),
+        "device_memory_bytes": dict(zip(PHASES[1:], found["device_memory"], strict=True)),
+    }
 
 
-def compare(engine_dir: Path, calls: Mapping[str, tuple[list[str], dict[str, Any]]], count: int,
-            tick: Callable[[], object]) -> list[dict[str, Any]]:
+def compare(
+    engine_dir: Path, calls: Mapping[str, tuple[list[str], dict[str, Any]]], count: int, tick: Callable[[], object]
+) -> list[dict[str, Any]]:
     """A record for each name in `calls` (prompts and options): `count` processes of each, in turns.
 
     One more of each comes first and is not kept: it fills the page cache. `tick` is called after every process.
@@ -76,6 +83,7 @@ def compare(engine_dir: Path, calls: Mapping[str, tuple[list[str], dict[str, Any
 
     def spread(values: list[float]) -> dict[str, float]:
         return dataclasses.asdict(Spread.of(values))
+
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in calls}
     for number in range(-1, count) if count else ():
         for name in list(calls)[:: 1 if number % 2 else -1]:
@@ -86,12 +94,20 @@ def compare(engine_dir: Path, calls: Mapping[str, tuple[list[str], dict[str, Any
     def device(records: list[dict[str, Any]]) -> dict[str, int | None]:
         used = {phase: [one["device_memory_bytes"][phase] for one in records] for phase in PHASES[1:]}
         return {phase: None if None in values else max(values) for phase, values in used.items()}
-    return [{"mode": name, "processes": count, "page_cache": "warm",
-             "to_first_image_seconds": spread([one["to_first_image"] for one in records]),
-             "seconds": {phase: spread([one["seconds"][phase] for one in records]) for phase in PHASES},
-             "peak_memory_bytes": {phase: max(one["peak_memory_bytes"][phase] for one in records) for phase in PHASES},
-             "device_memory_bytes": device(records)}
-            for name, records in found.items() if records]
+
+    return [
+        {
+            "mode": name,
+            "processes": count,
+            "page_cache": "warm",
+            "to_first_image_seconds": spread([one["to_first_image"] for one in records]),
+            "seconds": {phase: spread([one["seconds"][phase] for one in records]) for phase in PHASES},
+            "peak_memory_bytes": {phase: max(one["peak_memory_bytes"][phase] for one in records) for phase in PHASES},
+            "device_memory_bytes": device(records),
+        }
+        for name, records in found.items()
+        if records
+    ]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ a process of its own, one at a time, all subjects once a round in an order that 
 is with digests of large files in the user's cache folder, "hashed" with an empty one. With --generate each subject then makes
 two pictures of one step, which says what memory is held at work.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -55,11 +56,13 @@ def child(library: str, folder: str, packed: bool, runs: int) -> dict[str, Any]:
     """Load, then generate `runs` pictures; the time when all was loaded and memory after each."""
     if library == DIFFUSERS:
         from diffusers import StableDiffusionPipeline
+
         loaded = StableDiffusionPipeline.from_pretrained(folder)
         loaded.set_progress_bar_config(disable=True)
         generate = loaded
     else:
         from runtime import GuardedPipeline
+
         if not packed:
             _without_packing()
         generate = GuardedPipeline(folder)
@@ -72,12 +75,14 @@ def child(library: str, folder: str, packed: bool, runs: int) -> dict[str, Any]:
 
 def _without_packing() -> None:
     from engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
+
     chosen = OnnxRuntimeBackend.options
 
     def options(self: OnnxRuntimeBackend) -> Any:
         found = chosen(self)
         found.add_session_config_entry("session.disable_prepacking", "1")
         return found
+
     OnnxRuntimeBackend.options = options  # type: ignore[method-assign]
 
 
@@ -95,45 +100,62 @@ def measure(subject: Subject, runs: int) -> dict[str, Any]:
         RuntimeError: the process failed; the text has its last line of standard error.
     """
     from benchmarks.loading.cold_start import run_child  # not the child's
+
     with tempfile.TemporaryDirectory() as empty:
         environment = {**os.environ, **({"XDG_CACHE_HOME": empty} if subject.hashed else {})}
-        started, found = run_child(str(subject), [
-            "-W", "ignore", str(Path(__file__).resolve()), "--child",
-            json.dumps([subject.library, str(subject.folder), subject.packed, runs])], environment)
+        started, found = run_child(
+            str(subject),
+            [
+                "-W",
+                "ignore",
+                str(Path(__file__).resolve()),
+                "--child",
+                json.dumps([subject.library, str(subject.folder), subject.packed, runs]),
+            ],
+            environment,
+        )
     return {"seconds": (found["loaded"] - started) * 1e-9, "memory": found["memory"]}
 
 
 def compare(subjects: Mapping[str, Subject], rounds: int, runs: int) -> dict[str, Any]:
     """A record for each subject. One round more comes first and is not kept: it fills the page cache."""
     from benchmarks.suite.ratios import Spread, paired_ratio  # not the child's
+
     names, found = list(subjects), {name: list[dict[str, Any]]() for name in subjects}
     for number in range(rounds + 1):
-        turned = names[number % len(names):] + names[:number % len(names)]
+        turned = names[number % len(names) :] + names[: number % len(names)]
         for name in turned[:: 1 if number % 2 else -1]:
             measured = measure(subjects[name], runs if number == rounds else 0)
             found[name] += [measured] if number else []
             print(f"round {number} of {rounds}  {measured['seconds']:7.2f} s  {name}", file=sys.stderr, flush=True)
     seconds = {name: [one["seconds"] for one in records] for name, records in found.items()}
-    return {name: {"seconds": dataclasses.asdict(Spread.of(seconds[name])),
-                   "diffusers_over_this": dataclasses.asdict(paired_ratio(seconds[DIFFUSERS], seconds[name])),
-                   "memory_bytes": dict(zip(["loading", "the first picture", "the second"], records[-1]["memory"], strict=False))}
-            for name, records in found.items()}
+    return {
+        name: {
+            "seconds": dataclasses.asdict(Spread.of(seconds[name])),
+            "diffusers_over_this": dataclasses.asdict(paired_ratio(seconds[DIFFUSERS], seconds[name])),
+            "memory_bytes": dict(zip(["loading", "the first picture", "the second"], records[-1]["memory"], strict=False)),
+        }
+        for name, records in found.items()
+    }
 
 
 def subjects_of(model: Path, portable: Path, optimized: Path) -> dict[str, Subject]:
     """What is compared, by name."""
-    return {"portable, hashed": Subject("saferedir", portable, hashed=True),
-            "portable, remembered": Subject("saferedir", portable),
-            "portable, remembered, weights not packed": Subject("saferedir", portable, packed=False),
-            "optimized, hashed": Subject("saferedir", optimized, hashed=True),
-            "optimized, remembered": Subject("saferedir", optimized),
-            DIFFUSERS: Subject(DIFFUSERS, model)}
+    return {
+        "portable, hashed": Subject("saferedir", portable, hashed=True),
+        "portable, remembered": Subject("saferedir", portable),
+        "portable, remembered, weights not packed": Subject("saferedir", portable, packed=False),
+        "optimized, hashed": Subject("saferedir", optimized, hashed=True),
+        "optimized, remembered": Subject("saferedir", optimized),
+        DIFFUSERS: Subject(DIFFUSERS, model),
+    }
 
 
 def main() -> None:
     """Build and optimise where needed, compare, write, and print."""
     from benchmarks.suite import machine, page
     from benchmarks.suite.settings import file_name
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", choices=("demo", "sd15-random"))
     parser.add_argument("--name", type=file_name, help="of the figures' file, load_time-NAME (default: the model's)")
@@ -145,16 +167,26 @@ def main() -> None:
     from engines.optimize import optimize
     from engines.store.atomic import replacing
     from engines.store.engine_store import EngineStore
+
     target = locate(arguments.model)
     assert target.model is not None
     store, optimized = EngineStore(target.engine_dir), target.engine_dir.with_name(f"{target.name}-optimized")
     optimize(store, optimized)
-    result = {"command": " ".join(["python benchmarks/loading/load_time.py", *sys.argv[1:]]), "target": name,
-              "started": machine.now(), "machine": machine.describe(), "page_cache": "warm", "rounds": arguments.rounds,
-              "weights_bytes": sum(record.size for name, record in store.manifest.files.items() if "/model." in name)}
+    result = {
+        "command": " ".join(["python benchmarks/loading/load_time.py", *sys.argv[1:]]),
+        "target": name,
+        "started": machine.now(),
+        "machine": machine.describe(),
+        "page_cache": "warm",
+        "rounds": arguments.rounds,
+        "weights_bytes": sum(record.size for name, record in store.manifest.files.items() if "/model." in name),
+    }
     subjects = subjects_of(target.model, target.engine_dir, optimized)
-    result |= {"subjects": compare(subjects, arguments.rounds, 2 if arguments.generate else 0), "lost": LOST,
-               "ended": machine.now()}
+    result |= {
+        "subjects": compare(subjects, arguments.rounds, 2 if arguments.generate else 0),
+        "lost": LOST,
+        "ended": machine.now(),
+    }
     with replacing(page.RESULTS / f"load_time-{name}.json") as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     page.update()

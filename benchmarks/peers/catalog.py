@@ -3,6 +3,7 @@
 A peer's factory loads it from a target's weights and returns its generator: from `Work` to pictures. Nothing heavy is
 imported before a peer is made, which `benchmarks.peers.contest` does in a process of the peer's own.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -64,20 +65,32 @@ PEERS = {
     "diffusers": Peer(f"{_DIFFUSERS}:eager_float32", "StableDiffusionPipeline, eager PyTorch", "float32"),
     "diffusers, bfloat16": Peer(f"{_DIFFUSERS}:eager_bfloat16", "StableDiffusionPipeline, eager PyTorch", "bfloat16"),
     "diffusers, compiled": Peer(
-        f"{_DIFFUSERS}:compiled_float32", "StableDiffusionPipeline, its UNet through torch.compile", "float32"),
+        f"{_DIFFUSERS}:compiled_float32", "StableDiffusionPipeline, its UNet through torch.compile", "float32"
+    ),
     "diffusers, compiled, bfloat16": Peer(
-        f"{_DIFFUSERS}:compiled_bfloat16", "StableDiffusionPipeline, its UNet through torch.compile", "bfloat16"),
+        f"{_DIFFUSERS}:compiled_bfloat16", "StableDiffusionPipeline, its UNet through torch.compile", "bfloat16"
+    ),
     "diffusers, eager guard": Peer(
-        "benchmarks.peers.eager_guard:eager_guard", "the guard as the reference applies it: heads in PyTorch, a decision of the host at "
-        "every step, one image at a time", "float32", redirects=True),
+        "benchmarks.peers.eager_guard:eager_guard",
+        "the guard as the reference applies it: heads in PyTorch, a decision of the host at every step, one image at a time",
+        "float32",
+        redirects=True,
+    ),
     "diffusers, safety checker": Peer(
-        f"{_DIFFUSERS}:safety_checker", "StableDiffusionPipeline with a StableDiffusionSafetyChecker of random weights", "float32"),
+        f"{_DIFFUSERS}:safety_checker", "StableDiffusionPipeline with a StableDiffusionSafetyChecker of random weights", "float32"
+    ),
     "Safe Latent Diffusion": Peer(
-        f"{_DIFFUSERS}:safe_latent_diffusion", "StableDiffusionPipelineSafe: a third UNet row for every image; compared before "
-        "its change of the prediction", "float32"),
+        f"{_DIFFUSERS}:safe_latent_diffusion",
+        "StableDiffusionPipelineSafe: a third UNet row for every image; compared before its change of the prediction",
+        "float32",
+    ),
     "optimum, ONNX Runtime": Peer(
-        "benchmarks.peers.optimum_peer:onnxruntime_pipeline", "ORTStableDiffusionPipeline", "float32",
-        prepare="benchmarks.peers.optimum_peer:export")}
+        "benchmarks.peers.optimum_peer:onnxruntime_pipeline",
+        "ORTStableDiffusionPipeline",
+        "float32",
+        prepare="benchmarks.peers.optimum_peer:export",
+    ),
+}
 
 
 def resolve(reference: str) -> Callable[..., Any]:
@@ -101,6 +114,15 @@ def _ours(target: Target, unguarded: bool) -> Generate:
 
     def generate(work: Work) -> Sequence[Any]:
         policy = None if unguarded else Policy(threshold=work.threshold)
-        return pipeline(work.prompts, seed=work.seed, num_inference_steps=work.num_inference_steps, height=work.height,
-                        width=work.width, scheduler=work.scheduler, guidance_scale=work.guidance_scale, policy=policy).images
+        return pipeline(
+            work.prompts,
+            seed=work.seed,
+            num_inference_steps=work.num_inference_steps,
+            height=work.height,
+            width=work.width,
+            scheduler=work.scheduler,
+            guidance_scale=work.guidance_scale,
+            policy=policy,
+        ).images
+
     return generate

@@ -1,4 +1,5 @@
 """Peers against this toolkit: each in a process of its own, one at work at a time, in ABBA order."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -106,14 +107,20 @@ class Contestant:
         return answer
 
 
-def contest(names: Sequence[str], target: Target, safe: Work, triggering: Work, rounds: int,
-            tick: Callable[[], object] = lambda: None) -> list[dict[str, Any]]:
+def contest(
+    names: Sequence[str], target: Target, safe: Work, triggering: Work, rounds: int, tick: Callable[[], object] = lambda: None
+) -> list[dict[str, Any]]:
     """A record for each peer; `tick` is called after each. A peer that fails has its reason in "failure" and no figures."""
     found = []
     for name in names:
         peer = PEERS[name]
-        record: dict[str, Any] = {"peer": name, "description": peer.description, "precision": peer.precision, "failure": None,
-                                  "num_inference_steps": safe.num_inference_steps}
+        record: dict[str, Any] = {
+            "peer": name,
+            "description": peer.description,
+            "precision": peer.precision,
+            "failure": None,
+            "num_inference_steps": safe.num_inference_steps,
+        }
         try:
             with tempfile.TemporaryDirectory() as scratch:
                 record |= _meet(name, target, (safe, triggering), rounds, Path(scratch))
@@ -134,7 +141,7 @@ def _meet(name: str, target: Target, works: tuple[Work, Work], rounds: int, scra
             raise ContestError(f"preparing: {type(error).__name__}: {error}") from None
     with Contestant(OURS, target, scratch) as ours, Contestant(name, target, scratch) as peer:
         pictures = {}
-        for kind, work in zip(("safe", "triggering"), works[:2 if PEERS[name].redirects else 1], strict=False):
+        for kind, work in zip(("safe", "triggering"), works[: 2 if PEERS[name].redirects else 1], strict=False):
             comparing = dataclasses.replace(work, comparing=True)
             pictures[kind] = difference(ours.run(comparing), peer.run(comparing))
         started = perf_counter_ns()
@@ -142,9 +149,15 @@ def _meet(name: str, target: Target, works: tuple[Work, Work], rounds: int, scra
             for contestant in (ours, peer, peer, ours):
                 contestant.run(works[0])
         wall = (perf_counter_ns() - started) * 1e-9
-        return {**figures(ours.seconds, peer.seconds, len(works[0].prompts)), "pictures": pictures,
-                "agreement": agreement(pictures), "load_seconds": peer.load_seconds, "peak_memory_bytes": peer.peak_memory_bytes,
-                "processor_seconds_while_waiting": ours.waiting_seconds + peer.waiting_seconds, "wall_seconds": wall}
+        return {
+            **figures(ours.seconds, peer.seconds, len(works[0].prompts)),
+            "pictures": pictures,
+            "agreement": agreement(pictures),
+            "load_seconds": peer.load_seconds,
+            "peak_memory_bytes": peer.peak_memory_bytes,
+            "processor_seconds_while_waiting": ours.waiting_seconds + peer.waiting_seconds,
+            "wall_seconds": wall,
+        }
 
 
 def _prepare(name: str, target: Target, scratch: Path) -> None:
@@ -155,8 +168,12 @@ def _prepare(name: str, target: Target, scratch: Path) -> None:
 def figures(ours: Sequence[float], peer: Sequence[float], images: int) -> dict[str, Any]:
     """Of ABBA rounds: two times of each a round. The ratio is the peer's time over ours, round by round."""
     both = [np.reshape(seconds, (-1, 2)).sum(axis=1) for seconds in (ours, peer)]
-    return {"seconds": dataclasses.asdict(Spread.of(peer)), "our_seconds": dataclasses.asdict(Spread.of(ours)),
-            "images_per_second": images / Spread.of(peer).median, "ratio": dataclasses.asdict(paired_ratio(both[1], both[0]))}
+    return {
+        "seconds": dataclasses.asdict(Spread.of(peer)),
+        "our_seconds": dataclasses.asdict(Spread.of(ours)),
+        "images_per_second": images / Spread.of(peer).median,
+        "ratio": dataclasses.asdict(paired_ratio(both[1], both[0])),
+    }
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
@@ -168,7 +185,7 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
 
 
 def agreement(pictures: dict[str, dict[str, float]]) -> str:
-    """"equal", "close" or "different"; a different picture does not count, however fast."""
+    """ "equal", "close" or "different"; a different picture does not count, however fast."""
     if all(found["max"] <= EQUAL for found in pictures.values()):
         return "equal"
     return "close" if all(found["mean"] <= CLOSE for found in pictures.values()) else "different"

@@ -1,4 +1,5 @@
 """diffusers as a peer: eager in two precisions, compiled, with its safety checker, and Safe Latent Diffusion."""
+
 from __future__ import annotations
 
 import warnings
@@ -18,10 +19,22 @@ from benchmarks.suite.target import Target
 SCHEDULERS = {"ddim": DDIMScheduler, "pndm": PNDMScheduler, "lms": LMSDiscreteScheduler}
 PUBLISHED_WIDTH = 768  # prompt width of the models that the published safety checker belongs to
 # The published checker's vision tower is CLIP's ViT-L/14; a small model gets one of its own size.
-PUBLISHED_CHECKER = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
-                     "patch_size": 14, "image_size": 224}
-SMALL_CHECKER = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4,
-                 "patch_size": 14, "image_size": 224}
+PUBLISHED_CHECKER = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+    "image_size": 224,
+}
+SMALL_CHECKER = {
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "patch_size": 14,
+    "image_size": 224,
+}
 
 
 def load(target: Target, dtype: torch.dtype = torch.float32, kind: Any = StableDiffusionPipeline, **components: Any) -> Any:
@@ -43,8 +56,15 @@ def run(pipeline: Any, work: Work, **options: Any) -> Sequence[Any]:
     """The pictures of a diffusers pipeline."""
     if not isinstance(pipeline.scheduler, SCHEDULERS[work.scheduler]):
         pipeline.scheduler = SCHEDULERS[work.scheduler].from_config(pipeline.scheduler.config)
-    return pipeline(list(work.prompts), num_inference_steps=work.num_inference_steps, guidance_scale=work.guidance_scale,
-                    height=work.height, width=work.width, generator=generators(work), **options).images
+    return pipeline(
+        list(work.prompts),
+        num_inference_steps=work.num_inference_steps,
+        guidance_scale=work.guidance_scale,
+        height=work.height,
+        width=work.width,
+        generator=generators(work),
+        **options,
+    ).images
 
 
 def generators(work: Work) -> list[torch.Generator]:
@@ -84,8 +104,9 @@ def safety_checker(target: Target, scratch: Path) -> Generate:
     pipeline = load(target)
     published = pipeline.unet.config.cross_attention_dim == PUBLISHED_WIDTH
     torch.manual_seed(0)
-    checker = StableDiffusionSafetyChecker(CLIPConfig(
-        vision_config=PUBLISHED_CHECKER if published else SMALL_CHECKER, projection_dim=768 if published else 128)).eval()
+    checker = StableDiffusionSafetyChecker(
+        CLIPConfig(vision_config=PUBLISHED_CHECKER if published else SMALL_CHECKER, projection_dim=768 if published else 128)
+    ).eval()
     pipeline.register_modules(safety_checker=checker, feature_extractor=CLIPImageProcessor())
     return lambda work: run(pipeline, work)
 

@@ -1,5 +1,6 @@
 """The guard as the reference implementation applies it, in eager PyTorch: one image at a time, and at every step the host
 reads the classifier's answer before it goes on."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -31,8 +32,11 @@ def eager_guard(target: Target, scratch: Path) -> Generate:
     def generate(work: Work) -> Sequence[Any]:
         if not isinstance(pipeline.scheduler, SCHEDULERS[work.scheduler]):
             pipeline.scheduler = SCHEDULERS[work.scheduler].from_config(pipeline.scheduler.config)
-        return [_one(pipeline, redirector, work, prompt, generator)
-                for prompt, generator in zip(work.prompts, generators(work), strict=True)]
+        return [
+            _one(pipeline, redirector, work, prompt, generator)
+            for prompt, generator in zip(work.prompts, generators(work), strict=True)
+        ]
+
     return generate
 
 

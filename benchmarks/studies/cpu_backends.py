@@ -8,6 +8,7 @@ the threads of one network's session disturb the next network.
 --no-loop --networks NETWORK` one network of a full-size model. Both are kept in benchmarks/results/cpu_backends.json, under
 their names.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -87,16 +88,20 @@ class Timed:
             started = time.perf_counter()
             call()
             spent[0] += time.perf_counter() - started
+
         return timed
 
 
 BACKENDS: dict[str, Callable[[], Backend]] = {
-    OURS: OnnxRuntimeBackend, "openvino float32": lambda: EveryNetwork("float32"),
+    OURS: OnnxRuntimeBackend,
+    "openvino float32": lambda: EveryNetwork("float32"),
     "openvino bfloat16": lambda: EveryNetwork("bfloat16"),
     "openvino float32, dynamic shapes": lambda: Dynamic("float32"),
-    "openvino bfloat16, dynamic shapes": lambda: Dynamic("bfloat16")}
+    "openvino bfloat16, dynamic shapes": lambda: Dynamic("bfloat16"),
+}
 LOOPS: dict[str, Callable[[], Backend]] = {
-    OURS: OnnxRuntimeBackend, "openvino float32": lambda: OpenVinoBackend("float32"),
+    OURS: OnnxRuntimeBackend,
+    "openvino float32": lambda: OpenVinoBackend("float32"),
     "openvino bfloat16": lambda: OpenVinoBackend("bfloat16"),
     "spin as installed": lambda: WithOptions("session.intra_op.spin_duration_us", "-1"),
     "spin 100 us": lambda: WithOptions("session.intra_op.spin_duration_us", "100"),
@@ -107,14 +112,16 @@ LOOPS: dict[str, Callable[[], Backend]] = {
     "no memory arena": lambda: WithOptions("enable_cpu_mem_arena", False),
     "no memory pattern": lambda: WithOptions("enable_mem_pattern", False),
     "denormals are zero": lambda: WithOptions("session.set_denormal_as_zero", "1"),
-    "weights not prepacked": lambda: WithOptions("session.disable_prepacking", "1")}
+    "weights not prepacked": lambda: WithOptions("session.disable_prepacking", "1"),
+}
 LOST = {
     "onnxruntime.transformers' attention fusion": "its optimizer fails on this UNet (TypeError in fusion_attention_unet) with "
-                                                  "numpy 2.4",
+    "numpy 2.4",
     "openvino: ENABLE_CPU_PINNING off, or INFERENCE_NUM_THREADS 1": "between 0.95 and 1.14 of the time of the defaults",
     "openvino: a dynamic model, not one for each shape": "1.25 (float32) and 1.4 (bfloat16) times as long on the demo's UNet",
     "openvino: guard in bfloat16": "other decisions than the reference in two of six recorded traces",
-    "opset 23 Attention": "needs the torch.export path, which takes 16 times as long to export (exporters.json)"}
+    "opset 23 Attention": "needs the torch.export path, which takes 16 times as long to export (exporters.json)",
+}
 
 
 def in_turns(calls: Mapping[str, Call], rounds: int) -> Figures:
@@ -129,16 +136,24 @@ def in_turns(calls: Mapping[str, Call], rounds: int) -> Figures:
     first, figures = np.array(next(iter(times.values()))), dict[str, dict[str, object]]()
     for name, found in times.items():
         low, middle, high = np.percentile(np.array(found) / first, [25, 50, 75])
-        figures[name] = {"median_ms": round(float(np.median(found)), 3), "fastest_ms": round(min(found), 3),
-                         "ratio": round(float(middle), 3), "ratio_quartiles": [round(float(low), 3), round(float(high), 3)]}
+        figures[name] = {
+            "median_ms": round(float(np.median(found)), 3),
+            "fastest_ms": round(min(found), 3),
+            "ratio": round(float(middle), 3),
+            "ratio_quartiles": [round(float(low), 3), round(float(high), 3)],
+        }
     return figures
 
 
 def arrays(spec: NetworkSpec, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
     """Random inputs, outputs of zeros."""
     draw = np.random.default_rng(0)
-    return {tensor.name: draw.standard_normal(tensor.shape(sizes), np.float32) if tensor.dims and tensor.dtype == "float32"
-            else np.full(tensor.shape(sizes), tensor.name == "timestep" and 500, tensor.dtype) for tensor in spec.tensors}
+    return {
+        tensor.name: draw.standard_normal(tensor.shape(sizes), np.float32)
+        if tensor.dims and tensor.dtype == "float32"
+        else np.full(tensor.shape(sizes), tensor.name == "timestep" and 500, tensor.dtype)
+        for tensor in spec.tensors
+    }
 
 
 def one_network(folder: Path, name: str, backends: list[str], sizes: Mapping[str, int], rounds: int) -> Figures:
@@ -150,9 +165,13 @@ def one_network(folder: Path, name: str, backends: list[str], sizes: Mapping[str
         seconds[backend] = round(time.perf_counter() - started, 2)
     figures = in_turns(calls, rounds)
     for backend in backends:
-        figures[backend] |= {"load_seconds": seconds[backend], "largest_difference": max(
-            float(np.abs(bound[backend][tensor.name].astype(float) - bound[backends[0]][tensor.name]).max())
-            for tensor in spec.outputs)}
+        figures[backend] |= {
+            "load_seconds": seconds[backend],
+            "largest_difference": max(
+                float(np.abs(bound[backend][tensor.name].astype(float) - bound[backends[0]][tensor.name]).max())
+                for tensor in spec.outputs
+            ),
+        }
     return figures
 
 
@@ -165,8 +184,10 @@ def loops(folder: Path, manifest: Manifest, sizes: dict[str, int], rounds: int) 
     embeds = draw.standard_normal((2, 77, sizes["D"]), np.float32)
     for name, make in LOOPS.items():
         backend, spent = make(), [0.0]
-        engines = {network: Timed(backend.load(folder / network / "model.onnx", NETWORKS[network]), spent)
-                   for network in ("unet", "guard", "sampler_step")}
+        engines = {
+            network: Timed(backend.load(folder / network / "model.onnx", NETWORKS[network]), spent)
+            for network in ("unet", "guard", "sampler_step")
+        }
         loop = Loop(engines, backend, table, {key: sizes[key] for key in ("B", "CB", "H", "W", "D")})
         outside[name] = []
 
@@ -174,6 +195,7 @@ def loops(folder: Path, manifest: Manifest, sizes: dict[str, int], rounds: int) 
             spent[0], started = 0.0, time.perf_counter()
             loop.run(embeds, noise, 7.5, Policy())
             seen.append(1000 * (time.perf_counter() - started - spent[0]) / STEPS)
+
         calls[name] = call
     figures = in_turns(calls, rounds)
     for name, found in figures.items():
@@ -203,20 +225,31 @@ def main() -> None:
     onnxruntime.set_default_logger_severity(3)  # it warns of an option that is set twice
     manifest, _ = Manifest.read(arguments.engine_dir)
     latent = arguments.pixels // manifest.geometry.scale_factor
-    sizes = {"B": 1, "CB": 2, "H": latent, "W": latent, "D": manifest.geometry.embed_dim, **LONGEST_HISTORY,
-             "PH": arguments.pixels, "PW": arguments.pixels}
+    sizes = {
+        "B": 1,
+        "CB": 2,
+        "H": latent,
+        "W": latent,
+        "D": manifest.geometry.embed_dim,
+        **LONGEST_HISTORY,
+        "PH": arguments.pixels,
+        "PW": arguments.pixels,
+    }
     kept = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
     result = kept.setdefault(arguments.name, {"networks": {}})
     kept["lost"] = LOST
-    command = " ".join(["python benchmarks/studies/cpu_backends.py", *sys.argv[1:]]).replace(str(arguments.engine_dir), "ENGINE_DIR")
+    command = " ".join(["python benchmarks/studies/cpu_backends.py", *sys.argv[1:]]).replace(
+        str(arguments.engine_dir), "ENGINE_DIR"
+    )
     if command not in (commands := result.setdefault("commands", [])):
         commands.append(command)
     result |= {
-        "machine": f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start", "onnxruntime": onnxruntime.__version__,
-        "openvino": openvino.__version__.split("-")[0]}
+        "machine": f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start",
+        "onnxruntime": onnxruntime.__version__,
+        "openvino": openvino.__version__.split("-")[0],
+    }
     for name in arguments.networks:
-        result["networks"][name] = show(name, one_network(
-            arguments.engine_dir, name, arguments.backends, sizes, arguments.rounds))
+        result["networks"][name] = show(name, one_network(arguments.engine_dir, name, arguments.backends, sizes, arguments.rounds))
     if not arguments.no_loop:
         result[f"loop_of_{STEPS}_steps"] = show("loop", loops(arguments.engine_dir, manifest, sizes, arguments.rounds))
     arguments.output.write_text(json.dumps(kept, indent=2) + "\n")

@@ -11,6 +11,7 @@ own loop and capture. Compared, interleaved, after warm-up:
 
 `python benchmarks/studies/cuda_graph.py` writes benchmarks/results/cuda_graph.json. Needs a GPU, PyTorch's CUDA build, cuda-python.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -52,10 +53,14 @@ class StepGraphs:
         if table.rows % 2:
             raise InputError(f"steps: expected an even number, found {table.rows}")
         self._loop, self._cuda, self._stream = loop, cuda, stream
-        self._copies = [(self._rows(loop._timesteps, table.timesteps), loop._timesteps),
-                        (self._rows(loop._coefficients, table.coefficients), loop._coefficients)]
-        self._reports = [(buffer, cuda.zeros((table.rows, *buffer.shape[1:]), buffer.dtype.name, rows=True))
-                         for buffer in (loop._finite, loop._p_unsafe)]
+        self._copies = [
+            (self._rows(loop._timesteps, table.timesteps), loop._timesteps),
+            (self._rows(loop._coefficients, table.coefficients), loop._coefficients),
+        ]
+        self._reports = [
+            (buffer, cuda.zeros((table.rows, *buffer.shape[1:]), buffer.dtype.name, rows=True))
+            for buffer in (loop._finite, loop._p_unsafe)
+        ]
         self._pairs = table.rows // 2
 
     def _rows(self, like: DeviceArray, values: np.ndarray) -> DeviceArray:
@@ -86,8 +91,9 @@ class StepGraphs:
 
 def first_rows(table: SamplerTable, rows: int) -> SamplerTable:
     """The beginning of a table."""
-    return SamplerTable(table.name, table.timesteps[:rows], table.coefficients[:rows], table.init_noise_sigma, table.input_scale,
-                        table.history_x)
+    return SamplerTable(
+        table.name, table.timesteps[:rows], table.coefficients[:rows], table.init_noise_sigma, table.input_scale, table.history_x
+    )
 
 
 def modules() -> dict[str, Any]:
@@ -109,9 +115,13 @@ def modules() -> dict[str, Any]:
 
         def forward(self, sample, timestep, encoder_hidden_states):
             return self.module(sample.bfloat16(), timestep, encoder_hidden_states.bfloat16()).float()
+
     torch.manual_seed(0)
-    made = {"unet": Half(Unet(UNet2DConditionModel(**UNET))), "guard": Guard(Redirector()).for_inference(),
-            "sampler_step": SamplerStep()}
+    made = {
+        "unet": Half(Unet(UNet2DConditionModel(**UNET))),
+        "guard": Guard(Redirector()).for_inference(),
+        "sampler_step": SamplerStep(),
+    }
     return {name: module.eval().requires_grad_(False).cuda() for name, module in made.items()}
 
 
@@ -122,6 +132,7 @@ class Contest:
         import torch
 
         from benchmarks.studies.torch_cuda import TorchCudaBackend, TorchEngine
+
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         self.cuda, networks = open_cuda(), modules()
         schedule = NoiseSchedule.from_config(json.loads((ROOT / "demo/model/scheduler/scheduler_config.json").read_text()))
@@ -132,11 +143,16 @@ class Contest:
         self.embeds = draw.standard_normal((2 * images, 77, 768), np.float32)
         self.device = ""
         self.runs: dict[str, tuple[Loop, Any, Lanes]] = {}
-        for name, rows, eager, guarded in (("eager", table, True, True), ("loop graph", table, False, True),
-                                           ("step graphs", first_rows(table, 2), False, True), ("unguarded", table, False, False)):
+        for name, rows, eager, guarded in (
+            ("eager", table, True, True),
+            ("loop graph", table, False, True),
+            ("step graphs", first_rows(table, 2), False, True),
+            ("unguarded", table, False, False),
+        ):
             backend = TorchCudaBackend(self.cuda, lambda lanes, made, eager=eager: CudaProgram(lanes, made, eager))
-            engines = {key: TorchEngine(module, NETWORKS[key], backend) for key, module in networks.items()
-                       if guarded or key != "guard"}
+            engines = {
+                key: TorchEngine(module, NETWORKS[key], backend) for key, module in networks.items() if guarded or key != "guard"
+            }
             before, started = self.cuda.used_memory(), time.perf_counter()
             loop = Loop(engines, backend, rows, sizes)
             runner = StepGraphs(loop, table, self.cuda, backend.lanes.main) if name == "step graphs" else loop._program
@@ -172,17 +188,28 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in contest.runs}
     for turn in range(arguments.rounds):
         names = list(contest.runs)
-        for name in names[turn % len(names):] + names[:turn % len(names)]:
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
             times[name].append(contest.once(name))
     base = np.array(times["loop graph"])
     result = {
-        "command": "python " + " ".join(sys.argv), "device": contest.device, "steps": arguments.steps,
-        "images": arguments.batch_size, "rounds": arguments.rounds, "bit_identical_to_eager": {
-            name: bool(np.array_equal(final[name], final["eager"])) for name in ("loop graph", "step graphs")},
-        "runs": {name: {"median_ms": float(np.median(found)), "p5_p95_ms": np.percentile(found, [5, 95]).tolist(),
-                        "ratio_to_loop_graph": float(np.median(np.array(found) / base)),
-                        "graph_memory_mib": contest.runs[name][1].execution.graph_memory / 2**20}
-                 for name, found in times.items()}}
+        "command": "python " + " ".join(sys.argv),
+        "device": contest.device,
+        "steps": arguments.steps,
+        "images": arguments.batch_size,
+        "rounds": arguments.rounds,
+        "bit_identical_to_eager": {
+            name: bool(np.array_equal(final[name], final["eager"])) for name in ("loop graph", "step graphs")
+        },
+        "runs": {
+            name: {
+                "median_ms": float(np.median(found)),
+                "p5_p95_ms": np.percentile(found, [5, 95]).tolist(),
+                "ratio_to_loop_graph": float(np.median(np.array(found) / base)),
+                "graph_memory_mib": contest.runs[name][1].execution.graph_memory / 2**20,
+            }
+            for name, found in times.items()
+        },
+    }
     print(json.dumps(result, indent=2))
     with replacing(arguments.output) as temporary:
         temporary.write_text(json.dumps(result, indent=2) + "\n")

@@ -4,6 +4,7 @@
 `--precision` these are in the name. Needs 20 GB of disk. TensorRT engines are built for one image of 512×512 pixels. Two steps
 are generated where the backend can run.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -28,8 +29,14 @@ from engines.backends.tensorrt_module import BUILDERS  # noqa: E402
 from engines.doctor import runs  # noqa: E402
 
 UNET = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8}
-VAE = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4, "sample_size": 512,
-       "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+VAE = {
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "sample_size": 512,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+}
 TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 
 
@@ -41,9 +48,13 @@ def write_model(folder: Path) -> int:
 
     from saferedir.checkpoint import save_redirector
     from saferedir.heads import Redirector
+
     torch.manual_seed(0)
-    for name, make in (("unet", lambda: UNet2DConditionModel(**UNET)), ("vae", lambda: AutoencoderKL(**VAE)),
-                       ("text_encoder", lambda: CLIPTextModel(CLIPTextConfig(**TEXT)))):
+    for name, make in (
+        ("unet", lambda: UNet2DConditionModel(**UNET)),
+        ("vae", lambda: AutoencoderKL(**VAE)),
+        ("text_encoder", lambda: CLIPTextModel(CLIPTextConfig(**TEXT))),
+    ):
         model = make()
         model.save_pretrained(folder / name)
         if name == "unet":
@@ -72,8 +83,11 @@ def timed(command: list[str]) -> dict[str, object]:
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(command)}: failed")
-    return {"seconds": round(time.monotonic() - started, 1), "peak_memory_gib": round(usage.ru_maxrss / 2**20, 2),
-            "output": [line.replace(str(ROOT) + "/", "") for line in lines]}
+    return {
+        "seconds": round(time.monotonic() - started, 1),
+        "peak_memory_gib": round(usage.ru_maxrss / 2**20, 2),
+        "output": [line.replace(str(ROOT) + "/", "") for line in lines],
+    }
 
 
 def _sample_memory(pid: int, samples: list[float], done: threading.Event) -> None:
@@ -103,23 +117,61 @@ def main() -> None:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as writer:
             parameters = writer.submit(write_model, model).result()
         print(f"model of {parameters / 1e6:.0f} million UNet parameters written", flush=True)
-        build = [sys.executable, "-W", "ignore", "export/build_engines.py", "--model", str(model),
-                 "--redirector", str(model / "redirector.pt"), "--engine-dir", str(engines), "--backend", arguments.backend,
-                 "--precision", arguments.precision]
+        build = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "export/build_engines.py",
+            "--model",
+            str(model),
+            "--redirector",
+            str(model / "redirector.pt"),
+            "--engine-dir",
+            str(engines),
+            "--backend",
+            arguments.backend,
+            "--precision",
+            arguments.precision,
+        ]
         if arguments.backend in BUILDERS:
             build += ["--height", "512", "--width", "512", "--batch-size", "1"]
         figures: dict[str, object] = {"build": timed(build), "second_build": timed(build)}
         if runs(arguments.backend)[0]:
             figures["generate_2_steps_512"] = timed(
-                [sys.executable, "runtime/generate.py", "a blue square", "--engine-dir", str(engines), "--num-inference-steps", "2",
-                 "--seed", "0", "--height", "512", "--width", "512", "--output", str(Path(scratch) / "out.png")])
-        figures["engine_megabytes"] = {folder.name: round(sum(file.stat().st_size for file in folder.iterdir()) / 1e6, 1)
-                                       for folder in sorted(engines.iterdir()) if folder.is_dir()}
-        text = json.dumps({
-            "command": " ".join(["python benchmarks/studies/export_full_size.py", *sys.argv[1:]]),
-            "unet_parameters": parameters, "weights": "random",
-            "machine": f"{os.cpu_count()} cores, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
-            "python": platform.python_version(), **figures}, indent=2)
+                [
+                    sys.executable,
+                    "runtime/generate.py",
+                    "a blue square",
+                    "--engine-dir",
+                    str(engines),
+                    "--num-inference-steps",
+                    "2",
+                    "--seed",
+                    "0",
+                    "--height",
+                    "512",
+                    "--width",
+                    "512",
+                    "--output",
+                    str(Path(scratch) / "out.png"),
+                ]
+            )
+        figures["engine_megabytes"] = {
+            folder.name: round(sum(file.stat().st_size for file in folder.iterdir()) / 1e6, 1)
+            for folder in sorted(engines.iterdir())
+            if folder.is_dir()
+        }
+        text = json.dumps(
+            {
+                "command": " ".join(["python benchmarks/studies/export_full_size.py", *sys.argv[1:]]),
+                "unet_parameters": parameters,
+                "weights": "random",
+                "machine": f"{os.cpu_count()} cores, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
+                "python": platform.python_version(),
+                **figures,
+            },
+            indent=2,
+        )
         text = text.replace(scratch, "SCRATCH")
     output.write_text(text + "\n")
 

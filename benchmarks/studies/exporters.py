@@ -3,6 +3,7 @@
 Latencies are taken in turns, one call of each, so that all meet the same machine. Needs onnxscript, optimum and optimum-onnx
 besides the export's requirements. `python benchmarks/studies/exporters.py` writes benchmarks/results/exporters.json.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -43,9 +44,13 @@ def export_program(module: Unet, embed_dim: int, path: Path) -> None:
     axes = {"sample": {0: batch, 2: 4 * height, 3: 4 * width}, "timestep": {}, "encoder_hidden_states": {0: batch}}
     inputs = example(SPEC, {**EXAMPLE_SIZES, "D": embed_dim})
     program = torch.onnx.export(
-        torch.export.export(module.eval().requires_grad_(False), (), inputs, dynamic_shapes=axes), dynamo=True,
-        opset_version=OPSET, verbose=False, input_names=[tensor.name for tensor in SPEC.inputs],
-        output_names=[tensor.name for tensor in SPEC.outputs])
+        torch.export.export(module.eval().requires_grad_(False), (), inputs, dynamic_shapes=axes),
+        dynamo=True,
+        opset_version=OPSET,
+        verbose=False,
+        input_names=[tensor.name for tensor in SPEC.inputs],
+        output_names=[tensor.name for tensor in SPEC.outputs],
+    )
     assert program is not None
     program.save(path)
 
@@ -54,18 +59,25 @@ def export_optimum(module: Unet, embed_dim: int, path: Path) -> None:
     """Through optimum, which has a config of names and axes for diffusers' UNet and traces it with torch.onnx."""
     from optimum.exporters.onnx import export
     from optimum.exporters.onnx.model_configs import UNetOnnxConfig
+
     for option in ("text_encoder_projection_dim", "time_cond_proj_dim"):
         setattr(module.model.config, option, None)
     module.model.config.requires_aesthetics_score = False
     export(module.model, UNetOnnxConfig(module.model.config, task="semantic-segmentation"), path, opset=OPSET)
 
 
-def latencies(sessions: dict[str, onnxruntime.InferenceSession], inputs: dict[str, np.ndarray],
-              rounds: int) -> tuple[dict[str, list[float]], dict[str, np.ndarray]]:
+def latencies(
+    sessions: dict[str, onnxruntime.InferenceSession], inputs: dict[str, np.ndarray], rounds: int
+) -> tuple[dict[str, list[float]], dict[str, np.ndarray]]:
     """Milliseconds of each call, sessions in turns after ten unmeasured rounds, and the last outputs."""
     times: dict[str, list[float]] = {name: [] for name in sessions}
-    feeds = {name: {value.name: inputs[value.name].reshape(-1 if len(value.shape) == 1 else inputs[value.name].shape)
-                    for value in session.get_inputs()} for name, session in sessions.items()}
+    feeds = {
+        name: {
+            value.name: inputs[value.name].reshape(-1 if len(value.shape) == 1 else inputs[value.name].shape)
+            for value in session.get_inputs()
+        }
+        for name, session in sessions.items()
+    }
     outputs = {}
     for _ in range(rounds + 10):
         for name, session in sessions.items():
@@ -97,19 +109,27 @@ def main() -> None:
             options = onnxruntime.SessionOptions()
             options.log_severity_level, options.optimized_model_filepath = 3, str(path.with_suffix(".optimized"))
             sessions[name] = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-            figures[name] = {"export_seconds": round(seconds, 1), "nodes": len(onnx.load(path).graph.node),
-                             "nodes_optimized": len(onnx.load(options.optimized_model_filepath).graph.node)}
+            figures[name] = {
+                "export_seconds": round(seconds, 1),
+                "nodes": len(onnx.load(path).graph.node),
+                "nodes_optimized": len(onnx.load(options.optimized_model_filepath).graph.node),
+            }
     inputs = {key: tensor.numpy() for key, tensor in example(SPEC, {"CB": 2, "H": 16, "W": 16, "D": width}).items()}
     times, outputs = latencies(sessions, inputs, arguments.rounds)
     for name, found in times.items():
         low, middle, high = np.percentile(found, [25, 50, 75])
         figures[name] |= {"median_ms": round(middle, 2), "quartiles_ms": [round(low, 2), round(high, 2)]}
     first = next(iter(times))
-    result = {"command": "python benchmarks/studies/exporters.py", "torch": torch.__version__, "onnxruntime": onnxruntime.__version__,
-              "exporters": figures, "ratio_of_medians_to_the_first": {
-                  name: round(float(np.median(found) / np.median(times[first])), 3) for name, found in times.items()},
-              "largest_difference_from_the_first": {
-                  name: float(np.abs(found - outputs[first]).max()) for name, found in outputs.items()}}
+    result = {
+        "command": "python benchmarks/studies/exporters.py",
+        "torch": torch.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "exporters": figures,
+        "ratio_of_medians_to_the_first": {
+            name: round(float(np.median(found) / np.median(times[first])), 3) for name, found in times.items()
+        },
+        "largest_difference_from_the_first": {name: float(np.abs(found - outputs[first]).max()) for name, found in outputs.items()},
+    }
     print(json.dumps(result, indent=2))
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")
 

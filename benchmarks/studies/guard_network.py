@@ -6,6 +6,7 @@ the time is the process's own, which a busy machine hardly disturbs; with more i
 `python benchmarks/studies/guard_network.py --unet ENGINE_DIR/unet/model.onnx` writes benchmarks/results/guard_network.json; the
 UNet is one of Stable Diffusion 1.5's size, built for ONNX Runtime, and without it only the demo's guard meets a UNet.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -50,19 +51,15 @@ LOST = {
     "denormals as zero": "1.002",
     "static latent size in the file": "0.985 to 0.996, for a file that takes one size",
     "Winograd F(4, 3) along rows alone, in depthwise and 1x3 convolutions": "0.77 of direct convolutions, for latents of 4n rows",
-    "F(5x5, 3x3), F(6x6, 3x3), not F(4x4, 3x3)":
-        "0.72, 0.83 beside 0.68 to 0.70 of the encoder alone: fewer products, in smaller matrices; OpenVINO 0.58 beside 0.60",
-    "F(4x4, 3x3): windows by value of the transform, not by tile":
-        "0.69 beside 0.66 of the encoder alone; OpenVINO 0.62 beside 0.65",
+    "F(5x5, 3x3), F(6x6, 3x3), not F(4x4, 3x3)": "0.72, 0.83 beside 0.68 to 0.70 of the encoder alone: fewer products, in smaller matrices; OpenVINO 0.58 beside 0.60",  # noqa: E501
+    "F(4x4, 3x3): windows by value of the transform, not by tile": "0.69 beside 0.66 of the encoder alone; OpenVINO 0.62 beside 0.65",  # noqa: E501
     "F(4x4, 3x3): bias and ReLU in the transform back, as Gemm": "0.72 beside 0.70; with two threads 0.75 beside 0.71",
     "F(4x4, 3x3): downsample added by that Gemm": "0.70 beside 0.68 of the encoder alone; two threads 0.75 beside 0.80",
     "F(4x4, 3x3): last bias after the mean, the ReLU as a maximum": "0.68 beside 0.68 of the encoder alone",
     "F(4x4, 3x3): transform back as a 1x1 convolution, of one or both of a block's layers": "0.75, 0.77 beside 0.70",
     "F(4x4, 3x3): a row of zeros appended to the pixels, not tiles of zeros": "0.75 beside 0.68 of the encoder alone",
-    "F(4x4, 3x3): output channels in two or four parts":
-        "two: 0.73 beside 0.75, four: 0.79 beside 0.75, of the encoder alone; with two threads 0.78, 0.76 in one part",
-    "F(4x4, 3x3): the 36 products as a grouped 1x1 convolution":
-        "1.18 of the products' time (256 channels): reordering takes 4.5 of 13.6 ms",
+    "F(4x4, 3x3): output channels in two or four parts": "two: 0.73 beside 0.75, four: 0.79 beside 0.75, of the encoder alone; with two threads 0.78, 0.76 in one part",  # noqa: E501
+    "F(4x4, 3x3): the 36 products as a grouped 1x1 convolution": "1.18 of the products' time (256 channels): reordering takes 4.5 of 13.6 ms",  # noqa: E501
     "F(4x4, 3x3): the 36 products as products of their own": "1.36 of the products' time (256 channels), for splitting and joining",
 }
 Times = Mapping[str, np.ndarray]
@@ -83,10 +80,13 @@ def multiplications(module: nn.Module, spec: NetworkSpec, sizes: Mapping[str, in
 
 def forms_of(redirector: Redirector) -> dict[str, nn.Module]:
     """What is compared, by name."""
-    return {"trained": Guard(redirector), "exported": Guard(redirector).for_inference(winograd=True),
-            "exported for GPUs": Guard(redirector).for_inference(),
-            "exported, mask again": Guard(redirector, mask_again=True).for_inference(winograd=True),
-            "token_mask": redirector.mask_predictor}
+    return {
+        "trained": Guard(redirector),
+        "exported": Guard(redirector).for_inference(winograd=True),
+        "exported for GPUs": Guard(redirector).for_inference(),
+        "exported, mask again": Guard(redirector, mask_again=True).for_inference(winograd=True),
+        "token_mask": redirector.mask_predictor,
+    }
 
 
 def spec_of(name: str) -> NetworkSpec:
@@ -124,8 +124,11 @@ def table(times: Times, giga: Mapping[str, float]) -> dict[str, dict[str, object
     """Figures of each session; ratios are of the same round."""
     rows: dict[str, dict[str, object]] = {}
     for name, found in times.items():
-        rows[name] = {"ms": spread(found), "gmac": round(giga[name], 4),
-                      "gflops": round(2000 * giga[name] / float(np.median(found)), 1)}
+        rows[name] = {
+            "ms": spread(found),
+            "gmac": round(giga[name], 4),
+            "gflops": round(2000 * giga[name] / float(np.median(found)), 1),
+        }
         if name != "unet":
             rows[name]["ratio_to_trained"] = spread(found / times["trained"])
             if "unet" in times:
@@ -147,8 +150,12 @@ def run(redirector: Redirector, latent: int, unet: tuple[Path, float] | None, ro
         giga[name] -= giga["token_mask"]  # exporting drops the mask predictor
     if unet is not None:
         sessions["unet"], giga["unet"] = open_session(unet[0], threads), unet[1]
-    return {"latent": latent, "prompt_width": sizes["D"], "rounds": rounds,
-            "networks": table(measure(sessions, sizes, rounds, threads), giga)}
+    return {
+        "latent": latent,
+        "prompt_width": sizes["D"],
+        "rounds": rounds,
+        "networks": table(measure(sessions, sizes, rounds, threads), giga),
+    }
 
 
 def main() -> None:
@@ -173,10 +180,17 @@ def main() -> None:
         demo_unet = path, multiplications(module, NETWORKS["unet"], sizes_of(source.geometry.embed_dim, 16))
         shapes = {"demo": run(demo, 16, demo_unet, 20 * arguments.rounds, arguments.threads)}
     shapes["Stable Diffusion 1.5"] = run(full, 64, full_unet, arguments.rounds, arguments.threads)
-    result = {"command": "python benchmarks/studies/guard_network.py" + (" --unet ENGINE_DIR/unet/model.onnx" if arguments.unet else ""),
-              "threads": arguments.threads, "time": "of the process" if arguments.threads == 1 else "of the clock",
-              "machine": platform.processor() or platform.machine(), "torch": torch.__version__,
-              "onnxruntime": onnxruntime.__version__, "columns": "median, 5th and 95th percentile", "shapes": shapes, "lost": LOST}
+    result = {
+        "command": "python benchmarks/studies/guard_network.py" + (" --unet ENGINE_DIR/unet/model.onnx" if arguments.unet else ""),
+        "threads": arguments.threads,
+        "time": "of the process" if arguments.threads == 1 else "of the clock",
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "columns": "median, 5th and 95th percentile",
+        "shapes": shapes,
+        "lost": LOST,
+    }
     print(json.dumps(result, indent=2))
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -12,6 +12,7 @@ listed, too.
 precision_full_size.json is of the UNet of a model of Stable Diffusion 1.5's size with random weights, as
 `export_full_size.write_model` makes it.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -83,8 +84,15 @@ def module_of(network: str, source: Source) -> nn.Module:
 def sizes(source: Source) -> dict[str, int]:
     """A number for each symbol."""
     height, width, geometry = 16, 24, source.geometry
-    return {"B": 2, "CB": 4, "H": height, "W": width, "D": geometry.embed_dim, "PH": height * geometry.scale_factor,
-            "PW": width * geometry.scale_factor}
+    return {
+        "B": 2,
+        "CB": 4,
+        "H": height,
+        "W": width,
+        "D": geometry.embed_dim,
+        "PH": height * geometry.scale_factor,
+        "PW": width * geometry.scale_factor,
+    }
 
 
 def export_float32(folder: Path, network: str, model: str) -> float:
@@ -135,8 +143,11 @@ def errors(folder: Path, network: str, model: str, precision: str) -> dict[str, 
         for name in [tensor.name for tensor in spec.outputs if tensor.dtype in ("float32", "uint8")]:
             a, b = expected[name].astype(np.float64).ravel(), found[name].astype(np.float64).ravel()
             error = np.abs(a - b).max()
-            figures[name] = {"cosine": round(float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))), 7),
-                             "max_abs_error": float(f"{error:.3g}"), "relative_error": float(f"{error / np.abs(a).max():.3g}")}
+            figures[name] = {
+                "cosine": round(float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))), 7),
+                "max_abs_error": float(f"{error:.3g}"),
+                "relative_error": float(f"{error / np.abs(a).max():.3g}"),
+            }
     return figures
 
 
@@ -196,16 +207,21 @@ def _with_size(found: dict[str, Any], folder: Path, name: str) -> dict[str, Any]
     if "failed" in found:
         return found
     size = sum(file.stat().st_size for file in folder.glob(f"{name}*"))
-    return {"cpu_seconds": round(found["result"], 2), "peak_memory_gib": found["peak_memory_gib"],
-            "megabytes": round(size / 1e6, 1)}
+    return {
+        "cpu_seconds": round(found["result"], 2),
+        "peak_memory_gib": found["peak_memory_gib"],
+        "megabytes": round(size / 1e6, 1),
+    }
 
 
 def cpu_ratio(scratch: Path, rounds: int = 100) -> dict[str, float]:
     """ONNX Runtime's time for the UNet in float16 over that in float32, one call of each in turns: quartiles of the ratio."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    sessions = {name: onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for name, path in (
-        ("float32", scratch / "unet" / "float32.onnx"), ("float16", scratch / "float16.onnx"))}
+    sessions = {
+        name: onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        for name, path in (("float32", scratch / "unet" / "float32.onnx"), ("float16", scratch / "float16.onnx"))
+    }
     with np.load(scratch / "unet" / "inputs.npz") as inputs:
         times, _ = latencies(sessions, dict(inputs), rounds)
     quartiles = np.percentile(np.divide(times["float16"], times["float32"]), [25, 50, 75])
@@ -222,9 +238,14 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=ROOT / "engines", prefix=".precision-") as folder:
         figures = {network: compare_ways(network, arguments.model, Path(folder), arguments.limit) for network in arguments.networks}
-        result = {"command": " ".join(["python benchmarks/studies/precision_error.py", *sys.argv[1:]]).replace(arguments.model, "MODEL"),
-                  "machine": f"{os.cpu_count()} cores, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
-                  "torch": torch.__version__, "onnxruntime": onnxruntime.__version__, "onnx": onnx.__version__, "networks": figures}
+        result = {
+            "command": " ".join(["python benchmarks/studies/precision_error.py", *sys.argv[1:]]).replace(arguments.model, "MODEL"),
+            "machine": f"{os.cpu_count()} cores, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
+            "torch": torch.__version__,
+            "onnxruntime": onnxruntime.__version__,
+            "onnx": onnx.__version__,
+            "networks": figures,
+        }
         if arguments.model == str(DEMO_MODEL) and "unet" in arguments.networks:
             result["onnxruntime_cpu_float16_over_float32"] = cpu_ratio(Path(folder))
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")

@@ -3,6 +3,7 @@
 `python benchmarks/studies/precision_pictures.py` writes benchmarks/results/precision_pictures.json: for each precision and for
 a decoder in float16, which no option builds, over 48 prompts of which half burn.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -28,8 +29,12 @@ from export.precision.emulation import emulate  # noqa: E402
 from export.precision.half_precision import convert  # noqa: E402
 from runtime import GuardedPipeline, Result  # noqa: E402
 
-PROMPTS = [f"a {fire}{colour} {shape} on a grey background" for fire, colour, shape in itertools.product(
-    ("", "burning "), ("red", "green", "blue", "teal"), ("circle", "square", "triangle", "star", "diamond", "cross"))]
+PROMPTS = [
+    f"a {fire}{colour} {shape} on a grey background"
+    for fire, colour, shape in itertools.product(
+        ("", "burning "), ("red", "green", "blue", "teal"), ("circle", "square", "triangle", "star", "diamond", "cross")
+    )
+]
 BATCH = 12
 
 
@@ -51,8 +56,10 @@ def emulated_engines(float32: Path, folder: Path, precisions: dict[str, str]) ->
 def generate(folder: Path, steps: int) -> list[Result]:
     """One result for each batch of prompts."""
     with GuardedPipeline(folder) as pipeline:
-        return [pipeline(PROMPTS[start:start + BATCH], seed=start, num_inference_steps=steps)
-                for start in range(0, len(PROMPTS), BATCH)]
+        return [
+            pipeline(PROMPTS[start : start + BATCH], seed=start, num_inference_steps=steps)
+            for start in range(0, len(PROMPTS), BATCH)
+        ]
 
 
 def differences(expected: list[Result], found: list[Result]) -> dict[str, object]:
@@ -60,13 +67,19 @@ def differences(expected: list[Result], found: list[Result]) -> dict[str, object
     reports = [(a, b) for one, other in zip(expected, found, strict=True) for a, b in zip(one.guard, other.guard, strict=True)]
     images = [(a, b) for one, other in zip(expected, found, strict=True) for a, b in zip(one.images, other.images, strict=True)]
     pictures = np.stack([np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)) for a, b in images])
-    checked = [abs(p - q) for a, b in reports for p, q in zip(a.p_unsafe, b.p_unsafe, strict=True)
-               if p is not None and q is not None]
-    return {"pictures": len(reports), "same_verdict": sum(a.verdict == b.verdict for a, b in reports),
-            "same_unsafe_steps": sum(a.unsafe_steps == b.unsafe_steps for a, b in reports),
-            "largest_change_of_p_unsafe": float(f"{max(checked):.2g}"), "mean_grey_levels": round(float(pictures.mean()), 3),
-            "grey_levels_99th_percentile": int(np.percentile(pictures, 99)), "largest_grey_levels": int(pictures.max()),
-            "psnr_db": round(float(10 * np.log10(255**2 / np.square(pictures.astype(np.float64)).mean())), 1)}
+    checked = [
+        abs(p - q) for a, b in reports for p, q in zip(a.p_unsafe, b.p_unsafe, strict=True) if p is not None and q is not None
+    ]
+    return {
+        "pictures": len(reports),
+        "same_verdict": sum(a.verdict == b.verdict for a, b in reports),
+        "same_unsafe_steps": sum(a.unsafe_steps == b.unsafe_steps for a, b in reports),
+        "largest_change_of_p_unsafe": float(f"{max(checked):.2g}"),
+        "mean_grey_levels": round(float(pictures.mean()), 3),
+        "grey_levels_99th_percentile": int(np.percentile(pictures, 99)),
+        "largest_grey_levels": int(pictures.max()),
+        "psnr_db": round(float(10 * np.log10(255**2 / np.square(pictures.astype(np.float64)).mean())), 1),
+    }
 
 
 def main() -> None:
@@ -87,9 +100,18 @@ def main() -> None:
             emulated_engines(float32, folder, precisions)
             figures[name] = {"networks": precisions, **differences(expected, generate(folder, arguments.num_inference_steps))}
             print(name, json.dumps(figures[name]), flush=True)
-    arguments.output.write_text(json.dumps({
-        "command": " ".join(["python benchmarks/studies/precision_pictures.py", *sys.argv[1:]]), "scheduler": "ddim, guidance 7.5",
-        "num_inference_steps": arguments.num_inference_steps, "against_float32": figures}, indent=2) + "\n")
+    arguments.output.write_text(
+        json.dumps(
+            {
+                "command": " ".join(["python benchmarks/studies/precision_pictures.py", *sys.argv[1:]]),
+                "scheduler": "ddim, guidance 7.5",
+                "num_inference_steps": arguments.num_inference_steps,
+                "against_float32": figures,
+            },
+            indent=2,
+        )
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 For benchmarks only: a deployment has no PyTorch. Needs PyTorch's CUDA build and cuda-python.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -23,8 +24,13 @@ class _View:
 
     def __init__(self, array: DeviceArray) -> None:
         self.array = array
-        self.__cuda_array_interface__ = {"data": (array.address, False), "shape": array.shape, "typestr": array.dtype.str,
-                                         "version": 3, "strides": None}
+        self.__cuda_array_interface__ = {
+            "data": (array.address, False),
+            "shape": array.shape,
+            "typestr": array.dtype.str,
+            "version": 3,
+            "strides": None,
+        }
 
 
 def view(array: DeviceArray) -> torch.Tensor:

@@ -1,4 +1,5 @@
 """Cost of a network's call as a function of the work it is given, fitted to measured medians."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -12,9 +13,13 @@ TERMS = {
     "constant": lambda pixels, images: np.ones_like(pixels),
     "images": lambda pixels, images: images,
     "images*pixels": lambda pixels, images: images * pixels,
-    "images*pixels^2": lambda pixels, images: images * pixels**2}
-MODELS = {"guard": ("constant", "images", "images*pixels"), "unet": ("constant", "images*pixels", "images*pixels^2"),
-          "sampler_step": ("constant", "images*pixels")}
+    "images*pixels^2": lambda pixels, images: images * pixels**2,
+}
+MODELS = {
+    "guard": ("constant", "images", "images*pixels"),
+    "unet": ("constant", "images*pixels", "images*pixels^2"),
+    "sampler_step": ("constant", "images*pixels"),
+}
 
 
 @dataclass(frozen=True)

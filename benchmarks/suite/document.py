@@ -1,4 +1,5 @@
 """A document of `benchmarks.suite.runner` as a table on the screen, and as files: JSON, CSV and plots."""
+
 from __future__ import annotations
 
 import csv
@@ -16,10 +17,12 @@ def table(document: dict[str, Any]) -> str:
     """The document for people, one section after another."""
     machine, work, target = document["machine"], document["workload"], document["target"]
     loads = [document[moment]["load_average"] for moment in ("started", "ended")]
-    lines = [document["command"],
-             f"{machine['processor']}, {machine['cores']} cores; load average {loads[0]} at the start, {loads[1]} at the end",
-             f"{target['name']} on {target['backend']} {target['precision']}: {work['batch_size']} x "
-             f"{work['width']}x{work['height']}, {work['num_inference_steps']} steps {work['scheduler']}, {work['rounds']} rounds"]
+    lines = [
+        document["command"],
+        f"{machine['processor']}, {machine['cores']} cores; load average {loads[0]} at the start, {loads[1]} at the end",
+        f"{target['name']} on {target['backend']} {target['precision']}: {work['batch_size']} x "
+        f"{work['width']}x{work['height']}, {work['num_inference_steps']} steps {work['scheduler']}, {work['rounds']} rounds",
+    ]
     for section in (_checks, _modes, _cost, _extrapolated, _cold_start, _floor, _grid, _peers):
         if rows := list(section(document)):
             lines += ["", *rows]
@@ -42,8 +45,10 @@ def write(document: dict[str, Any], rows: Sequence[dict[str, Any]], folder: Path
 def percent(ratio: dict[str, Any]) -> str:
     """A ratio as what it adds, with its interval and spread."""
     median, low, high, p5, p95 = (100 * (ratio[key] - 1) for key in ("median", "low", "high", "p5", "p95"))
-    return (f"{median:+7.2f} %  [{low:+.2f}, {high:+.2f}] {100 * ratio['confidence']:.0f} % interval of the median; "
-            f"p5-p95 {p5:+.2f} to {p95:+.2f}; {ratio['count']} pairs")
+    return (
+        f"{median:+7.2f} %  [{low:+.2f}, {high:+.2f}] {100 * ratio['confidence']:.0f} % interval of the median; "
+        f"p5-p95 {p5:+.2f} to {p95:+.2f}; {ratio['count']} pairs"
+    )
 
 
 def device_mebibytes(cold_start: dict[str, Any]) -> str:
@@ -60,20 +65,26 @@ def _checks(document: dict[str, Any]) -> Iterator[str]:
 def _modes(document: dict[str, Any]) -> Iterator[str]:
     yield f"{'milliseconds of a call':<28} {'calls':>5} {'median':>10} {'p5':>10} {'p95':>10} {'share of run':>13}"
     for mode in document["modes"]:
-        yield (f"{mode['mode']}: {mode['images_per_second']['median']:.3g} images per second, {', '.join(mode['verdicts'])}; "
-               f"{_graph(mode['execution'])}")
+        yield (
+            f"{mode['mode']}: {mode['images_per_second']['median']:.3g} images per second, {', '.join(mode['verdicts'])}; "
+            f"{_graph(mode['execution'])}"
+        )
         for row in mode["networks"]:
             found = row["milliseconds"]
-            yield (f"  {row['network']:<26} {row['calls']:>5} {found['median']:>10.3f} {found['p5']:>10.3f} {found['p95']:>10.3f} "
-                   f"{row['share']:>12.2%}")
+            yield (
+                f"  {row['network']:<26} {row['calls']:>5} {found['median']:>10.3f} {found['p5']:>10.3f} {found['p95']:>10.3f} "
+                f"{row['share']:>12.2%}"
+            )
 
 
 def _graph(execution: dict[str, Any]) -> str:
     """Whether a CUDA graph engaged, or why not."""
     if not execution["graph"]:
         return f"no CUDA graph: {execution['reason']}"
-    return (f"one CUDA graph, captured {execution['captures']} times, replayed {execution['replays']} times, "
-            f"{execution['graph_memory'] / 2**20:.0f} MiB")
+    return (
+        f"one CUDA graph, captured {execution['captures']} times, replayed {execution['replays']} times, "
+        f"{execution['graph_memory'] / 2**20:.0f} MiB"
+    )
 
 
 def _cost(document: dict[str, Any]) -> Iterator[str]:
@@ -84,40 +95,52 @@ def _cost(document: dict[str, Any]) -> Iterator[str]:
 
 def _extrapolated(document: dict[str, Any]) -> Iterator[str]:
     for found in document["extrapolated"]:
-        yield (f"extrapolated to {found['steps']} steps from {found['from_steps']}: {found['mode']:<20} {found['seconds']:.2f} s, "
-               f"guard adds {100 * (found['over_rest'] - 1):.2f} %")
+        yield (
+            f"extrapolated to {found['steps']} steps from {found['from_steps']}: {found['mode']:<20} {found['seconds']:.2f} s, "
+            f"guard adds {100 * (found['over_rest'] - 1):.2f} %"
+        )
 
 
 def _cold_start(document: dict[str, Any]) -> Iterator[str]:
     for found in document["cold_start"]:
         phases = ", ".join(f"{phase} {spread['median']:.2f} s" for phase, spread in found["seconds"].items())
-        yield (f"process start to first image, {found['mode']:<14} {found['to_first_image_seconds']['median']:.2f} s ({phases}), "
-               f"peak memory {max(found['peak_memory_bytes'].values()) / 2**20:.0f} MiB, "
-               f"on the GPU {device_mebibytes(found)}, {found['processes']} processes")
+        yield (
+            f"process start to first image, {found['mode']:<14} {found['to_first_image_seconds']['median']:.2f} s ({phases}), "
+            f"peak memory {max(found['peak_memory_bytes'].values()) / 2**20:.0f} MiB, "
+            f"on the GPU {device_mebibytes(found)}, {found['processes']} processes"
+        )
 
 
 def _floor(document: dict[str, Any]) -> Iterator[str]:
     peaks = document["floor"]["peaks"]
-    yield (f"peaks: GEMM {peaks['onnxruntime_gemm_flops_per_second'] / 1e9:.0f} GFLOP/s with ONNX Runtime, "
-           f"{peaks['numpy_gemm_flops_per_second'] / 1e9:.0f} with numpy; copy {peaks['copy_bytes_per_second'] / 1e9:.1f} GB/s")
+    yield (
+        f"peaks: GEMM {peaks['onnxruntime_gemm_flops_per_second'] / 1e9:.0f} GFLOP/s with ONNX Runtime, "
+        f"{peaks['numpy_gemm_flops_per_second'] / 1e9:.0f} with numpy; copy {peaks['copy_bytes_per_second'] / 1e9:.1f} GB/s"
+    )
     yield f"{'network':<14} {'GFLOP':>10} {'weights MB':>11} {'floor ms':>10} {'measured ms':>12} {'of floor':>9}  bound by"
     for row in document["floor"]["networks"]:
         note = f"; not counted: {', '.join(row['uncounted'])}" if row["uncounted"] else ""
-        yield (f"{row['network']:<14} {row['flops'] / 1e9:>10.3f} {row['weight_bytes'] / 1e6:>11.2f} "
-               f"{row['floor_milliseconds']:>10.3f} {row['measured_milliseconds']:>12.3f} {row['efficiency']:>9.1%}  "
-               f"{row['bound_by']}{note}")
+        yield (
+            f"{row['network']:<14} {row['flops'] / 1e9:>10.3f} {row['weight_bytes'] / 1e6:>11.2f} "
+            f"{row['floor_milliseconds']:>10.3f} {row['measured_milliseconds']:>12.3f} {row['efficiency']:>9.1%}  "
+            f"{row['bound_by']}{note}"
+        )
 
 
 def _grid(document: dict[str, Any]) -> Iterator[str]:
     if document["grid"]:
-        yield (f"{'batch':>5} {'size':>9} {'steps':>5} {'guard, safe':>12} {'triggering':>11} {'images/s':>9} {'unet ms':>9} "
-               f"{'guard ms':>9}")
+        yield (
+            f"{'batch':>5} {'size':>9} {'steps':>5} {'guard, safe':>12} {'triggering':>11} {'images/s':>9} {'unet ms':>9} "
+            f"{'guard ms':>9}"
+        )
     for cell in document["grid"]:
         inside = [100 * (ratio["median"] - 1) for ratio in cell["cost_of_guard"] if ratio["method"] == INSIDE]
         failed = "  FAIL " + "; ".join(cell["failed_checks"]) if cell["failed_checks"] else ""
-        yield (f"{cell['batch_size']:>5} {cell['width']:>4}x{cell['height']:<4} {cell['num_inference_steps']:>5} "
-               f"{inside[0]:>+10.2f} % {inside[1]:>+9.2f} % {cell['images_per_second'][GUARDED]:>9.3g} "
-               f"{cell['milliseconds']['unet']:>9.2f} {cell['milliseconds']['guard']:>9.2f}{failed}")
+        yield (
+            f"{cell['batch_size']:>5} {cell['width']:>4}x{cell['height']:<4} {cell['num_inference_steps']:>5} "
+            f"{inside[0]:>+10.2f} % {inside[1]:>+9.2f} % {cell['images_per_second'][GUARDED]:>9.3g} "
+            f"{cell['milliseconds']['unet']:>9.2f} {cell['milliseconds']['guard']:>9.2f}{failed}"
+        )
     for curve in document["curves"]:
         terms = " + ".join(f"{value:.4g}·{name}" for name, value in curve["coefficients"].items())
         yield f"{curve['network']} ms = {terms} (worst point off by {curve['worst']:.1%})"
@@ -125,8 +148,10 @@ def _grid(document: dict[str, Any]) -> Iterator[str]:
 
 def _peers(document: dict[str, Any]) -> Iterator[str]:
     if document["peers"]:
-        yield (f"{'peer':<26} {'time / ours':>11} {'interval':>15} {'seconds':>9} {'load s':>7} {'MiB':>6}  "
-               "pictures: largest, mean difference in grey levels")
+        yield (
+            f"{'peer':<26} {'time / ours':>11} {'interval':>15} {'seconds':>9} {'load s':>7} {'MiB':>6}  "
+            "pictures: largest, mean difference in grey levels"
+        )
     for peer in document["peers"]:
         if peer["failure"] is not None:
             yield f"{peer['peer']:<26} failed: {peer['failure']}"
@@ -134,5 +159,7 @@ def _peers(document: dict[str, Any]) -> Iterator[str]:
         ratio, seconds = peer["ratio"], peer["seconds"]["median"]
         pictures = "; ".join(f"{kind} {found['max']:.0f}, {found['mean']:.3f}" for kind, found in peer["pictures"].items())
         verdict = "does not count: DIFFERENT PICTURE" if peer["agreement"] == "different" else peer["agreement"]
-        yield (f"{peer['peer']:<26} {ratio['median']:>10.2f}x {ratio['low']:>7.2f}-{ratio['high']:<7.2f} {seconds:>9.2f} "
-               f"{peer['load_seconds']:>7.1f} {peer['peak_memory_bytes'] / 2**20:>6.0f}  {verdict} ({pictures})")
+        yield (
+            f"{peer['peer']:<26} {ratio['median']:>10.2f}x {ratio['low']:>7.2f}-{ratio['high']:<7.2f} {seconds:>9.2f} "
+            f"{peer['load_seconds']:>7.1f} {peer['peak_memory_bytes'] / 2**20:>6.0f}  {verdict} ({pictures})"
+        )

@@ -1,4 +1,5 @@
 """From runs to figures: what each mode and network took, and what the guard costs. Milliseconds unless the name says otherwise."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -32,18 +33,26 @@ def mode_figures(runs: Sequence[Run]) -> dict[str, Any]:
     gaps = [run.calls.gaps() for run in runs]
     rows.append(_row("outside engines, per step", gaps, runs))
     rows.append(_row("pipeline", [np.array([run.duration]) for run in runs], runs))
-    return {"mode": runs[0].mode, "runs": len(runs), "networks": rows,
-            "images_per_second": dataclasses.asdict(Spread.of([1e9 * images / run.duration for run in runs])),
-            "verdicts": sorted({report.verdict for run in runs for report in run.reports}),
-            "checks_per_image": sorted({sum(report.checked) for run in runs for report in run.reports}),
-            "execution": dataclasses.asdict(runs[-1].execution)}
+    return {
+        "mode": runs[0].mode,
+        "runs": len(runs),
+        "networks": rows,
+        "images_per_second": dataclasses.asdict(Spread.of([1e9 * images / run.duration for run in runs])),
+        "verdicts": sorted({report.verdict for run in runs for report in run.reports}),
+        "checks_per_image": sorted({sum(report.checked) for run in runs for report in run.reports}),
+        "execution": dataclasses.asdict(runs[-1].execution),
+    }
 
 
 def _row(name: str, calls: Sequence[np.ndarray], runs: Sequence[Run]) -> dict[str, Any]:
     """`calls` in one run, milliseconds of a call over all runs, and the median share of its run that all calls make."""
     share = float(np.median([found.sum() / run.duration for found, run in zip(calls, runs, strict=True)]))
-    return {"network": name, "calls": len(calls[0]), "milliseconds": dataclasses.asdict(Spread.of(np.concatenate(calls) * MS)),
-            "share": share}
+    return {
+        "network": name,
+        "calls": len(calls[0]),
+        "milliseconds": dataclasses.asdict(Spread.of(np.concatenate(calls) * MS)),
+        "share": share,
+    }
 
 
 def cost_of_guard(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -72,8 +81,10 @@ def timeline(runs: Sequence[Run]) -> dict[str, list[dict[str, Any]]]:
         ends = calls.end[calls.network == NAMES.index("sampler_step")]
         first, last = calls.start[calls.network == NAMES.index("unet")][0], ends[:TIMELINE_STEPS][-1]
         kept = (calls.start >= first) & (calls.end <= last)
-        found[mode] = [{"network": NAMES[network], "start": (start - first) * MS, "end": (end - first) * MS}
-                       for network, start, end in zip(calls.network[kept], calls.start[kept], calls.end[kept], strict=True)]
+        found[mode] = [
+            {"network": NAMES[network], "start": (start - first) * MS, "end": (end - first) * MS}
+            for network, start, end in zip(calls.network[kept], calls.start[kept], calls.end[kept], strict=True)
+        ]
     return found
 
 
@@ -81,11 +92,23 @@ def raw_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Every run and network as it was measured, for the CSV file."""
     rows = []
     for run in runs:
-        parts = {name: run.calls.durations(name) for name in NAMES} | {"outside engines, per step": run.calls.gaps(),
-                                                                       "pipeline": np.array([run.duration])}
-        rows += [{"round": run.round, "position": run.position, "mode": run.mode, "network": name, "calls": len(found),
-                  "total_ms": round(float(found.sum()) * MS, 6), "median_ms": round(float(np.median(found)) * MS, 6)}
-                 for name, found in parts.items() if len(found)]
+        parts = {name: run.calls.durations(name) for name in NAMES} | {
+            "outside engines, per step": run.calls.gaps(),
+            "pipeline": np.array([run.duration]),
+        }
+        rows += [
+            {
+                "round": run.round,
+                "position": run.position,
+                "mode": run.mode,
+                "network": name,
+                "calls": len(found),
+                "total_ms": round(float(found.sum()) * MS, 6),
+                "median_ms": round(float(np.median(found)) * MS, 6),
+            }
+            for name, found in parts.items()
+            if len(found)
+        ]
     return rows
 
 
@@ -98,11 +121,22 @@ def extrapolated(modes: Sequence[dict[str, Any]], measured_steps: int, steps: in
     found = []
     for figures in modes:
         median = {row["network"]: row["milliseconds"]["median"] for row in figures["networks"]}
-        of_step = {row["network"]: row["calls"] / measured_steps * median[row["network"]] for row in figures["networks"]
-                   if row["network"] in (*LOOP_NETWORKS, "outside engines, per step")}
+        of_step = {
+            row["network"]: row["calls"] / measured_steps * median[row["network"]]
+            for row in figures["networks"]
+            if row["network"] in (*LOOP_NETWORKS, "outside engines, per step")
+        }
         step = sum(of_step.values())
         once = median["pipeline"] - measured_steps * step
         whole, guard = once + steps * step, steps * of_step.get("guard", 0.0) + median.get("token_mask", 0.0)
-        found.append({"mode": figures["mode"], "steps": steps, "seconds": whole / 1000, "over_rest": whole / (whole - guard),
-                      "from_steps": measured_steps, "extrapolated": True})
+        found.append(
+            {
+                "mode": figures["mode"],
+                "steps": steps,
+                "seconds": whole / 1000,
+                "over_rest": whole / (whole - guard),
+                "from_steps": measured_steps,
+                "extrapolated": True,
+            }
+        )
     return found

@@ -1,4 +1,5 @@
 """The least a network can take on this machine: its operations and bytes against measured peaks."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -27,9 +28,11 @@ def peaks() -> dict[str, float]:
     session, source = _product(), np.ones(COPY_BYTES // 4, np.float32)
     target = np.empty_like(source)
     operations = 2 * SIDE**3
-    return {"onnxruntime_gemm_flops_per_second": operations / _best(lambda: session.run(None, {"a": left, "b": right})),
-            "numpy_gemm_flops_per_second": operations / _best(lambda: left @ right),
-            "copy_bytes_per_second": 2 * COPY_BYTES / _best(lambda: np.copyto(target, source))}
+    return {
+        "onnxruntime_gemm_flops_per_second": operations / _best(lambda: session.run(None, {"a": left, "b": right})),
+        "numpy_gemm_flops_per_second": operations / _best(lambda: left @ right),
+        "copy_bytes_per_second": 2 * COPY_BYTES / _best(lambda: np.copyto(target, source)),
+    }
 
 
 def counts(engine_dir: Path, manifest: Manifest, workload: Workload) -> dict[str, Count]:
@@ -37,8 +40,16 @@ def counts(engine_dir: Path, manifest: Manifest, workload: Workload) -> dict[str
     geometry = manifest.geometry
     height, width = workload.height // geometry.scale_factor, workload.width // geometry.scale_factor
     branches = 2 if workload.guidance_scale > 1 else 1
-    sizes = {"B": workload.batch_size, "CB": branches * workload.batch_size, "H": height, "W": width, "D": geometry.embed_dim,
-             "PH": workload.height, "PW": workload.width, **SHORTEST_HISTORY}
+    sizes = {
+        "B": workload.batch_size,
+        "CB": branches * workload.batch_size,
+        "H": height,
+        "W": width,
+        "D": geometry.embed_dim,
+        "PH": workload.height,
+        "PW": workload.width,
+        **SHORTEST_HISTORY,
+    }
     return {network: count(path, sizes) for network in NETWORKS if (path := engine_dir / network / "model.onnx").is_file()}
 
 
@@ -55,10 +66,18 @@ def floors(counted: Mapping[str, Count], milliseconds: Mapping[str, float], peak
             continue
         compute, memory = found.flops / flops_per_second, found.least_bytes / peak["copy_bytes_per_second"]
         floor = 1000 * max(compute, memory)
-        rows.append({"network": network, **dataclasses.asdict(found), "uncounted": list(found.uncounted),
-                     "least_bytes": found.least_bytes, "floor_milliseconds": floor,
-                     "bound_by": "operations" if compute >= memory else "bytes", "measured_milliseconds": milliseconds[network],
-                     "efficiency": floor / milliseconds[network]})
+        rows.append(
+            {
+                "network": network,
+                **dataclasses.asdict(found),
+                "uncounted": list(found.uncounted),
+                "least_bytes": found.least_bytes,
+                "floor_milliseconds": floor,
+                "bound_by": "operations" if compute >= memory else "bytes",
+                "measured_milliseconds": milliseconds[network],
+                "efficiency": floor / milliseconds[network],
+            }
+        )
     return rows
 
 

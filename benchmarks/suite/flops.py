@@ -2,6 +2,7 @@
 
 Knows nothing of time: `benchmarks.suite.floor` sets these counts against what the machine can do.
 """
+
 from __future__ import annotations
 
 import math
@@ -51,8 +52,7 @@ def count(path: Path, sizes: Mapping[str, int]) -> Count:
     model = onnx.load(path, load_external_data=False)
     types = infer_types(model, sizes)
     weights = {tensor.name for tensor in model.graph.initializer}
-    uncounted = {f"{node.domain}.{node.op_type}" for node in model.graph.node
-                 if not (_is_standard(node) or _is_attention(node))}
+    uncounted = {f"{node.domain}.{node.op_type}" for node in model.graph.node if not (_is_standard(node) or _is_attention(node))}
     flops = activation_bytes = 0
     for node in filter(_is_product, model.graph.node):
         try:
@@ -63,8 +63,9 @@ def count(path: Path, sizes: Mapping[str, int]) -> Count:
             uncounted.add(node.op_type)
             continue
         activation_bytes += sum(_bytes(types[name]) for name in (*node.input, *node.output) if name and name not in weights)
-    boundary = sum(_bytes(types.get(value.name) or _concrete(value.type, sizes))
-                   for value in (*model.graph.input, *model.graph.output))
+    boundary = sum(
+        _bytes(types.get(value.name) or _concrete(value.type, sizes)) for value in (*model.graph.input, *model.graph.output)
+    )
     weight_bytes = sum(_bytes(types[name]) for name in weights)
     return Count(flops, weight_bytes, boundary, activation_bytes, tuple(sorted(uncounted)))
 
@@ -103,19 +104,25 @@ def _infer_node(node: onnx.NodeProto, opset: int, types: dict[str, onnx.TypeProt
     if all(name in values for name in node.output):
         for name in node.output:
             types[name] = onnx.helper.make_tensor_type_proto(
-                onnx.helper.np_dtype_to_tensor_dtype(values[name].dtype), values[name].shape)
+                onnx.helper.np_dtype_to_tensor_dtype(values[name].dtype), values[name].shape
+            )
         return
     known = {name: types[name] for name in inputs}
     data = {name: numpy_helper.from_array(values[name], name) for name in inputs if name in values}
-    types.update(shape_inference.infer_node_outputs(
-        onnx.defs.get_schema(node.op_type, opset), node, known, data, opset_imports=[onnx.helper.make_opsetid("", opset)]))
+    types.update(
+        shape_inference.infer_node_outputs(
+            onnx.defs.get_schema(node.op_type, opset), node, known, data, opset_imports=[onnx.helper.make_opsetid("", opset)]
+        )
+    )
 
 
 def _evaluate(node: onnx.NodeProto, opset: int, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What a node gives for known inputs."""
     feeds = {name: values[name] for name in node.input if name}
-    inputs = [onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), None)
-              for name, value in feeds.items()]
+    inputs = [
+        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), None)
+        for name, value in feeds.items()
+    ]
     graph = onnx.helper.make_graph([node], "node", inputs, [onnx.ValueInfoProto(name=name) for name in node.output])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
     return {name: np.asarray(found) for name, found in zip(node.output, ReferenceEvaluator(model).run(None, feeds), strict=True)}
@@ -142,8 +149,9 @@ def _product_flops(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto]) ->
     """
     first, second, result = (_shape(types.get(name)) for name in (node.input[0], node.input[1], node.output[0]))
     if first is None or second is None or result is None:
-        raise ValueError(f"{node.op_type} {node.name}: expected shapes that follow from the sizes given, found "
-                         f"{first}, {second} and {result}")
+        raise ValueError(
+            f"{node.op_type} {node.name}: expected shapes that follow from the sizes given, found {first}, {second} and {result}"
+        )
     if node.op_type == "Conv":  # weight [out, in / groups, kernel …]
         return 2 * math.prod(result) * math.prod(second[1:])
     if _is_attention(node):  # scores, and their product with the values
@@ -155,7 +163,8 @@ def _product_flops(node: onnx.NodeProto, types: Mapping[str, onnx.TypeProto]) ->
 def _concrete(declared: onnx.TypeProto, sizes: Mapping[str, int]) -> onnx.TypeProto:
     tensor = declared.tensor_type
     return onnx.helper.make_tensor_type_proto(
-        tensor.elem_type, [sizes[dim.dim_param] if dim.HasField("dim_param") else dim.dim_value for dim in tensor.shape.dim])
+        tensor.elem_type, [sizes[dim.dim_param] if dim.HasField("dim_param") else dim.dim_value for dim in tensor.shape.dim]
+    )
 
 
 def _shape(found: onnx.TypeProto | None) -> tuple[int, ...] | None:

@@ -1,4 +1,5 @@
 """What a figure was measured on: processor, clocks, memory, load, versions of the libraries."""
+
 from __future__ import annotations
 
 import importlib.metadata
@@ -12,8 +13,20 @@ from typing import Any
 from engines.backends.processor import cpuinfo
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-LIBRARIES = ("numpy", "onnxruntime", "openvino", "tokenizers", "torch", "diffusers", "transformers", "optimum", "optimum-onnx",
-             "onnx", "matplotlib", "scipy")
+LIBRARIES = (
+    "numpy",
+    "onnxruntime",
+    "openvino",
+    "tokenizers",
+    "torch",
+    "diffusers",
+    "transformers",
+    "optimum",
+    "optimum-onnx",
+    "onnx",
+    "matplotlib",
+    "scipy",
+)
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "KMP_BLOCKTIME")
 
 
@@ -21,21 +34,28 @@ def describe() -> dict[str, Any]:
     """Everything that does not change while a benchmark runs. Holds no host name and no path."""
     clock = time.get_clock_info("perf_counter")
     return {
-        "processor": cpuinfo("model name") or platform.processor() or platform.machine(), "architecture": platform.machine(),
+        "processor": cpuinfo("model name") or platform.processor() or platform.machine(),
+        "architecture": platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "system": f"{platform.system()} {platform.release()}", "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
         "frequency_governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "clock": {"name": "time.perf_counter_ns", "implementation": clock.implementation, "resolution_ns": clock.resolution * 1e9},
-        "versions": _versions(), "thread_variables": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
-        "commit": _commit()}
+        "versions": _versions(),
+        "thread_variables": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
+        "commit": _commit(),
+    }
 
 
 def now() -> dict[str, Any]:
     """What changes: UTC time, load average of the last minute, clock of the first core in MHz (None where it is hidden)."""
     frequency = cpuinfo("cpu MHz")
-    return {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "load_average": round(os.getloadavg()[0], 2),
-            "mhz": float(frequency) if frequency else None}
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "load_average": round(os.getloadavg()[0], 2),
+        "mhz": float(frequency) if frequency else None,
+    }
 
 
 def peak_memory_bytes() -> int:
@@ -47,6 +67,7 @@ def peak_memory_bytes() -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     import resource
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
 
 

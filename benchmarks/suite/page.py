@@ -1,4 +1,5 @@
 """The figures of benchmarks/README.md, from the published documents. `python benchmarks/suite/page.py` writes them again."""
+
 from __future__ import annotations
 
 import json
@@ -19,8 +20,12 @@ from engines.store.atomic import replacing  # noqa: E402
 
 PAGE, RESULTS = ROOT / "benchmarks" / "README.md", ROOT / "benchmarks" / "results"
 START, END = "<!-- figures: written by benchmarks/suite/page.py -->", "<!-- end of figures -->"
-PLOTS = {"overhead": "Cost of the guard by step count and by picture size", "networks": "Seconds by network for each mode",
-         "timeline": "The first steps, call by call", "curves": "Cost of a call with fitted curves"}
+PLOTS = {
+    "overhead": "Cost of the guard by step count and by picture size",
+    "networks": "Seconds by network for each mode",
+    "timeline": "The first steps, call by call",
+    "curves": "Cost of a call with fitted curves",
+}
 
 
 def update(page: Path = PAGE, results: Path = RESULTS) -> None:
@@ -42,8 +47,13 @@ def with_figures(text: str, results: Path) -> str:
     before, rest = text.split(START)
     documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("latency-*.json"))]
     loads = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("load_time-*.json"))]
-    figures = "\n".join([*_overview(documents), *(line for document in documents for line in section(document, results)),
-                         *(line for document in loads for line in load_section(document))])
+    figures = "\n".join(
+        [
+            *_overview(documents),
+            *(line for document in documents for line in section(document, results)),
+            *(line for document in loads for line in load_section(document)),
+        ]
+    )
     return f"{before}{START}\n{figures}\n{END}{rest.split(END)[1]}"
 
 
@@ -56,26 +66,51 @@ def _overview(documents: Sequence[dict[str, Any]]) -> Iterator[str]:
         for found in document["extrapolated"]:
             if found["mode"] in inside:
                 inside[found["mode"]] += f"; {_percent(found['over_rest'])} **extrapolated** to {found['steps']} steps"
-        peers = {peer["peer"]: peer["ratio"]["median"] for peer in document["peers"]
-                 if peer["failure"] is None and peer["agreement"] != "different" and peer["peer"] not in OWN}
+        peers = {
+            peer["peer"]: peer["ratio"]["median"]
+            for peer in document["peers"]
+            if peer["failure"] is None and peer["agreement"] != "different" and peer["peer"] not in OWN
+        }
         nearest = min(peers, key=peers.__getitem__, default=None)
-        rows.append([f"[{target['name']}](#{target['name']})", document["machine"]["processor"],
-                     f"{target['backend']}, {target['precision']}",
-                     f"{work['batch_size']} of {work['width']}×{work['height']}, {work['num_inference_steps']} steps",
-                     *inside.values(), "" if nearest is None else f"{peers[nearest]:.2f} ({nearest})"])
+        rows.append(
+            [
+                f"[{target['name']}](#{target['name']})",
+                document["machine"]["processor"],
+                f"{target['backend']}, {target['precision']}",
+                f"{work['batch_size']} of {work['width']}×{work['height']}, {work['num_inference_steps']} steps",
+                *inside.values(),
+                "" if nearest is None else f"{peers[nearest]:.2f} ({nearest})",
+            ]
+        )
     yield ""
-    yield from _rows(["figures", "processor", "engines", "pictures", *(f"{mode}: the guard adds" for mode in (GUARDED, TRIGGERED)),
-                      "fastest peer, its time ÷ ours"], rows)
+    yield from _rows(
+        [
+            "figures",
+            "processor",
+            "engines",
+            "pictures",
+            *(f"{mode}: the guard adds" for mode in (GUARDED, TRIGGERED)),
+            "fastest peer, its time ÷ ours",
+        ],
+        rows,
+    )
 
 
 def section(document: dict[str, Any], results: Path) -> Iterator[str]:
     """One document as Markdown."""
     target, work = document["target"], document["workload"]
     passed = f"{sum(check['passed'] for check in document['checks'])} of {len(document['checks'])}"
-    yield from ("", f"### {target['name']}", "", _provenance(document), "",
-                f"{work['batch_size']} image(s) of {work['width']}×{work['height']}, {work['num_inference_steps']} steps of "
-                f"{work['scheduler'].upper()}, guidance {work['guidance_scale']}, {work['rounds']} round(s) after "
-                f"{work['warm_up_rounds']} of warm-up; verdicts: {target['verdicts']}; {passed} checks of equal work passed.", "")
+    yield from (
+        "",
+        f"### {target['name']}",
+        "",
+        _provenance(document),
+        "",
+        f"{work['batch_size']} image(s) of {work['width']}×{work['height']}, {work['num_inference_steps']} steps of "
+        f"{work['scheduler'].upper()}, guidance {work['guidance_scale']}, {work['rounds']} round(s) after "
+        f"{work['warm_up_rounds']} of warm-up; verdicts: {target['verdicts']}; {passed} checks of equal work passed.",
+        "",
+    )
     for part in (_cost, _networks, _floor, _cold_start, _peers):
         yield from part(document)
     for name, text in PLOTS.items():
@@ -87,24 +122,46 @@ def load_section(document: dict[str, Any]) -> Iterator[str]:
     """A document of `benchmarks/loading/load_time.py` as Markdown."""
     weights = document["weights_bytes"]
     moments = max((found["memory_bytes"] for found in document["subjects"].values()), key=len)
-    yield from ("", f"### Loading {document['target']}", "", _provenance(document),
-                "", f"{document['rounds']} rounds; the weights are {weights / 2**30:.3f} GiB.", "")
+    yield from (
+        "",
+        f"### Loading {document['target']}",
+        "",
+        _provenance(document),
+        "",
+        f"{document['rounds']} rounds; the weights are {weights / 2**30:.3f} GiB.",
+        "",
+    )
     yield from _rows(
-        ["process start to loaded", "s, median (p5 to p95)", "diffusers ÷ this", "95 % interval",
-         *(f"resident after {moment}, × weights" for moment in moments), "most ever resident, × weights"],
-        [[name, "{median:.2f} ({p5:.2f} to {p95:.2f})".format(**found["seconds"]), f"{found['diffusers_over_this']['median']:.2f}",
-          f"{found['diffusers_over_this']['low']:.2f} to {found['diffusers_over_this']['high']:.2f}",
-          *(f"{held['resident'] / weights:.2f}" for held in found["memory_bytes"].values()),
-          f"{max(held['peak'] for held in found['memory_bytes'].values()) / weights:.2f}"]
-         for name, found in document["subjects"].items()])
+        [
+            "process start to loaded",
+            "s, median (p5 to p95)",
+            "diffusers ÷ this",
+            "95 % interval",
+            *(f"resident after {moment}, × weights" for moment in moments),
+            "most ever resident, × weights",
+        ],
+        [
+            [
+                name,
+                "{median:.2f} ({p5:.2f} to {p95:.2f})".format(**found["seconds"]),
+                f"{found['diffusers_over_this']['median']:.2f}",
+                f"{found['diffusers_over_this']['low']:.2f} to {found['diffusers_over_this']['high']:.2f}",
+                *(f"{held['resident'] / weights:.2f}" for held in found["memory_bytes"].values()),
+                f"{max(held['peak'] for held in found['memory_bytes'].values()) / weights:.2f}",
+            ]
+            for name, found in document["subjects"].items()
+        ],
+    )
 
 
 def _provenance(document: dict[str, Any]) -> str:
     machine, loads = document["machine"], [document[moment]["load_average"] for moment in ("started", "ended")]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    return (f"`{document['command']}`, {document['started']['time'][:10]}, commit {(machine['commit'] or 'unknown')[:10]}. "
-            f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}; load average "
-            f"{loads[0]} at the start, {loads[1]} at the end. Python {machine['python']}, {versions}.")
+    return (
+        f"`{document['command']}`, {document['started']['time'][:10]}, commit {(machine['commit'] or 'unknown')[:10]}. "
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}; load average "
+        f"{loads[0]} at the start, {loads[1]} at the end. Python {machine['python']}, {versions}."
+    )
 
 
 def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -117,12 +174,29 @@ def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]
 
 
 def _cost(document: dict[str, Any]) -> Iterator[str]:
-    rows = [[found["mode"], found["method"], f"{_percent(found['median'])}",
-             f"{_percent(found['low'])} to {_percent(found['high'])}", f"{_percent(found['p5'])} to {_percent(found['p95'])}",
-             str(found["count"])] for found in document["cost_of_guard"]]
-    rows += [[found["mode"], f"inside the run, **extrapolated** to {found['steps']} steps ({found['seconds']:.1f} s) from "
-              f"{found['from_steps']}", _percent(found["over_rest"]), "", "", ""]
-             for found in document["extrapolated"] if found["over_rest"] > 1]
+    rows = [
+        [
+            found["mode"],
+            found["method"],
+            f"{_percent(found['median'])}",
+            f"{_percent(found['low'])} to {_percent(found['high'])}",
+            f"{_percent(found['p5'])} to {_percent(found['p95'])}",
+            str(found["count"]),
+        ]
+        for found in document["cost_of_guard"]
+    ]
+    rows += [
+        [
+            found["mode"],
+            f"inside the run, **extrapolated** to {found['steps']} steps ({found['seconds']:.1f} s) from {found['from_steps']}",
+            _percent(found["over_rest"]),
+            "",
+            "",
+            "",
+        ]
+        for found in document["extrapolated"]
+        if found["over_rest"] > 1
+    ]
     yield from _rows(["the guard adds", "method", "median", "95 % interval", "p5 to p95", "pairs"], rows)
 
 
@@ -131,33 +205,62 @@ def _networks(document: dict[str, Any]) -> Iterator[str]:
     for name in dict.fromkeys(row["network"] for mode in document["modes"] for row in mode["networks"]):
         found = [next((row for row in mode["networks"] if row["network"] == name), None) for mode in document["modes"]]
         calls = " or ".join(dict.fromkeys(str(row["calls"]) for row in found if row))
-        rows.append([f"{name} × {calls}", *("{median:.3f} ({p5:.3f} to {p95:.3f})".format_map(row["milliseconds"]) if row else ""
-                                            for row in found)])
+        rows.append(
+            [
+                f"{name} × {calls}",
+                *("{median:.3f} ({p5:.3f} to {p95:.3f})".format_map(row["milliseconds"]) if row else "" for row in found),
+            ]
+        )
     rows.append(["images per second", *(f"{mode['images_per_second']['median']:.3g}" for mode in document["modes"])])
     yield from _rows(["milliseconds of a call, median (p5 to p95)", *(mode["mode"] for mode in document["modes"])], rows)
 
 
 def _floor(document: dict[str, Any]) -> Iterator[str]:
     peaks = document["floor"]["peaks"]
-    yield (f"Peaks of the machine: GEMM {peaks['onnxruntime_gemm_flops_per_second'] / 1e9:.0f} GFLOP/s with ONNX Runtime and "
-           f"{peaks['numpy_gemm_flops_per_second'] / 1e9:.0f} with numpy, float32; copy "
-           f"{peaks['copy_bytes_per_second'] / 1e9:.1f} GB/s.")
+    yield (
+        f"Peaks of the machine: GEMM {peaks['onnxruntime_gemm_flops_per_second'] / 1e9:.0f} GFLOP/s with ONNX Runtime and "
+        f"{peaks['numpy_gemm_flops_per_second'] / 1e9:.0f} with numpy, float32; copy "
+        f"{peaks['copy_bytes_per_second'] / 1e9:.1f} GB/s."
+    )
     yield ""
     yield from _rows(
         ["one call", "GFLOP", "weights, MB", "activations, MB", "floor, ms", "bound by", "measured, ms", "of the floor's speed"],
-        [[row["network"], f"{row['flops'] / 1e9:.3f}", f"{row['weight_bytes'] / 1e6:.2f}", f"{row['activation_bytes'] / 1e6:.2f}",
-          f"{row['floor_milliseconds']:.3f}", row["bound_by"], f"{row['measured_milliseconds']:.3f}", f"{row['efficiency']:.0%}"]
-         for row in document["floor"]["networks"]])
+        [
+            [
+                row["network"],
+                f"{row['flops'] / 1e9:.3f}",
+                f"{row['weight_bytes'] / 1e6:.2f}",
+                f"{row['activation_bytes'] / 1e6:.2f}",
+                f"{row['floor_milliseconds']:.3f}",
+                row["bound_by"],
+                f"{row['measured_milliseconds']:.3f}",
+                f"{row['efficiency']:.0%}",
+            ]
+            for row in document["floor"]["networks"]
+        ],
+    )
 
 
 def _cold_start(document: dict[str, Any]) -> Iterator[str]:
     yield from _rows(
-        ["process of its own", "to first image, s", *(document["cold_start"][0]["seconds"] if document["cold_start"] else ()),
-         "peak memory, MiB", "in use on the GPU, MiB"],
-        [[found["mode"], f"{found['to_first_image_seconds']['median']:.2f}",
-          *(f"{spread['median']:.2f}" for spread in found["seconds"].values()),
-          f"{max(found['peak_memory_bytes'].values()) / 2**20:.0f}", device_mebibytes(found)]
-         for found in document["cold_start"]])
+        [
+            "process of its own",
+            "to first image, s",
+            *(document["cold_start"][0]["seconds"] if document["cold_start"] else ()),
+            "peak memory, MiB",
+            "in use on the GPU, MiB",
+        ],
+        [
+            [
+                found["mode"],
+                f"{found['to_first_image_seconds']['median']:.2f}",
+                *(f"{spread['median']:.2f}" for spread in found["seconds"].values()),
+                f"{max(found['peak_memory_bytes'].values()) / 2**20:.0f}",
+                device_mebibytes(found),
+            ]
+            for found in document["cold_start"]
+        ],
+    )
 
 
 def _peers(document: dict[str, Any]) -> Iterator[str]:
@@ -168,13 +271,30 @@ def _peers(document: dict[str, Any]) -> Iterator[str]:
             continue
         ratio, pictures = peer["ratio"], peer["pictures"].values()
         agreement = "**different: does not count**" if peer["agreement"] == "different" else peer["agreement"]
-        rows.append([f"{peer['peer']}: {peer['description']}", peer["precision"], f"{ratio['median']:.2f}",
-                     f"{ratio['low']:.2f} to {ratio['high']:.2f}", f"{peer['load_seconds']:.1f}",
-                     f"{peer['peak_memory_bytes'] / 2**20:.0f}",
-                     f"{agreement}: {max(found['max'] for found in pictures):.0f}, {max(found['mean'] for found in pictures):.3f}"])
+        rows.append(
+            [
+                f"{peer['peer']}: {peer['description']}",
+                peer["precision"],
+                f"{ratio['median']:.2f}",
+                f"{ratio['low']:.2f} to {ratio['high']:.2f}",
+                f"{peer['load_seconds']:.1f}",
+                f"{peer['peak_memory_bytes'] / 2**20:.0f}",
+                f"{agreement}: {max(found['max'] for found in pictures):.0f}, {max(found['mean'] for found in pictures):.3f}",
+            ]
+        )
     steps = ", ".join(sorted({str(peer["num_inference_steps"]) for peer in document["peers"]}))
-    yield from _rows(["peer", "precision", f"its time ÷ ours ({GUARDED}), {steps} steps", "95 % interval", "load, s",
-                      "peak memory, MiB", "pictures: largest, mean grey-level difference"], rows)
+    yield from _rows(
+        [
+            "peer",
+            "precision",
+            f"its time ÷ ours ({GUARDED}), {steps} steps",
+            "95 % interval",
+            "load, s",
+            "peak memory, MiB",
+            "pictures: largest, mean grey-level difference",
+        ],
+        rows,
+    )
 
 
 def _percent(ratio: float) -> str:

@@ -1,4 +1,5 @@
 """Plots of a document, made from its JSON alone. `python benchmarks/suite/plots.py FILE.json` draws them again beside it."""
+
 from __future__ import annotations
 
 import json
@@ -21,16 +22,29 @@ from benchmarks.suite.sampling import GUARDED, MODES  # noqa: E402
 from benchmarks.suite.timing import LOOP_NETWORKS  # noqa: E402
 from engines.store.atomic import replacing  # noqa: E402
 
-COLOURS = {"text_encoder": "#8c6bb1", "unet": "#4477aa", "guard": "#cc3311", "token_mask": "#882255",
-           "sampler_step": "#ddaa33", "vae_decoder": "#44aa77", "outside engines": "#999999"}
+COLOURS = {
+    "text_encoder": "#8c6bb1",
+    "unet": "#4477aa",
+    "guard": "#cc3311",
+    "token_mask": "#882255",
+    "sampler_step": "#ddaa33",
+    "vae_decoder": "#44aa77",
+    "outside engines": "#999999",
+}
 SERIES = ("#4477aa", "#ee7733", "#228833", "#aa3377", "#66ccee")
-STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10,
-                         "legend.frameon": False}
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "legend.frameon": False,
+}
 
 
 def draw(document: dict[str, Any], folder: Path) -> list[Path]:
     """Write every plot that the document has figures for, as `latency-<target>-<plot>.png`; their paths."""
     import matplotlib
+
     paths = []
     with matplotlib.rc_context(STYLE):
         for name, plot in PLOTS.items():
@@ -45,8 +59,10 @@ def draw(document: dict[str, Any], folder: Path) -> list[Path]:
 
 def _caption(figure: Figure, document: dict[str, Any]) -> None:
     machine, target, started = document["machine"], document["target"], document["started"]
-    text = (f"{target['name']}, {target['backend']} {target['precision']}; {machine['processor']}, {machine['cores']} cores, "
-            f"load {started['load_average']}; {started['time'][:10]}")
+    text = (
+        f"{target['name']}, {target['backend']} {target['precision']}; {machine['processor']}, {machine['cores']} cores, "
+        f"load {started['load_average']}; {started['time'][:10]}"
+    )
     engine = figure.get_layout_engine()
     assert engine is not None
     engine.set(rect=(0, 0.05, 1, 0.94))  # type: ignore[call-arg]
@@ -72,13 +88,21 @@ def overhead(document: dict[str, Any]) -> Figure | None:
         _overhead_line(right, [cell["width"] for cell in mine], mine, colour, f"batch {batch}")
     for found in document["extrapolated"]:
         if found["mode"] == GUARDED:
-            left.plot(found["steps"], 100 * (found["over_rest"] - 1), "o", mfc="white", mec="black",
-                      label=f"{document['workload']['width']} px, extrapolated\nfrom {found['from_steps']} steps")
+            left.plot(
+                found["steps"],
+                100 * (found["over_rest"] - 1),
+                "o",
+                mfc="white",
+                mec="black",
+                label=f"{document['workload']['width']} px, extrapolated\nfrom {found['from_steps']} steps",
+            )
     left.set(title=f"by step count, batch {smallest}", xlabel="sampler steps", ylabel="guard adds, % of the rest of the run")
-    right.set(title=f"by picture size, {longest} steps", xlabel="picture side, pixels",
-              xticks=sorted({cell["width"] for cell in cells}))
-    left.set_xticks(sorted({*(cell["num_inference_steps"] for cell in cells),
-                            *(found["steps"] for found in document["extrapolated"])}))
+    right.set(
+        title=f"by picture size, {longest} steps", xlabel="picture side, pixels", xticks=sorted({cell["width"] for cell in cells})
+    )
+    left.set_xticks(
+        sorted({*(cell["num_inference_steps"] for cell in cells), *(found["steps"] for found in document["extrapolated"])})
+    )
     left.set_ylim(0, 1.1 * max(axes.dataLim.ymax for axes in (left, right)))
     for axes in (left, right):
         axes.legend()
@@ -90,39 +114,56 @@ def overhead(document: dict[str, Any]) -> Figure | None:
 def _as_cell(document: dict[str, Any]) -> dict[str, Any]:
     """The main comparison in the form of a grid's cell."""
     work = document["workload"]
-    return {**{name: work[name] for name in ("batch_size", "num_inference_steps", "height", "width")},
-            "cost_of_guard": document["cost_of_guard"]}
+    return {
+        **{name: work[name] for name in ("batch_size", "num_inference_steps", "height", "width")},
+        "cost_of_guard": document["cost_of_guard"],
+    }
 
 
 def _overhead_line(axes: Any, places: list[float], cells: list[dict[str, Any]], colour: str, label: str) -> None:
-    ratios = [next(ratio for ratio in cell["cost_of_guard"] if ratio["mode"] == GUARDED and ratio["method"] == INSIDE)
-              for cell in cells]
+    ratios = [
+        next(ratio for ratio in cell["cost_of_guard"] if ratio["mode"] == GUARDED and ratio["method"] == INSIDE) for cell in cells
+    ]
     middle, low, high = (np.array([100 * (ratio[key] - 1) for ratio in ratios]) for key in ("median", "low", "high"))
-    axes.errorbar(places, middle, yerr=[middle - low, high - middle], color=colour, label=label, marker="o", ms=4, capsize=3,
-                  lw=1.2)
+    axes.errorbar(
+        places, middle, yerr=[middle - low, high - middle], color=colour, label=label, marker="o", ms=4, capsize=3, lw=1.2
+    )
 
 
 def networks(document: dict[str, Any]) -> Figure:
     """Median seconds of an image batch by network, stacked, one bar for each mode; hatched where extrapolated."""
     bars = [(mode["mode"], _parts(mode), "") for mode in document["modes"]]
     steps = document["workload"]["num_inference_steps"]
-    bars += [(f"{found['mode']}\n{found['steps']} steps, extrapolated", _parts(mode, found["steps"] / steps), "//")
-             for found, mode in zip(document["extrapolated"], document["modes"], strict=False)]
+    bars += [
+        (f"{found['mode']}\n{found['steps']} steps, extrapolated", _parts(mode, found["steps"] / steps), "//")
+        for found, mode in zip(document["extrapolated"], document["modes"], strict=False)
+    ]
     figure = Figure(figsize=(9, 0.55 * len(bars) + 1.9), layout="constrained")
     axes = figure.subplots()
     for place, (_, parts, hatch) in enumerate(bars):
         left = 0.0
         for name, seconds in parts.items():
-            axes.barh(place, seconds, left=left, color=COLOURS[name], hatch=hatch, edgecolor="white", linewidth=0.6, height=0.6,
-                      label=name if place == 1 else None)  # the guarded bar has every part
+            axes.barh(
+                place,
+                seconds,
+                left=left,
+                color=COLOURS[name],
+                hatch=hatch,
+                edgecolor="white",
+                linewidth=0.6,
+                height=0.6,
+                label=name if place == 1 else None,
+            )  # the guarded bar has every part
             left += seconds
         axes.text(left, place, f"  {left:.3g} s", va="center")
     axes.set_yticks(range(len(bars)), [name for name, _, _ in bars])
     axes.invert_yaxis()
     axes.margins(x=0.1)
-    axes.set(xlabel="seconds, median call times number of calls",
-             title=f"Where the time goes: {document['workload']['batch_size']} x {document['workload']['width']}x"
-                   f"{document['workload']['height']}, {steps} steps")
+    axes.set(
+        xlabel="seconds, median call times number of calls",
+        title=f"Where the time goes: {document['workload']['batch_size']} x {document['workload']['width']}x"
+        f"{document['workload']['height']}, {steps} steps",
+    )
     figure.legend(loc="outside upper center", ncols=6)
     return figure
 
@@ -130,8 +171,11 @@ def networks(document: dict[str, Any]) -> Figure:
 def _parts(mode: dict[str, Any], times: float = 1.0) -> dict[str, float]:
     """Seconds of each part of a run; those of the loop `times` as often as measured."""
     rows = {row["network"]: row for row in mode["networks"]}
-    parts = {name: rows[name]["calls"] * rows[name]["milliseconds"]["median"] / 1000 * (times if name in LOOP_NETWORKS else 1)
-             for name in COLOURS if name in rows}
+    parts = {
+        name: rows[name]["calls"] * rows[name]["milliseconds"]["median"] / 1000 * (times if name in LOOP_NETWORKS else 1)
+        for name in COLOURS
+        if name in rows
+    }
     gap = rows["outside engines, per step"]
     parts["outside engines"] = gap["calls"] * gap["milliseconds"]["median"] / 1000 * times
     return parts
@@ -182,7 +226,11 @@ def curves(document: dict[str, Any]) -> Figure | None:
 
 
 PLOTS: dict[str, Callable[[dict[str, Any]], Figure | None]] = {
-    "overhead": overhead, "networks": networks, "timeline": timeline, "curves": curves}
+    "overhead": overhead,
+    "networks": networks,
+    "timeline": timeline,
+    "curves": curves,
+}
 
 
 def main() -> None:

@@ -1,4 +1,5 @@
 """Paired ratios of times, their spread, and a bootstrap interval of the median."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

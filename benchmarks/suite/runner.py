@@ -1,4 +1,5 @@
 """Runs a plan and gives its document: everything `benchmarks/suite/latency.schema.json` describes, ready for JSON."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -48,19 +49,30 @@ class Suite:
             cells, device = self._grid(pipeline, log), pipeline.device
         modes = [figures.mode_figures(figures.of_mode(runs, mode)) for mode in MODES]
         document = {
-            "format": FORMAT, "command": self.command, "started": started, "machine": described,
-            "target": self._describe(manifest, device), "workload": self._describe_workload(),
-            "recording_nanoseconds_per_call": log.cost(), "checks": [dataclasses.asdict(check) for check in same_work(runs)],
-            "modes": modes, "cost_of_guard": figures.cost_of_guard(runs), "timeline": figures.timeline(runs),
-            "cold_start": colds, "floor": self._floor(counted, modes), "grid": cells,
-            "curves": grid.curves(cells, manifest.geometry.scale_factor), "extrapolated": self._extrapolated(modes),
-            "peers": self._peers(manifest), "ended": machine.now()}
+            "format": FORMAT,
+            "command": self.command,
+            "started": started,
+            "machine": described,
+            "target": self._describe(manifest, device),
+            "workload": self._describe_workload(),
+            "recording_nanoseconds_per_call": log.cost(),
+            "checks": [dataclasses.asdict(check) for check in same_work(runs)],
+            "modes": modes,
+            "cost_of_guard": figures.cost_of_guard(runs),
+            "timeline": figures.timeline(runs),
+            "cold_start": colds,
+            "floor": self._floor(counted, modes),
+            "grid": cells,
+            "curves": grid.curves(cells, manifest.geometry.scale_factor),
+            "extrapolated": self._extrapolated(modes),
+            "peers": self._peers(manifest),
+            "ended": machine.now(),
+        }
         return document, figures.raw_rows(runs)
 
     def _compare(self, pipeline: GuardedPipeline, log: CallLog) -> list[Run]:
         with _bar("runs", len(MODES) * (self.plan.rounds + self.plan.warm_up_rounds)) as tick:
-            return interleave(pipeline, log, self.workload, self.target.trained, self.plan.rounds, tick,
-                              self.plan.warm_up_rounds)
+            return interleave(pipeline, log, self.workload, self.target.trained, self.plan.rounds, tick, self.plan.warm_up_rounds)
 
     def _grid(self, pipeline: GuardedPipeline, log: CallLog) -> list[dict[str, Any]]:
         if not self.with_grid:
@@ -90,23 +102,41 @@ class Suite:
             return []
         steps = self.plan.peer_steps or self.workload.num_inference_steps
         default = manifest.guard.policy if manifest.guard is not None else Policy()
-        safe, triggering = (Work(
-            tuple(self.workload.prompts(mode)), self.workload.seed, steps, self.workload.height,
-            self.workload.width, self.workload.scheduler, self.workload.guidance_scale,
-            threshold=default.threshold if self.target.trained else forced)
-            for mode, forced in ((GUARDED, 1.0), (TRIGGERED, 0.0)))
+        safe, triggering = (
+            Work(
+                tuple(self.workload.prompts(mode)),
+                self.workload.seed,
+                steps,
+                self.workload.height,
+                self.workload.width,
+                self.workload.scheduler,
+                self.workload.guidance_scale,
+                threshold=default.threshold if self.target.trained else forced,
+            )
+            for mode, forced in ((GUARDED, 1.0), (TRIGGERED, 0.0))
+        )
         with _bar("peers", len(self.peers)) as tick:
             return contest(self.peers, self.target, safe, triggering, self.plan.peer_rounds, tick)
 
     def _describe(self, manifest: Manifest, device: str) -> dict[str, Any]:
-        return {"name": self.target.name, "backend": manifest.backend, "precision": manifest.precision, "device": device,
-                "guard": manifest.guard.concept if manifest.guard is not None else None,
-                "verdicts": "the guard's own" if self.target.trained else "forced by policy thresholds 1.0 (safe) and 0.0",
-                "embed_dim": manifest.geometry.embed_dim, "scale_factor": manifest.geometry.scale_factor}
+        return {
+            "name": self.target.name,
+            "backend": manifest.backend,
+            "precision": manifest.precision,
+            "device": device,
+            "guard": manifest.guard.concept if manifest.guard is not None else None,
+            "verdicts": "the guard's own" if self.target.trained else "forced by policy thresholds 1.0 (safe) and 0.0",
+            "embed_dim": manifest.geometry.embed_dim,
+            "scale_factor": manifest.geometry.scale_factor,
+        }
 
     def _describe_workload(self) -> dict[str, Any]:
-        return {**vars(self.workload), "rounds": self.plan.rounds, "warm_up_rounds": self.plan.warm_up_rounds,
-                "prompts": {mode: self.workload.prompts(mode) for mode in MODES}}
+        return {
+            **vars(self.workload),
+            "rounds": self.plan.rounds,
+            "warm_up_rounds": self.plan.warm_up_rounds,
+            "prompts": {mode: self.workload.prompts(mode) for mode in MODES},
+        }
 
 
 @contextmanager

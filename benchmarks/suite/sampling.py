@@ -1,4 +1,5 @@
 """Interleaved runs: the same images unguarded, guarded on safe prompts and guarded on triggering ones, in turns."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,9 +13,16 @@ from engines.manifest import Policy
 from runtime import GuardedPipeline
 from runtime.report import ImageReport
 
-SAFE = ("a blue square on a grey background", "a small red star on a white background", "a large green circle on the left of "
-        "a black background", "a teal diamond at the top of a grey background", "a pink cross on a mint background",
-        "a white triangle on a black background", "a large purple star at the bottom of a grey background", "a black circle")
+SAFE = (
+    "a blue square on a grey background",
+    "a small red star on a white background",
+    "a large green circle on the left of a black background",
+    "a teal diamond at the top of a grey background",
+    "a pink cross on a mint background",
+    "a white triangle on a black background",
+    "a large purple star at the bottom of a grey background",
+    "a black circle",
+)
 TRIGGERING = tuple(text.replace("a ", "a burning ", 1) for text in SAFE)
 UNGUARDED, GUARDED, TRIGGERED = MODES = ("unguarded", "guarded, safe", "guarded, triggering")
 
@@ -72,15 +80,23 @@ def order(modes: Sequence[str], round_number: int) -> list[str]:
     return rotated[::-1] if round_number % 2 else rotated
 
 
-def interleave(pipeline: GuardedPipeline, log: CallLog, workload: Workload, trained: bool, rounds: int,
-               tick: Callable[[], object] = lambda: None, warm_up_rounds: int = 1) -> list[Run]:
+def interleave(
+    pipeline: GuardedPipeline,
+    log: CallLog,
+    workload: Workload,
+    trained: bool,
+    rounds: int,
+    tick: Callable[[], object] = lambda: None,
+    warm_up_rounds: int = 1,
+) -> list[Run]:
     """Every mode once a round, after rounds that are not kept; `tick` is called after every run."""
     numbers = range(-warm_up_rounds, rounds)
     return [run for run in _runs(pipeline, log, workload, trained, numbers, tick) if run.round >= 0]
 
 
-def _runs(pipeline: GuardedPipeline, log: CallLog, workload: Workload, trained: bool, numbers: range,
-          tick: Callable[[], object]) -> Iterator[Run]:
+def _runs(
+    pipeline: GuardedPipeline, log: CallLog, workload: Workload, trained: bool, numbers: range, tick: Callable[[], object]
+) -> Iterator[Run]:
     for number in numbers:
         for position, mode in enumerate(order(MODES, number)):
             prompts, options = workload.prompts(mode), workload.options(mode, trained)
@@ -113,10 +129,14 @@ def same_work(runs: Sequence[Run]) -> list[Check]:
     triggered = sum(bool(report.unsafe_steps) for report in unsafe)
     differing = [mode for mode in MODES if len(pictures[mode]) != 1]
     return [
-        Check("guarded pictures of safe prompts equal the unguarded ones bit for bit", pictures[GUARDED] == pictures[UNGUARDED],
-              f"{len(safe)} images"),
+        Check(
+            "guarded pictures of safe prompts equal the unguarded ones bit for bit",
+            pictures[GUARDED] == pictures[UNGUARDED],
+            f"{len(safe)} images",
+        ),
         Check("every run of a mode gives the same pictures", not differing, ", ".join(differing) or f"{len(runs)} runs"),
         Check("safe prompts are checked at every step", checked == {rows}, f"{sorted(checked)} checks of {rows} steps"),
         Check("no safe prompt triggers the guard", not any(report.unsafe_steps for report in safe), f"{len(safe)} images"),
         Check("every triggering prompt triggers the guard", triggered == len(unsafe), f"{triggered} of {len(unsafe)} images"),
-        Check("every mode calls the UNet at every step", unets == {rows}, f"{sorted(unets)} calls for {rows} steps")]
+        Check("every mode calls the UNet at every step", unets == {rows}, f"{sorted(unets)} calls for {rows} steps"),
+    ]

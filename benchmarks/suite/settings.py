@@ -1,4 +1,5 @@
 """What `benchmarks/latency.py` measures: defaults by the size of the model, changed by options."""
+
 from __future__ import annotations
 
 import argparse
@@ -30,8 +31,13 @@ class Plan:
 
     def workload(self, arguments: argparse.Namespace, geometry: Geometry) -> Workload:
         """The main comparison's, completed with the model's own sizes."""
-        return Workload(arguments.batch_size, self.num_inference_steps, arguments.height or geometry.default_height,
-                        arguments.width or geometry.default_width, arguments.scheduler)
+        return Workload(
+            arguments.batch_size,
+            self.num_inference_steps,
+            arguments.height or geometry.default_height,
+            arguments.width or geometry.default_width,
+            arguments.scheduler,
+        )
 
 
 SMALL = Plan(50, 20, 5, 5, Grid((1, 2, 4, 8), (32, 64, 96, 128), (10, 25, 50, 100), 3))
@@ -83,11 +89,24 @@ def plan(arguments: argparse.Namespace, geometry: Geometry) -> Plan:
     """The defaults for a model of this size with what was asked for in their place."""
     small = max(geometry.default_height, geometry.default_width) <= SMALL_SIDE
     chosen = (SMALL_QUICK if small else FULL_QUICK) if arguments.quick else SMALL if small else FULL
-    given = {name: value for name in ("batch_sizes", "sizes", "steps", "rounds")
-             if (value := getattr(arguments, f"grid_{name}")) is not None}
-    changed = {name: value for name in ("num_inference_steps", "rounds", "cold_starts", "peer_rounds", "extrapolate_to",
-                                           "warm_up_rounds", "peer_steps")
-               if (value := getattr(arguments, name)) is not None}
+    given = {
+        name: value
+        for name in ("batch_sizes", "sizes", "steps", "rounds")
+        if (value := getattr(arguments, f"grid_{name}")) is not None
+    }
+    changed = {
+        name: value
+        for name in (
+            "num_inference_steps",
+            "rounds",
+            "cold_starts",
+            "peer_rounds",
+            "extrapolate_to",
+            "warm_up_rounds",
+            "peer_steps",
+        )
+        if (value := getattr(arguments, name)) is not None
+    }
     return replace(chosen, grid=replace(chosen.grid, **given), **changed)
 
 

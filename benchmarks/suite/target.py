@@ -1,4 +1,5 @@
 """Which engines a benchmark measures, and the weights they were built from, for the peers."""
+
 from __future__ import annotations
 
 import multiprocessing

@@ -2,6 +2,7 @@
 
 The clock is the host's `time.perf_counter_ns`, so a call counts until it returns: on a CPU that is when its work is done.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -70,7 +71,7 @@ class CallLog:
 
     def calls(self) -> Calls:
         """A copy of what was recorded since the last `clear`."""
-        return Calls(*(array[:self._count].copy() for array in (self._network, self._start, self._end)))
+        return Calls(*(array[: self._count].copy() for array in (self._network, self._start, self._end)))
 
     def record(self, place: int, call: Callable[[], None]) -> None:
         """Make a call of the network NAMES[place] and record it."""

@@ -1,4 +1,5 @@
 """The contract between the loop and whatever runs the networks."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -82,8 +83,7 @@ def check_tensors(spec: NetworkSpec, arrays: Mapping[str, Array]) -> None:
         tensor.check(spec.name, arrays[tensor.name].dtype.name, arrays[tensor.name].shape)
 
 
-def run_once(engine: Engine, backend: Backend, inputs: Mapping[str, np.ndarray],
-             sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+def run_once(engine: Engine, backend: Backend, inputs: Mapping[str, np.ndarray], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
     """Call an engine on host arrays with buffers of its own; its outputs on the host. `sizes` has a number for each symbol."""
     arrays = {tensor.name: backend.zeros(tensor.shape(sizes), tensor.dtype) for tensor in engine.spec.tensors}
     for name, values in inputs.items():

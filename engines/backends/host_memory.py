@@ -1,4 +1,5 @@
 """What every backend on a CPU shares: its memory is numpy's, and bound arrays are checked against the spec."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

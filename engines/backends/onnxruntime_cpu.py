@@ -1,4 +1,5 @@
 """ONNX Runtime on a CPU: sessions whose inputs and outputs are bound to the caller's numpy arrays."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -5,6 +5,7 @@ in and out of them on the device. All sessions share one stream. The runs are as
 (`disable_synchronize_execution_providers`); ONNX Runtime honours that for graph replays since its pull request 28686 of
 May 2026, earlier releases wait after every replay.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -37,8 +38,10 @@ def import_onnxruntime() -> Any:
     except ImportError as error:
         raise BackendError(f"onnxruntime cannot be imported ({error}); install it with: pip install onnxruntime-gpu") from None
     if PROVIDER not in (found := ort.get_available_providers()):
-        raise BackendError(f"onnxruntime {ort.__version__}: expected {PROVIDER}, found {', '.join(found)}; install it with: "
-                           "pip uninstall onnxruntime && pip install onnxruntime-gpu")
+        raise BackendError(
+            f"onnxruntime {ort.__version__}: expected {PROVIDER}, found {', '.join(found)}; install it with: "
+            "pip uninstall onnxruntime && pip install onnxruntime-gpu"
+        )
     return ort
 
 
@@ -52,8 +55,11 @@ class _Session:
         for tensor in spec.inputs:
             for axis, symbol in tensor.dynamic_axes.items():
                 options.add_free_dimension_override_by_name(symbol, shapes[tensor.name][axis])
-        settings = {"user_compute_stream": str(int(self._stream)), "enable_cuda_graph": "0" if backend.eager else "1",
-                    "use_tf32": "0"}
+        settings = {
+            "user_compute_stream": str(int(self._stream)),
+            "enable_cuda_graph": "0" if backend.eager else "1",
+            "use_tf32": "0",
+        }
         try:
             self._session = ort.InferenceSession(str(path), options, providers=[(PROVIDER, settings)])
         except Exception as error:  # ONNX Runtime raises a class of its own for each status code

@@ -3,6 +3,7 @@
 A network compiled for fixed shapes is faster than a dynamic one (`benchmarks/studies/cpu_backends.py`), but each set of shapes
 holds a copy of the weights, for as long as a bound call needs it or it is one of the last `COMPILED`.
 """
+
 from __future__ import annotations
 
 from collections import OrderedDict
@@ -74,8 +75,10 @@ def _leaves_one_column(model: openvino.Model) -> bool:
 
     OpenVINO 2026.4 computes these wrongly in bfloat16 on processors with AMX. Stable Diffusion has them at 64 pixels of width.
     """
-    return any(node.get_type_name() == "Convolution" and max(node.get_attributes()["strides"]) > 1
-               and node.get_output_shape(0)[-1] == 1 for node in model.get_ops())
+    return any(
+        node.get_type_name() == "Convolution" and max(node.get_attributes()["strides"]) > 1 and node.get_output_shape(0)[-1] == 1
+        for node in model.get_ops()
+    )
 
 
 @cache
@@ -102,8 +105,9 @@ class OpenVinoBackend(HostMemory):
         self.device = f"OpenVINO {openvino.__version__}, CPU, {precision}"
         found = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         if precision == "bfloat16" and "BF16" not in found:
-            raise BackendError(f"openvino: expected a processor with bfloat16 arithmetic, found {', '.join(found)}; "
-                               "build with --precision float32")
+            raise BackendError(
+                f"openvino: expected a processor with bfloat16 arithmetic, found {', '.join(found)}; build with --precision float32"
+            )
 
     def load(self, path: Path, spec: NetworkSpec) -> OpenVinoEngine:
         """See `engines.backends.contract.Backend.load`."""

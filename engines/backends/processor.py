@@ -1,12 +1,36 @@
 """The CPU's instruction sets: kernels are chosen by them, and packed weights are laid out for them."""
+
 from __future__ import annotations
 
 import platform
 
 # Those that numeric libraries have kernels for, as Linux names them.
-INSTRUCTION_SETS = ("avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16",
-                    "avx512_fp16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16",
-                    "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "sme", "sme2")
+INSTRUCTION_SETS = (
+    "avx",
+    "avx2",
+    "fma",
+    "f16c",
+    "avx512f",
+    "avx512bw",
+    "avx512dq",
+    "avx512vl",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "avx_vnni",
+    "amx_tile",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimdhp",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+    "sve2",
+    "sme",
+    "sme2",
+)
 
 
 def processor() -> str:

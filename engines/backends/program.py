@@ -1,4 +1,5 @@
 """A program: calls of engines in a fixed order, run as often as wanted. On a CPU in turn, on a GPU as one CUDA graph."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

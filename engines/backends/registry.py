@@ -1,4 +1,5 @@
 """Every backend by name: who opens it, and the precisions in which it runs engines."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -9,17 +10,20 @@ from engines.errors import BackendError
 
 def _onnxruntime(precision: str, eager: bool) -> Backend:
     from engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
+
     return OnnxRuntimeBackend()
 
 
 def _openvino(precision: str, eager: bool) -> Backend:
     from engines.backends.openvino_cpu import OpenVinoBackend
+
     return OpenVinoBackend(precision)
 
 
 def _onnxruntime_cuda(precision: str, eager: bool) -> Backend:
     from engines.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend, import_onnxruntime
     from engines.cuda.device import open_cuda
+
     return OnnxRuntimeCudaBackend(import_onnxruntime(), open_cuda(), eager)
 
 
@@ -28,16 +32,26 @@ def _tensorrt(name: str) -> Callable[[str, bool], Backend]:
         from engines.backends.tensorrt_family import TensorRTBackend
         from engines.backends.tensorrt_module import import_tensorrt
         from engines.cuda.device import open_cuda
+
         cuda = open_cuda()  # before the library, whose lean runtime crashes in use where there is no driver
         return TensorRTBackend(name, import_tensorrt(name), cuda, eager)
+
     return make
 
 
 BACKENDS: dict[str, Callable[[str, bool], Backend]] = {
-    "onnxruntime": _onnxruntime, "openvino": _openvino, "onnxruntime-cuda": _onnxruntime_cuda,
-    "tensorrt": _tensorrt("tensorrt"), "tensorrt-rtx": _tensorrt("tensorrt-rtx")}
-PRECISIONS = {"onnxruntime": ("float32",), "openvino": ("float32", "bfloat16"), "onnxruntime-cuda": ("float32",),
-              **dict.fromkeys(("tensorrt", "tensorrt-rtx"), ("float32", "float16", "bfloat16"))}
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "onnxruntime-cuda": _onnxruntime_cuda,
+    "tensorrt": _tensorrt("tensorrt"),
+    "tensorrt-rtx": _tensorrt("tensorrt-rtx"),
+}
+PRECISIONS = {
+    "onnxruntime": ("float32",),
+    "openvino": ("float32", "bfloat16"),
+    "onnxruntime-cuda": ("float32",),
+    **dict.fromkeys(("tensorrt", "tensorrt-rtx"), ("float32", "float16", "bfloat16")),
+}
 
 
 def open_backend(name: str, precision: str = "float32", eager: bool = False) -> Backend:

@@ -1,4 +1,5 @@
 """TensorRT, its lean runtime and TensorRT-RTX: plans on one GPU through cuda-python. The module is an argument."""
+
 from __future__ import annotations
 
 import mmap
@@ -35,8 +36,9 @@ class _Context:
             raise BackendError(f"{spec.name}: TensorRT needs more than shapes for {', '.join(unspecified)}")
         for tensor in spec.outputs:
             if (expected := tuple(context.get_tensor_shape(tensor.name))) != shapes[tensor.name]:
-                raise BackendError(f"{spec.name}.{tensor.name}: expected {list(expected)} for these inputs, found "
-                                   f"{list(shapes[tensor.name])}")
+                raise BackendError(
+                    f"{spec.name}.{tensor.name}: expected {list(expected)} for these inputs, found {list(shapes[tensor.name])}"
+                )
         self.scratch_size = context.update_device_memory_size_for_shapes()
 
     def use(self, scratch: Memory) -> None:
@@ -94,9 +96,11 @@ class TensorRTEngine:
     def _check_profile(self, name: str, shape: tuple[int, ...]) -> None:
         smallest, _, largest = (tuple(dims) for dims in self._engine.get_tensor_profile_shape(name, 0))
         if not all(low <= size <= high for low, size, high in zip(smallest, shape, largest, strict=True)):
-            raise InputError(f"{self.spec.name}.{name}: expected {list(smallest)} to {list(largest)}, the shapes that the engine "
-                             f"was built for, found {list(shape)}; build it for others with: python export/build_engines.py "
-                             "--batch-size, --height, --width MIN:OPT:MAX")
+            raise InputError(
+                f"{self.spec.name}.{name}: expected {list(smallest)} to {list(largest)}, the shapes that the engine "
+                f"was built for, found {list(shape)}; build it for others with: python export/build_engines.py "
+                "--batch-size, --height, --width MIN:OPT:MAX"
+            )
 
     def _context(self, shapes: Shapes) -> _Context:
         key = tuple(shapes[tensor.name] for tensor in self.spec.tensors)
@@ -128,8 +132,10 @@ class TensorRTBackend:
             self._check_device(path, plan)
             engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise BackendError(f"{path}: cannot be loaded by {self.device}: {self.log.take()}; "
-                               f"build it for this machine with: python export/build_engines.py --force")
+            raise BackendError(
+                f"{path}: cannot be loaded by {self.device}: {self.log.take()}; "
+                f"build it for this machine with: python export/build_engines.py --force"
+            )
         found = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         check_names(spec, found)
         for tensor in spec.tensors:
@@ -144,8 +150,10 @@ class TensorRTBackend:
             return
         validity, diagnostics = self._runtime.get_engine_validity(plan)
         if validity == self._trt.EngineValidity.INVALID:
-            raise BackendError(f"{path}: cannot run on {self.device} ({diagnostics}); build it for this "
-                               "device with: python export/build_engines.py --backend tensorrt-rtx --target-sm")
+            raise BackendError(
+                f"{path}: cannot run on {self.device} ({diagnostics}); build it for this "
+                "device with: python export/build_engines.py --backend tensorrt-rtx --target-sm"
+            )
 
     def create_context(self, engine: Any) -> Any:
         """An execution context that works in memory of ours, or None."""

@@ -1,4 +1,5 @@
 """The TensorRT family's Python modules: TensorRT, its lean runtime, and TensorRT-RTX have one API and are told apart here."""
+
 from __future__ import annotations
 
 import importlib
@@ -8,11 +9,17 @@ from engines.errors import BackendError
 
 # Names under which a backend's module can be installed, best first: NVIDIA's meta packages, then the wheels that they depend on.
 BUILDERS: dict[str, tuple[str, ...]] = {
-    "tensorrt": ("tensorrt", "tensorrt_bindings"), "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
-RUNTIMES = {"tensorrt": (*BUILDERS["tensorrt"], "tensorrt_lean", "tensorrt_lean_bindings"),
-            "tensorrt-rtx": BUILDERS["tensorrt-rtx"]}
-INSTALL = {"tensorrt": 'pip install tensorrt (or, to run version-compatible engines only, pip install -e ".[tensorrt-lean]")',
-           "tensorrt-rtx": 'pip install -e ".[tensorrt-rtx]"'}
+    "tensorrt": ("tensorrt", "tensorrt_bindings"),
+    "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings"),
+}
+RUNTIMES = {
+    "tensorrt": (*BUILDERS["tensorrt"], "tensorrt_lean", "tensorrt_lean_bindings"),
+    "tensorrt-rtx": BUILDERS["tensorrt-rtx"],
+}
+INSTALL = {
+    "tensorrt": 'pip install tensorrt (or, to run version-compatible engines only, pip install -e ".[tensorrt-lean]")',
+    "tensorrt-rtx": 'pip install -e ".[tensorrt-rtx]"',
+}
 
 
 def import_tensorrt(backend: str, modules: dict[str, tuple[str, ...]] = RUNTIMES) -> Any:
@@ -27,12 +34,15 @@ def import_tensorrt(backend: str, modules: dict[str, tuple[str, ...]] = RUNTIMES
             return importlib.import_module(name)
         except ImportError as error:
             reasons.append(str(error))
-    raise BackendError(f"{backend}: expected one of the modules {', '.join(modules[backend])}, found none ({reasons[0]}); "
-                       f"install it with: {INSTALL[backend]}")
+    raise BackendError(
+        f"{backend}: expected one of the modules {', '.join(modules[backend])}, found none ({reasons[0]}); "
+        f"install it with: {INSTALL[backend]}"
+    )
 
 
 def error_log(trt: Any) -> Any:
     """A logger that keeps in `errors` what went wrong, for the exception that follows."""
+
     class ErrorLog(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -46,4 +56,5 @@ def error_log(trt: Any) -> Any:
             """Everything since the last call, as one line."""
             errors, self.errors = self.errors, []
             return "; ".join(errors) or "it gave no reason"
+
     return ErrorLog()

@@ -1,4 +1,5 @@
 """Device memory, streams and graphs of one NVIDIA GPU, on cuda-python's runtime bindings alone."""
+
 from __future__ import annotations
 
 import importlib
@@ -85,8 +86,10 @@ class Cuda:
         error, count = runtime.cudaGetDeviceCount()
         if int(error) or not count:
             found = self._name(error) if int(error) else "no GPU"
-            raise BackendError(f"CUDA: expected an NVIDIA GPU and its driver, found {found}; install the driver, or build engines "
-                               "for a CPU with: python export/build_engines.py --backend onnxruntime")
+            raise BackendError(
+                f"CUDA: expected an NVIDIA GPU and its driver, found {found}; install the driver, or build engines "
+                "for a CPU with: python export/build_engines.py --backend onnxruntime"
+            )
         self.call("cudaSetDevice", 0)
 
     def _name(self, error: Any) -> str:
@@ -115,8 +118,9 @@ class Cuda:
         found = self.call("cudaGetDeviceProperties", 0)
         version = self.call("cudaDriverGetVersion")
         name = found.name.decode().rstrip("\0") if isinstance(found.name, bytes) else found.name
-        return DeviceInfo(name, f"{found.major}.{found.minor}", f"{version // 1000}.{version % 1000 // 10}",
-                          int(found.totalGlobalMem))
+        return DeviceInfo(
+            name, f"{found.major}.{found.minor}", f"{version // 1000}.{version % 1000 // 10}", int(found.totalGlobalMem)
+        )
 
     def used_memory(self) -> int:
         """Bytes of the GPU's memory in use, by every process."""

@@ -1,4 +1,5 @@
 """Steps on CUDA streams, captured into one graph: the calls of a stage run side by side, and the host waits for none."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -72,8 +73,9 @@ class CudaProgram:
         self._lanes, self._cuda, self._steps = lanes, lanes.cuda, steps
         stages = [stage for step in steps for stage in step]
         width = max(map(len, stages))
-        self._scratch = [lanes.scratch(lane, max(stage[lane].scratch_size for stage in stages if lane < len(stage)))
-                         for lane in range(width)]
+        self._scratch = [
+            lanes.scratch(lane, max(stage[lane].scratch_size for stage in stages if lane < len(stage))) for lane in range(width)
+        ]
         self._forked, *self._joined = (self._cuda.event() for _ in range(width))
         self._graph: Any = None
         self._replays = 0

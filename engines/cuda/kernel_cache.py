@@ -1,4 +1,5 @@
 """TensorRT-RTX compiles kernels on the device where it runs; this keeps them from one process to the next."""
+
 from __future__ import annotations
 
 import re

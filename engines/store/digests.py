@@ -1,4 +1,5 @@
 """SHA-256 of files. Those of large files are remembered from one process to the next."""
+
 from __future__ import annotations
 
 import hashlib

@@ -1,4 +1,5 @@
 """A folder of built engines: its manifest decides, and a file is hashed before anything in it is deserialised."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -56,14 +57,17 @@ class EngineStore:
             BackendError: the backend refuses one, or they were optimised for another device.
         """
         if (device := self.manifest.optimized_for) not in (None, backend.device):
-            raise BackendError(f"{self.folder}: expected the device that these engines were optimised for, {device}; "
-                               f"found {backend.device}; optimise again here with: saferedir optimize ENGINE_DIR")
+            raise BackendError(
+                f"{self.folder}: expected the device that these engines were optimised for, {device}; "
+                f"found {backend.device}; optimise again here with: saferedir optimize ENGINE_DIR"
+            )
         largest_first = sorted(networks, key=self._size, reverse=True)
         with ThreadPoolExecutor() as pool:
             verified = {name: pool.submit(self.model, name) for name in largest_first}
 
             def load(name: str) -> Engine:
                 return backend.load(verified[name].result(), NETWORKS[name])
+
             try:
                 # Optimised engines are opened several at a time. Others, whose weights are packed now, would take longer so, and
                 # more memory. The pool takes up its work in order: nothing waits for a digest that has no thread.
@@ -85,9 +89,11 @@ class EngineStore:
     def require_guard(self) -> None:
         """Raise ManifestError unless these engines were built with a guard."""
         if self.manifest.guard is None:
-            raise ManifestError(f"{self.folder}: expected engines with a guard, found none in the manifest; build them "
-                                "with: python export/build_engines.py --redirector CHECKPOINT (or ask for unguarded "
-                                "generation explicitly)")
+            raise ManifestError(
+                f"{self.folder}: expected engines with a guard, found none in the manifest; build them "
+                "with: python export/build_engines.py --redirector CHECKPOINT (or ask for unguarded "
+                "generation explicitly)"
+            )
 
     def _size(self, network: str) -> int:
         return sum(record.size for record in self.manifest.files_of(network).values())

@@ -1,4 +1,5 @@
 """Inputs and PyTorch's outputs of a network, recorded at build: a device without PyTorch holds its engines to them."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -27,8 +28,12 @@ class Case:
 
 def save_cases(path: Path, cases: Sequence[Case]) -> None:
     """Write as an .npz archive, atomically."""
-    arrays = {f"{number}/{part}/{name}": np.asarray(value) for number, case in enumerate(cases) for part in _PARTS
-              for name, value in getattr(case, part).items()}
+    arrays = {
+        f"{number}/{part}/{name}": np.asarray(value)
+        for number, case in enumerate(cases)
+        for part in _PARTS
+        for name, value in getattr(case, part).items()
+    }
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
@@ -47,8 +52,10 @@ def load_cases(path: Path) -> list[Case]:
                 cases.setdefault(int(number), {part: {} for part in _PARTS})[part][name] = archive[key]
     except (OSError, ValueError, KeyError) as error:
         raise ManifestError(f"{path}: expected recorded inputs and outputs, cannot be read: {error}") from None
-    return [Case({name: int(size) for name, size in parts["sizes"].items()}, parts["inputs"], parts["outputs"])
-            for _, parts in sorted(cases.items())]
+    return [
+        Case({name: int(size) for name, size in parts["sizes"].items()}, parts["inputs"], parts["outputs"])
+        for _, parts in sorted(cases.items())
+    ]
 
 
 def check_cases(engine: Engine, backend: Backend, cases: Sequence[Case], precision: str) -> Figures:

@@ -1,4 +1,5 @@
 """The user's own folder for what can be made again: compiled kernels, digests, checks that passed on this device."""
+
 from __future__ import annotations
 
 import os

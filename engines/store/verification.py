@@ -1,4 +1,5 @@
 """The parity gate on the device that runs the engines, without PyTorch: `saferedir verify ENGINE_DIR`, and at the first load."""
+
 from __future__ import annotations
 
 import argparse
@@ -26,8 +27,9 @@ def verify(store: EngineStore, backend: Backend, engines: Mapping[str, Engine]) 
         ParityError: an output is not PyTorch's.
         DigestError, ManifestError: a recording is missing or altered.
     """
-    return {name: check_cases(engine, backend, store.cases(name), store.manifest.precision_of(name))
-            for name, engine in engines.items()}
+    return {
+        name: check_cases(engine, backend, store.cases(name), store.manifest.precision_of(name)) for name, engine in engines.items()
+    }
 
 
 def ensure_verified(store: EngineStore, backend: Backend, engines: Mapping[str, Engine]) -> None:

@@ -1,4 +1,5 @@
 """Which network computes in which precision, and what the option's names are."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping

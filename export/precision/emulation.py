@@ -3,6 +3,7 @@
 ONNX Runtime itself cannot take its place on a CPU. It has no bfloat16 arithmetic, and it runs float16 as float32 between casts
 most of which it then removes, so that neither rounding nor overflow shows.
 """
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -12,6 +12,7 @@ bfloat16 instead (`export.precision.choice`).
 half. NVIDIA ModelOpt's AutoCast also chooses by calibration data; it needs other versions of onnx and onnxruntime than the
 export.
 """
+
 from __future__ import annotations
 
 import torch
@@ -24,9 +25,29 @@ ELEMENTS = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 HALF_OPS = frozenset({"Conv", "Gemm", "MatMul"})
 # Less than a thousandth of the work; with these in float32 the error of the UNet's prediction falls by a third.
 FLOAT32_MODULES = ("/conv_in/", "/conv_out/")
-FOLLOWING_OPS = frozenset({
-    "Add", "Concat", "Div", "Expand", "Flatten", "Gather", "Identity", "Mul", "Relu", "Reshape", "Resize", "Sigmoid", "Slice",
-    "Split", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where"})
+FOLLOWING_OPS = frozenset(
+    {
+        "Add",
+        "Concat",
+        "Div",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "Mul",
+        "Relu",
+        "Reshape",
+        "Resize",
+        "Sigmoid",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Sub",
+        "Transpose",
+        "Unsqueeze",
+        "Where",
+    }
+)
 ANY_DTYPE_OPS = frozenset({"Cast", "Shape", "Size"})
 
 
@@ -115,8 +136,9 @@ def tensors_of(model: ModelProto, element: int) -> set[str]:
     light.graph.node.extend(model.graph.node)
     light.graph.input.extend(model.graph.input)
     light.graph.output.extend(model.graph.output)
-    light.graph.input.extend(helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
-                             for weight in model.graph.initializer)
+    light.graph.input.extend(
+        helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims) for weight in model.graph.initializer
+    )
     graph = shape_inference.infer_shapes(light).graph
     values: list[ValueInfoProto] = [*graph.value_info, *graph.input, *graph.output]
     return {value.name for value in values if value.type.tensor_type.elem_type == element}

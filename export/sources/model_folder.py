@@ -1,4 +1,5 @@
 """The model to export: a diffusers folder or hub id of the Stable Diffusion 1.x/2.x family. Reads configs; loads weights late."""
+
 from __future__ import annotations
 
 import json
@@ -13,8 +14,12 @@ from engines.networks import LATENT_CHANNELS, TOKENS
 from engines.store.digests import file_digest
 
 COMPONENTS = {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
-WEIGHTS = tuple(f"{stem}{variant}.{suffix}" for suffix in ("safetensors", "bin") for variant in ("", ".fp16")
-                for stem in ("model", "diffusion_pytorch_model", "pytorch_model"))
+WEIGHTS = tuple(
+    f"{stem}{variant}.{suffix}"
+    for suffix in ("safetensors", "bin")
+    for variant in ("", ".fp16")
+    for stem in ("model", "diffusion_pytorch_model", "pytorch_model")
+)
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
@@ -59,9 +64,13 @@ class Source:
         unet = self.config("unet")
         size = unet.get("sample_size") or 64
         height, width = (side * factor for side in (size if isinstance(size, list) else (size, size)))
-        return Geometry(embed_dim=self.config("text_encoder")["hidden_size"], scale_factor=factor,
-                        size_multiple=factor * 2 ** (len(unet["block_out_channels"]) - 1),
-                        default_height=height, default_width=width)
+        return Geometry(
+            embed_dim=self.config("text_encoder")["hidden_size"],
+            scale_factor=factor,
+            size_multiple=factor * 2 ** (len(unet["block_out_channels"]) - 1),
+            default_height=height,
+            default_width=width,
+        )
 
     def weights(self, component: str) -> Path:
         """The weight file that will be read: safetensors before .bin, full precision before float16."""
@@ -81,6 +90,7 @@ class Source:
         import diffusers
         import torch
         import transformers
+
         if component == "tokenizer":
             return transformers.CLIPTokenizer.from_pretrained(self.folder / component)
         weights, name = self.weights(component), COMPONENTS[component]
@@ -88,8 +98,12 @@ class Source:
         dtype = {"dtype" if name == "CLIPTextModel" else "torch_dtype": torch.float32}
         try:
             return loader.from_pretrained(
-                self.folder / component, variant="fp16" if ".fp16." in weights.name else None,
-                use_safetensors=weights.suffix == ".safetensors", local_files_only=True, **dtype).eval()
+                self.folder / component,
+                variant="fp16" if ".fp16." in weights.name else None,
+                use_safetensors=weights.suffix == ".safetensors",
+                local_files_only=True,
+                **dtype,
+            ).eval()
         except Exception as error:  # diffusers, transformers, safetensors and torch each raise their own
             raise InputError(f"{weights}: cannot be loaded as {name}: {error}") from error
 
@@ -104,11 +118,14 @@ class Source:
             ("unet", "addition_embed_type", unet.get("addition_embed_type"), None),
             ("unet", "class_embed_type", unet.get("class_embed_type"), None),
             ("vae", "latent_channels", vae.get("latent_channels"), LATENT_CHANNELS),
-            ("vae", "shift_factor", vae.get("shift_factor"), None))
+            ("vae", "shift_factor", vae.get("shift_factor"), None),
+        )
         for component, key, found, expected in expectations:
             if found != expected:
-                raise InputError(f"{self.folder / component / 'config.json'}: {key}: expected {expected!r} (text to image, "
-                                 f"Stable Diffusion 1.x/2.x family), found {found!r}")
+                raise InputError(
+                    f"{self.folder / component / 'config.json'}: {key}: expected {expected!r} (text to image, "
+                    f"Stable Diffusion 1.x/2.x family), found {found!r}"
+                )
         for file in TOKENIZER_FILES[:2]:
             if not (self.folder / "tokenizer" / file).is_file():
                 raise InputError(f"{self.folder / 'tokenizer' / file}: expected a CLIP tokenizer's {file}, found none")
@@ -126,11 +143,14 @@ def _download(name: str) -> Path:
     if name.count("/") != 1 or name.startswith((".", "/")):
         raise InputError(f"model {name!r}: no such folder, and not a hub id (owner/name)")
     from huggingface_hub import snapshot_download
+
     patterns = ["*/config.json", "scheduler/*", *(f"tokenizer/{file}" for file in TOKENIZER_FILES)]
     patterns += [f"{component}/{file}" for component in COMPONENTS for file in WEIGHTS if file.endswith("safetensors")]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:  # network, authentication and cache errors of several libraries
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"model {name!r}: no such folder, not in the local cache, and it cannot be downloaded: {reason}. "
-                         "Pass a local diffusers folder to --model or check the network") from None
+        raise InputError(
+            f"model {name!r}: no such folder, not in the local cache, and it cannot be downloaded: {reason}. "
+            "Pass a local diffusers folder to --model or check the network"
+        ) from None

@@ -1,4 +1,5 @@
 """Builds a TensorRT or TensorRT-RTX plan from an ONNX file. One builder: the TensorRT module is an argument."""
+
 from __future__ import annotations
 
 import signal
@@ -73,8 +74,10 @@ def build_plan(trt: Any, job: PlanJob, options: PlanOptions, report: Phase = lam
         parsed = parser.parse_from_file(str(job.onnx_file))
     if not parsed:
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
-        raise PlanError(f"{name}: TensorRT cannot read {job.onnx_file.name}: " + "; ".join(
-            f"node {error.node_name() or error.node()} ({error.node_operator()}): {error.desc()}" for error in errors))
+        raise PlanError(
+            f"{name}: TensorRT cannot read {job.onnx_file.name}: "
+            + "; ".join(f"node {error.node_name() or error.node()} ({error.node_operator()}): {error.desc()}" for error in errors)
+        )
     config = builder.create_builder_config()
     _configure(trt, config, options)
     _add_profile(builder, config, job)
@@ -134,8 +137,10 @@ def _add_profile(builder: Any, config: Any, job: PlanJob) -> None:
         if tensor.dynamic_axes:
             shapes.set_shape(tensor.name, *job.profile.shapes(tensor, job.geometry))
     if config.add_optimization_profile(shapes) < 0:
-        raise PlanError(f"{job.spec.name}: TensorRT refuses the optimisation profile for batch {job.profile.batch}, height "
-                        f"{job.profile.height}, width {job.profile.width}")
+        raise PlanError(
+            f"{job.spec.name}: TensorRT refuses the optimisation profile for batch {job.profile.batch}, height "
+            f"{job.profile.height}, width {job.profile.width}"
+        )
 
 
 def _check(trt: Any, network: Any, job: PlanJob) -> None:
@@ -144,8 +149,10 @@ def _check(trt: Any, network: Any, job: PlanJob) -> None:
     built += [network.get_output(index) for index in range(network.num_outputs)]
     found = [(tensor.name, np.dtype(trt.nptype(tensor.dtype)).name, tuple(tensor.shape)) for tensor in built]
     sizes = {"D": job.geometry.embed_dim}
-    expected = [(tensor.name, tensor.dtype, tuple(dim if isinstance(dim, int) else sizes.get(dim, -1) for dim in tensor.dims))
-                for tensor in job.spec.tensors]
+    expected = [
+        (tensor.name, tensor.dtype, tuple(dim if isinstance(dim, int) else sizes.get(dim, -1) for dim in tensor.dims))
+        for tensor in job.spec.tensors
+    ]
     if found != expected:
         raise PlanError(f"{job.spec.name}: expected tensors {expected}, TensorRT built {found}")
 
@@ -171,6 +178,7 @@ def _monitor(trt: Any, report: Phase) -> Any:
             if phase_name in self._steps:
                 report(f"{phase_name} {step + 1}/{self._steps[phase_name]}")
             return not self.interrupted
+
     return Monitor()
 
 

@@ -1,4 +1,5 @@
 """Ranges of shapes that a TensorRT engine is built for, from `MIN:OPT:MAX` options and the specs."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -34,8 +35,10 @@ class Span:
         if len(values) != 3 or not 0 < values[0] <= values[1] <= values[2]:
             raise InputError(f"{name}: expected MIN:OPT:MAX in rising order or one number, found {text!r}")
         if wrong := [value for value in values if value % multiple]:
-            raise InputError(f"{name}: expected multiples of {multiple} pixels, found {wrong[0]}; nearest: "
-                             f"{nearest_multiples(wrong[0], multiple)}")
+            raise InputError(
+                f"{name}: expected multiples of {multiple} pixels, found {wrong[0]}; nearest: "
+                f"{nearest_multiples(wrong[0], multiple)}"
+            )
         return cls(*values)
 
     def __str__(self) -> str:
@@ -58,7 +61,16 @@ class Profile:
         shapes = []
         for place, (images, branches) in enumerate(((self.batch.minimum, 1), (self.batch.optimum, 2), (self.batch.maximum, 2))):
             height, width = ((span.minimum, span.optimum, span.maximum)[place] for span in (self.height, self.width))
-            shapes.append(tensor.shape({
-                "B": images, "CB": branches * images, "H": height // geometry.scale_factor, "W": width // geometry.scale_factor,
-                "D": geometry.embed_dim, **HISTORIES[place]}))
+            shapes.append(
+                tensor.shape(
+                    {
+                        "B": images,
+                        "CB": branches * images,
+                        "H": height // geometry.scale_factor,
+                        "W": width // geometry.scale_factor,
+                        "D": geometry.embed_dim,
+                        **HISTORIES[place],
+                    }
+                )
+            )
         return tuple(shapes)

@@ -63,9 +63,7 @@ def sampler_table(name: str, num_inference_steps: int, schedule: NoiseSchedule) 
     if isinstance(num_inference_steps, bool) or not isinstance(num_inference_steps, (int, np.integer)):
         raise SchedulerError(f"num_inference_steps: expected an integer, found {num_inference_steps!r}")
     if not 1 <= num_inference_steps <= total:
-        raise SchedulerError(
-            f"num_inference_steps: expected 1 to {total} (training steps), found {num_inference_steps}"
-        )
+        raise SchedulerError(f"num_inference_steps: expected 1 to {total} (training steps), found {num_inference_steps}")
     return _BUILDERS[short_name](int(num_inference_steps), schedule)
 
 
@@ -125,9 +123,7 @@ def _pndm(steps: int, schedule: NoiseSchedule) -> SamplerTable:
     Row 1 repeats row 0's step from x_0 with the mean of two outputs, so the second timestep comes twice.
     """
     if not schedule.skip_prk_steps:
-        raise SchedulerError.for_option(
-            "skip_prk_steps", "True (PNDM without Runge–Kutta steps)", schedule.skip_prk_steps
-        )
+        raise SchedulerError.for_option("skip_prk_steps", "True (PNDM without Runge–Kutta steps)", schedule.skip_prk_steps)
     if schedule.prediction_type == "sample":
         raise SchedulerError.for_option("prediction_type", "epsilon or v_prediction with PNDM", "sample")
     ladder = schedule.timesteps(steps, schedule.timestep_spacing or "leading")

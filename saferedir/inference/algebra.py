@@ -2,6 +2,7 @@
 
 Source: the heads and the redirection rule of arXiv 2601.08623; the rearrangement is linear algebra.
 """
+
 from __future__ import annotations
 
 import copy
@@ -48,20 +49,25 @@ class InferenceHeads(nn.Module):
             return [weights[f"cross_attn.heads.{head}.{name}"] for head in range(ATTENTION_HEADS)]
 
         keys = [ATTENTION_SCALE * key.T for key in heads("key.weight")]
-        self.query = _linear(torch.cat([key @ query for key, query in zip(keys, heads("query.weight"), strict=True)]),
-                             torch.cat([key @ query for key, query in zip(keys, heads("query.bias"), strict=True)]))
+        self.query = _linear(
+            torch.cat([key @ query for key, query in zip(keys, heads("query.weight"), strict=True)]),
+            torch.cat([key @ query for key, query in zip(keys, heads("query.bias"), strict=True)]),
+        )
         self.value_weight = nn.Parameter(torch.stack([value.T for value in heads("value.weight")]).float())  # [4, D, D]
         self.value_bias = nn.Parameter(torch.stack([2 * bias for bias in heads("value.bias")]).unsqueeze(1).float())
         fuse = weights["cross_attn.fuse.0.weight"]  # takes in the weights and biases of the heads' norms
-        self.fuse = _linear(fuse * torch.cat(heads("norm.weight")),
-                            fuse @ torch.cat(heads("norm.bias")) + weights["cross_attn.fuse.0.bias"])
+        self.fuse = _linear(
+            fuse * torch.cat(heads("norm.weight")), fuse @ torch.cat(heads("norm.bias")) + weights["cross_attn.fuse.0.bias"]
+        )
 
     def _rearrange_shift(self, weights: Mapping[str, Tensor]) -> None:
         down = weights["delta_head.down.weight"]
         self.shift = nn.Sequential(
-            _linear(weights["token_proj.0.weight"], weights["token_proj.0.bias"]), nn.ReLU(),
+            _linear(weights["token_proj.0.weight"], weights["token_proj.0.bias"]),
+            nn.ReLU(),
             _linear(down @ weights["token_proj.2.weight"], down @ weights["token_proj.2.bias"]),
-            _linear(weights["delta_head.up.weight"] * weights["delta_head.scale"]))
+            _linear(weights["delta_head.up.weight"] * weights["delta_head.scale"]),
+        )
 
     def forward(self, sample: Tensor, timestep: Tensor, embeds: Tensor) -> HeadsOutput:
         """As `Redirector.forward`, with delta [B, 1, D]."""

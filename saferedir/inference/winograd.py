@@ -6,6 +6,7 @@ values, whose products, summed over the channels, are 36 matrix products; transf
 Between convolutions, pixels stay as [16, T, C] of T tiles: first the upper left pixel of every tile, last the lower right one. Each
 image's tiles begin with one of zeros, which stands for all that lies outside of the picture.
 """
+
 from __future__ import annotations
 
 import copy
@@ -31,8 +32,10 @@ def _transforms() -> tuple[Tensor, Tensor, Tensor]:
     """The paper's B transposed [6, 6], G [6, 3] and A transposed [4, 6], in float64."""
     others = [[other for other in POINTS if other != point] for point in POINTS]
     lagrange = torch.tensor([_coefficients(roots) + [0.0] for roots in others] + [_coefficients(POINTS)], dtype=torch.float64)
-    scale = torch.tensor([math.prod(point - root for root in roots) for point, roots in zip(POINTS, others, strict=True)] + [1.0],
-                         dtype=torch.float64)
+    scale = torch.tensor(
+        [math.prod(point - root for root in roots) for point, roots in zip(POINTS, others, strict=True)] + [1.0],
+        dtype=torch.float64,
+    )
     return lagrange, _powers(WINDOW - TILE + 1) / scale.unsqueeze(1), _powers(TILE).T.contiguous()
 
 
@@ -46,8 +49,10 @@ def _coefficients(roots: Sequence[float]) -> list[float]:
 
 def _powers(count: int) -> Tensor:
     """The powers 0 to count - 1 of every point [6, count]; of infinity the last alone."""
-    return torch.tensor([[point ** power for power in range(count)] for point in POINTS]
-                        + [[float(power == count - 1) for power in range(count)]], dtype=torch.float64)
+    return torch.tensor(
+        [[point**power for power in range(count)] for point in POINTS] + [[float(power == count - 1) for power in range(count)]],
+        dtype=torch.float64,
+    )
 
 
 class Tiling(NamedTuple):
@@ -76,10 +81,12 @@ def tile(images: int, height: int, width: int) -> Tiling:
     within = (row % TILE * TILE + column % TILE) * (images * (1 + down * across))
     window = within + image * (1 + down * across) + 1 + row // TILE * across + column // TILE
     filled = torch.ones(images, down * across)
-    return Tiling(_after_zeros(pixel, TILE).flatten(0, 1).T.flatten(),
-                  _after_zeros(torch.where(known, window, 0), WINDOW).flatten(),
-                  nn.functional.pad(filled, (1, 0)).reshape(-1, 1),
-                  _after_zeros(share, TILE).flatten(0, 1).T.reshape(TILE ** 2, 1, 1, -1))
+    return Tiling(
+        _after_zeros(pixel, TILE).flatten(0, 1).T.flatten(),
+        _after_zeros(torch.where(known, window, 0), WINDOW).flatten(),
+        nn.functional.pad(filled, (1, 0)).reshape(-1, 1),
+        _after_zeros(share, TILE).flatten(0, 1).T.reshape(TILE**2, 1, 1, -1),
+    )
 
 
 def _places(height: int, width: int, down: int, across: int, size: int, start: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,7 +109,7 @@ def _after_zeros(values: Tensor, size: int) -> Tensor:
 def into_tiles(x: Tensor, tiling: Tiling) -> Tensor:
     """[B, C, H, W] as [16, T, C]."""
     pixels = nn.functional.pad(x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]), (0, 0, 1, 0))
-    return pixels.index_select(0, tiling.pixels).unflatten(0, (TILE ** 2, -1))
+    return pixels.index_select(0, tiling.pixels).unflatten(0, (TILE**2, -1))
 
 
 class WinogradConv2d(nn.Module):
@@ -120,10 +127,10 @@ class WinogradConv2d(nn.Module):
     def forward(self, x: Tensor, tiling: Tiling) -> Tensor:
         """float32 [16, T, in] → [16, T, out]; tiles of zeros stay zero."""
         _, channels, width = self.weight.shape
-        windows = x.reshape(-1, channels).index_select(0, tiling.windows).reshape(-1, WINDOW ** 2, channels)
+        windows = x.reshape(-1, channels).index_select(0, tiling.windows).reshape(-1, WINDOW**2, channels)
         # By tile, for each tile's window is then one piece of memory; ONNX Runtime's product takes the transpose in.
         products = (self.transform @ windows).transpose(0, 1) @ self.weight  # [36, T, out]
-        return (self.back @ products.flatten(1)).reshape(TILE ** 2, -1, width) + tiling.filled * self.bias
+        return (self.back @ products.flatten(1)).reshape(TILE**2, -1, width) + tiling.filled * self.bias
 
 
 class _Block(nn.Module):
@@ -167,5 +174,5 @@ def with_winograd(encoder: nn.Sequential) -> nn.Sequential:
         kept -= 1
     if kept == len(blocks):
         return encoder
-    after = list(encoder)[len(blocks) + 2:]  # the mean over the picture and its flattening are in WinogradBlocks
+    after = list(encoder)[len(blocks) + 2 :]  # the mean over the picture and its flattening are in WinogradBlocks
     return nn.Sequential(*blocks[:kept], WinogradBlocks(*blocks[kept:]), *after)

@@ -1,4 +1,5 @@
 """Peers in processes of their own: pictures are compared, failures are reported."""
+
 from __future__ import annotations
 
 import pytest
@@ -26,6 +27,7 @@ def test_diffusers_in_its_own_process_draws_our_pictures(target):
 
 def test_eager_guard_takes_our_decisions_and_draws_our_pictures(target, pipeline, tmp_path):
     import numpy as np
+
     generate = resolve(PEERS["diffusers, eager guard"].factory)(target, tmp_path)
     ours = pipeline(FIRE.prompts, seed=7, num_inference_steps=4, scheduler="ddim")
     plain = pipeline(FIRE.prompts, seed=7, num_inference_steps=4, scheduler="ddim", unguarded=True)

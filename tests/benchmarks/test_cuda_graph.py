@@ -1,4 +1,5 @@
 """The rival of the loop's graph, a graph of two steps replayed, computes the same; shown on the fake GPU."""
+
 from __future__ import annotations
 
 import numpy as np

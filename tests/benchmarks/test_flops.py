@@ -1,4 +1,5 @@
 """Operation counts against products worked out by hand."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -15,8 +16,10 @@ def weights(name, *shape):
 
 
 def written(tmp_path, nodes, inputs, outputs, initializers):
-    infos = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in group.items()]
-             for group in (inputs, outputs)]
+    infos = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in group.items()]
+        for group in (inputs, outputs)
+    ]
     graph = helper.make_graph(nodes, "test", *infos, initializers)
     path = tmp_path / "model.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), path)
@@ -27,30 +30,42 @@ def test_convolution(tmp_path):
     node = helper.make_node("Conv", ["x", "w"], ["y"], strides=[2, 2], pads=[1, 1, 1, 1], group=2)
     path = written(tmp_path, [node], {"x": ["B", 4, "H", "W"]}, {"y": None}, [weights("w", 6, 2, 3, 3)])
     # y is [3, 6, 4, 5]; each of its 360 numbers takes 2 channels times 9 weights.
-    expected = Count(flops=2 * 360 * 18, weight_bytes=4 * 108, boundary_bytes=4 * (3 * 4 * 8 * 10 + 360),
-                     activation_bytes=4 * (960 + 360), uncounted=())
+    expected = Count(
+        flops=2 * 360 * 18,
+        weight_bytes=4 * 108,
+        boundary_bytes=4 * (3 * 4 * 8 * 10 + 360),
+        activation_bytes=4 * (960 + 360),
+        uncounted=(),
+    )
     assert count(path, {"B": 3, "H": 8, "W": 10}) == expected
 
 
 def test_products_with_batches_and_transposes(tmp_path):
     nodes = [helper.make_node("MatMul", ["a", "b"], ["ab"]), helper.make_node("Gemm", ["g", "w"], ["y"], transA=1, transB=1)]
-    path = written(tmp_path, nodes, {"a": ["B", 5, 7], "b": [7, 11], "g": [13, 17]}, {"ab": None, "y": None},
-                   [weights("w", 19, 13)])
+    path = written(
+        tmp_path, nodes, {"a": ["B", 5, 7], "b": [7, 11], "g": [13, 17]}, {"ab": None, "y": None}, [weights("w", 19, 13)]
+    )
     assert count(path, {"B": 2}).flops == 2 * (2 * 5 * 11) * 7 + 2 * (17 * 19) * 13
 
 
 def test_shapes_computed_in_the_graph_are_followed(tmp_path):
-    nodes = [helper.make_node("Shape", ["x"], ["shape"]), helper.make_node("Gather", ["shape", "one"], ["length"]),
-             helper.make_node("Concat", ["minus", "length"], ["wanted"], axis=0),
-             helper.make_node("Reshape", ["x", "wanted"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["y"])]
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "one"], ["length"]),
+        helper.make_node("Concat", ["minus", "length"], ["wanted"], axis=0),
+        helper.make_node("Reshape", ["x", "wanted"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["y"]),
+    ]
     indices = [helper.make_tensor("one", TensorProto.INT64, [1], [2]), helper.make_tensor("minus", TensorProto.INT64, [1], [-1])]
     path = written(tmp_path, nodes, {"x": ["B", 6, "D"]}, {"y": None}, [*indices, weights("w", 8, 3)])
     assert count(path, {"B": 2, "D": 8}).flops == 2 * (12 * 3) * 8
 
 
 def test_attention_counts_scores_and_their_product_with_the_values(tmp_path):
-    nodes = [helper.make_node("MultiHeadAttention", ["q", "k", "v"], ["y"], domain="com.microsoft", num_heads=2),
-             helper.make_node("MatMul", ["y", "w"], ["z"])]
+    nodes = [
+        helper.make_node("MultiHeadAttention", ["q", "k", "v"], ["y"], domain="com.microsoft", num_heads=2),
+        helper.make_node("MatMul", ["y", "w"], ["z"]),
+    ]
     inputs = {"q": ["B", "S", 8], "k": ["B", 7, 8], "v": ["B", 7, 8]}
     path = written(tmp_path, nodes, inputs, {"z": ["B", "S", 3]}, [weights("w", 8, 3)])
     found = count(path, {"B": 2, "S": 5})
@@ -58,8 +73,12 @@ def test_attention_counts_scores_and_their_product_with_the_values(tmp_path):
 
 
 def test_operators_of_other_domains_and_what_follows_them_are_named_not_guessed(tmp_path):
-    nodes = [helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("Attention", ["a"], ["b"], domain="com.microsoft"),
-             helper.make_node("Relu", ["b"], ["c"]), helper.make_node("Gemm", ["c", "w"], ["y"])]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("Attention", ["a"], ["b"], domain="com.microsoft"),
+        helper.make_node("Relu", ["b"], ["c"]),
+        helper.make_node("Gemm", ["c", "w"], ["y"]),
+    ]
     path = written(tmp_path, nodes, {"x": ["B", 8]}, {"y": ["B", 3]}, [weights("w", 8, 3)])
     found = count(path, {"B": 2})
     assert found.uncounted == ("Gemm", "com.microsoft.Attention") and found.flops == 2 * (2 * 3) * 8
@@ -70,9 +89,11 @@ def test_demo_networks_grow_as_they_must(demo_engines):
     def flops(network, images, side):
         sizes = {"B": images, "CB": 2 * images, "H": side, "W": side, "D": 96, "PH": 4 * side, "PW": 4 * side, **SHORTEST_HISTORY}
         return count(demo_engines / network / "model.onnx", sizes).flops
+
     assert flops("sampler_step", 1, 16) == 0
     assert flops("vae_decoder", 2, 16) == 2 * flops("vae_decoder", 1, 16) and flops("vae_decoder", 1, 32) == 4 * flops(
-        "vae_decoder", 1, 16)
+        "vae_decoder", 1, 16
+    )
     assert flops("unet", 1, 32) > 4 * flops("unet", 1, 16) * 0.95  # attention grows faster, its text side does not grow
 
 

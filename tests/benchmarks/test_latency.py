@@ -1,4 +1,5 @@
 """The whole benchmark, tiny: its document fits the schema, its files are there and say what was measured."""
+
 from __future__ import annotations
 
 import csv
@@ -18,8 +19,29 @@ from engines.manifest import Geometry
 
 RESULTS = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "results"
 SCHEMA = json.loads((RESULTS.parent / "suite" / "latency.schema.json").read_text(encoding="utf-8"))
-OPTIONS = ["--name", "measured-here", "--num-inference-steps", "2", "--rounds", "2", "--cold-starts", "0", "--extrapolate-to", "20",
-           "--grid", "--grid-batch-sizes", "1", "2", "--grid-sizes", "32", "48", "--grid-steps", "2", "--grid-rounds", "1"]
+OPTIONS = [
+    "--name",
+    "measured-here",
+    "--num-inference-steps",
+    "2",
+    "--rounds",
+    "2",
+    "--cold-starts",
+    "0",
+    "--extrapolate-to",
+    "20",
+    "--grid",
+    "--grid-batch-sizes",
+    "1",
+    "2",
+    "--grid-sizes",
+    "32",
+    "48",
+    "--grid-steps",
+    "2",
+    "--grid-rounds",
+    "1",
+]
 
 
 def check_schema(document) -> None:
@@ -52,8 +74,14 @@ def test_the_page_shows_the_published_results():
 def test_page_holds_every_figure_of_a_document(measured):
     text = page.with_figures(f"before\n{page.START}\noutdated\n{page.END}\nafter", measured[0])
     assert text.startswith("before") and text.endswith("after") and "outdated" not in text
-    for phrase in ("| [measured-here](#measured-here) |", "### measured-here", "**extrapolated** to 20 steps", "guard × 2 or 1 |",
-                   "latency-measured-here-timeline.png", "Peaks of the machine"):
+    for phrase in (
+        "| [measured-here](#measured-here) |",
+        "### measured-here",
+        "**extrapolated** to 20 steps",
+        "guard × 2 or 1 |",
+        "latency-measured-here-timeline.png",
+        "Peaks of the machine",
+    ):
         assert phrase in text
     with pytest.raises(ValueError, match="found it 0 times"):
         page.with_figures("no markers", measured[0])
@@ -106,9 +134,13 @@ def test_cold_starts_come_in_turns_after_one_that_is_not_kept(monkeypatch):
 
     def measured(engine_dir, prompts, options):
         seen.append(prompts)
-        return {"to_first_image": len(seen), "seconds": dict.fromkeys(cold_start.PHASES, 1.0),
-                "peak_memory_bytes": dict.fromkeys(cold_start.PHASES, len(seen)),
-                "device_memory_bytes": dict.fromkeys(cold_start.PHASES[1:], None if prompts == "A" else len(seen))}
+        return {
+            "to_first_image": len(seen),
+            "seconds": dict.fromkeys(cold_start.PHASES, 1.0),
+            "peak_memory_bytes": dict.fromkeys(cold_start.PHASES, len(seen)),
+            "device_memory_bytes": dict.fromkeys(cold_start.PHASES[1:], None if prompts == "A" else len(seen)),
+        }
+
     monkeypatch.setattr(cold_start, "measure", measured)
     calls = {"a": ("A", {}), "b": ("B", {})}
     found = cold_start.compare(Path(), calls, 2, lambda: None)
@@ -124,6 +156,7 @@ def test_plans():
 
     def chosen(*given, geometry=demo):
         return plan(parser().parse_args(list(given)), geometry)
+
     assert chosen() == SMALL and chosen("--quick") == SMALL_QUICK
     assert chosen(geometry=full) == FULL and chosen("--quick", geometry=full) == FULL_QUICK
     assert chosen("--rounds", "3", "--grid-steps", "7").rounds == 3 and chosen("--grid-steps", "7").grid.steps == [7]

@@ -1,4 +1,5 @@
 """Ratios and their intervals, against data with known answers."""
+
 from __future__ import annotations
 
 import numpy as np

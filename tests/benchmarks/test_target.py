@@ -1,4 +1,5 @@
 """Which engines and weights a name stands for."""
+
 from __future__ import annotations
 
 import shutil
@@ -31,7 +32,8 @@ def test_random_weights_are_written_once_and_built_every_time(monkeypatch, tmp_p
         assert found == target.Target("sd15-random", tmp_path / "sd15-random", model, model / "redirector.pt", trained=False)
     assert (model / "written").read_text() == "x"
     assert [(options.model, options.redirector, options.engine_dir) for options in built] == 2 * [
-        (str(model), model / "redirector.pt", tmp_path / "sd15-random")]
+        (str(model), model / "redirector.pt", tmp_path / "sd15-random")
+    ]
 
 
 def test_a_folder_of_engines_knows_its_weights(demo_engines, tmp_path):

@@ -1,4 +1,5 @@
 """Timed engines, and what is read from their times."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -33,8 +34,14 @@ def test_every_engine_call_of_a_run_is_counted(runs):
     assert [(run.round, run.position) for run in runs] == [(number, place) for number in (0, 1) for place in range(3)]
     for run in runs:
         counted = {name: len(run.calls.durations(name)) for name in NAMES}
-        assert counted == {"text_encoder": 1, "unet": 4, "guard": {UNGUARDED: 0, GUARDED: 4, TRIGGERED: 2}[run.mode],
-                           "token_mask": int(run.mode == TRIGGERED), "sampler_step": 4, "vae_decoder": 1}
+        assert counted == {
+            "text_encoder": 1,
+            "unet": 4,
+            "guard": {UNGUARDED: 0, GUARDED: 4, TRIGGERED: 2}[run.mode],
+            "token_mask": int(run.mode == TRIGGERED),
+            "sampler_step": 4,
+            "vae_decoder": 1,
+        }
         assert (run.calls.end > run.calls.start).all() and (run.calls.start[1:] >= run.calls.end[:-1]).all()
         assert run.start <= run.calls.start[0] and run.calls.end[-1] <= run.end
         assert len(run.calls.gaps()) == 4 and (run.calls.gaps() >= 0).all()
@@ -51,15 +58,24 @@ def test_compared_runs_did_the_same_work(runs):
     assert all(check.passed for check in same_work(runs)), same_work(runs)
 
 
-@pytest.mark.parametrize("mode, change, check", [
-    (GUARDED, {"image_sha256": "x"}, "guarded pictures of safe prompts equal the unguarded ones bit for bit"),
-    (GUARDED, {"checked": [True, False, True, True]}, "safe prompts are checked at every step"),
-    (GUARDED, {"unsafe_steps": [2]}, "no safe prompt triggers the guard"),
-    (TRIGGERED, {"unsafe_steps": []}, "every triggering prompt triggers the guard"),
-    (TRIGGERED, {"image_sha256": "x"}, "every run of a mode gives the same pictures")], ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(
+    "mode, change, check",
+    [
+        (GUARDED, {"image_sha256": "x"}, "guarded pictures of safe prompts equal the unguarded ones bit for bit"),
+        (GUARDED, {"checked": [True, False, True, True]}, "safe prompts are checked at every step"),
+        (GUARDED, {"unsafe_steps": [2]}, "no safe prompt triggers the guard"),
+        (TRIGGERED, {"unsafe_steps": []}, "every triggering prompt triggers the guard"),
+        (TRIGGERED, {"image_sha256": "x"}, "every run of a mode gives the same pictures"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
 def test_unequal_work_fails_its_check(runs, mode, change, check):
-    altered = [dataclasses.replace(run, reports=[dataclasses.replace(report, **change) for report in run.reports])
-               if run.mode == mode and run.round == 1 else run for run in runs]
+    altered = [
+        dataclasses.replace(run, reports=[dataclasses.replace(report, **change) for report in run.reports])
+        if run.mode == mode and run.round == 1
+        else run
+        for run in runs
+    ]
     assert {found.name: found.passed for found in same_work(altered)}[check] is False
 
 
@@ -70,8 +86,16 @@ def test_a_missing_unet_call_fails_its_check(runs):
 
 
 def test_gaps_are_the_step_less_its_calls_whatever_their_order():
-    calls = calls_of(("text_encoder", 0, 90), ("unet", 100, 110), ("guard", 112, 115), ("sampler_step", 116, 118),
-                     ("guard", 121, 125), ("unet", 125, 135), ("sampler_step", 136, 140), ("vae_decoder", 150, 190))
+    calls = calls_of(
+        ("text_encoder", 0, 90),
+        ("unet", 100, 110),
+        ("guard", 112, 115),
+        ("sampler_step", 116, 118),
+        ("guard", 121, 125),
+        ("unet", 125, 135),
+        ("sampler_step", 136, 140),
+        ("vae_decoder", 150, 190),
+    )
     assert calls.gaps().tolist() == [3, 4]
     assert calls.durations("unet").tolist() == [10, 10] and calls.total("guard") == 7
     assert calls_of(("text_encoder", 0, 90)).gaps().tolist() == []

@@ -1,4 +1,5 @@
 """An interrupted training run resumes where it was and ends with the weights of an uninterrupted one."""
+
 from __future__ import annotations
 
 import pytest
@@ -20,6 +21,7 @@ def loss_with(model, stop_at=None):
             raise KeyboardInterrupt
         batch = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
         return (model(batch) - batch.sum(1, keepdim=True)).square().mean()
+
     return loss_of
 
 

@@ -1,4 +1,5 @@
 """The oracle judges pictures whose content is known; prompts differ in the fire word only."""
+
 from __future__ import annotations
 
 from dataclasses import replace

@@ -4,6 +4,7 @@ Work on a stream becomes a node with the dependencies that streams and events gi
 Nodes run late, at a synchronisation, in an order drawn at random among those that the dependencies allow; two nodes that
 no dependency orders and of which one writes what the other touches are an error.
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -15,8 +16,14 @@ from types import SimpleNamespace
 import numpy as np
 
 OK, NO_DRIVER, INVALID_VALUE, OUT_OF_MEMORY, CAPTURE_UNSUPPORTED, CAPTURE_UNJOINED = 0, 35, 1, 2, 900, 904
-NAMES = {0: "cudaSuccess", 35: "cudaErrorInsufficientDriver", 1: "cudaErrorInvalidValue", 2: "cudaErrorMemoryAllocation",
-         900: "cudaErrorStreamCaptureUnsupported", 904: "cudaErrorStreamCaptureUnjoined"}
+NAMES = {
+    0: "cudaSuccess",
+    35: "cudaErrorInsufficientDriver",
+    1: "cudaErrorInvalidValue",
+    2: "cudaErrorMemoryAllocation",
+    900: "cudaErrorStreamCaptureUnsupported",
+    904: "cudaErrorStreamCaptureUnjoined",
+}
 Span = tuple[int, int]  # first address and the one after the last
 TOTAL = 1 << 34
 
@@ -144,7 +151,7 @@ class FakeRuntime:
             return OUT_OF_MEMORY, None
         block = np.full(size + 256, 0xA5, np.uint8)
         offset = -block.ctypes.data % 256
-        self._memory[block.ctypes.data + offset] = block[offset:offset + size]
+        self._memory[block.ctypes.data + offset] = block[offset : offset + size]
         self.live["memory"] += 1
         return OK, block.ctypes.data + offset
 
@@ -166,6 +173,7 @@ class FakeRuntime:
         def work():
             for row in range(rows):
                 ctypes.memmove(to + row * to_pitch, origin + row * pitch, width)
+
         self.submit(stream, work, [(origin, origin + rows * pitch)], [(to, to + rows * to_pitch)])
         return (OK,)
 
@@ -232,6 +240,7 @@ class FakeRuntime:
         def work():
             run_nodes(graph.nodes, self.draw)
             self.nodes_run += len(graph.nodes)
+
         self.submit(stream, work, [], [])
         return (OK,)
 

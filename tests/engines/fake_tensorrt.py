@@ -3,6 +3,7 @@
 Each class has the methods of its namesake in TensorRT that our backend calls and no others, so a test can hold them
 against the real modules.
 """
+
 from __future__ import annotations
 
 from enum import Enum
@@ -12,8 +13,13 @@ import onnxruntime
 
 from tests.engines.fake_cuda import FakeRuntime
 
-NUMPY = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(uint8)": "uint8",
-         "tensor(bool)": "bool"}
+NUMPY = {
+    "tensor(float)": "float32",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+}
 LARGEST = 64  # of every dynamic axis
 
 
@@ -51,16 +57,18 @@ class IExecutionContext:
     def infer_shapes(self):
         session = self._engine._session
         zeros = {value.name: np.zeros(self._shapes[value.name], NUMPY[value.type]) for value in session.get_inputs()}
-        self._shapes |= {value.name: found.shape for value, found in zip(session.get_outputs(), session.run(None, zeros),
-                                                                        strict=True)}
+        self._shapes |= {
+            value.name: found.shape for value, found in zip(session.get_outputs(), session.run(None, zeros), strict=True)
+        }
         return []
 
     def get_tensor_shape(self, name):
         return list(self._shapes[name])
 
     def update_device_memory_size_for_shapes(self):
-        return 1000 * max(self._shapes[value.name][0] if self._shapes[value.name] else 1
-                          for value in self._engine._session.get_inputs())
+        return 1000 * max(
+            self._shapes[value.name][0] if self._shapes[value.name] else 1 for value in self._engine._session.get_inputs()
+        )
 
     def set_device_memory(self, memory, size):
         assert size >= self.update_device_memory_size_for_shapes()
@@ -88,8 +96,13 @@ class IExecutionContext:
 
         def spans(values):
             return [(addresses[value.name], addresses[value.name] + views[value.name].nbytes) for value in values]
-        engine._cuda.submit(stream_handle, work, spans(engine._session.get_inputs()),
-                            [*spans(engine._session.get_outputs()), (scratch[0], sum(scratch))])
+
+        engine._cuda.submit(
+            stream_handle,
+            work,
+            spans(engine._session.get_inputs()),
+            [*spans(engine._session.get_outputs()), (scratch[0], sum(scratch))],
+        )
         return True
 
 
@@ -191,8 +204,15 @@ class FakeTensorRT:
 
     ILogger, ExecutionContextAllocationStrategy = ILogger, ExecutionContextAllocationStrategy
 
-    def __init__(self, cuda: FakeRuntime, rtx: bool = False, fails: bool = False, capturable: bool = True,
-                 suits: bool = True, version: str = "0.0.fake") -> None:
+    def __init__(
+        self,
+        cuda: FakeRuntime,
+        rtx: bool = False,
+        fails: bool = False,
+        capturable: bool = True,
+        suits: bool = True,
+        version: str = "0.0.fake",
+    ) -> None:
         self.__version__ = version
         self._cuda, self._fails, self._capturable, self._suits, self._rtx = cuda, fails, capturable, suits, rtx
         if rtx:

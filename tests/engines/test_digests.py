@@ -1,4 +1,5 @@
 """A large file is hashed once; a change of any kind has it hashed again."""
+
 from __future__ import annotations
 
 import hashlib
@@ -20,7 +21,7 @@ OLD = 1_700_000_000_000_000_000  # nanoseconds
 def cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(digests, "LARGE", 1)
-    monkeypatch.setattr(digests, "SETTLED_NS", -10**18)  # what was just written counts as settled
+    monkeypatch.setattr(digests, "SETTLED_NS", -(10**18))  # what was just written counts as settled
     return tmp_path / "cache" / "saferedir"
 
 
@@ -86,7 +87,7 @@ def test_a_file_that_has_just_changed_is_not_remembered(cache, hashed, weights, 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"file": {}, "sha256": "00"}', '{"sha256": "00"}'])
 def test_a_broken_record_is_written_anew(cache, hashed, weights, content):
     digests.remembered_digest(weights)
-    record, = (cache / "digests").iterdir()
+    (record,) = (cache / "digests").iterdir()
     record.write_text(content)
     assert digests.remembered_digest(weights) == expected(weights)
     assert json.loads(record.read_text())["sha256"] == expected(weights)

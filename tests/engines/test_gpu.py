@@ -1,4 +1,5 @@
 """On a real GPU: engines built here run on it and give the pictures and decisions of the CPU's."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,4 +1,5 @@
 """On every backend: one NaN or infinity that goes into a network is reported for its image, and for no other."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -11,8 +12,12 @@ from engines.store.engine_store import EngineStore
 SIZES = {"B": 2, "CB": 4, "H": 8, "W": 12, "D": 96, "HX": 1, "HE": 4, "R": 11, "PH": 32, "PW": 48}
 BROKEN = 1  # image
 SILENT = ("token_mask",)  # explains what the guard decided, and decides nothing
-CASES = [(network, tensor.name) for network, spec in NETWORKS.items() for tensor in spec.inputs
-         if network not in SILENT and tensor.dtype == "float32" and {"B", "CB"} & set(tensor.dims)]
+CASES = [
+    (network, tensor.name)
+    for network, spec in NETWORKS.items()
+    for tensor in spec.inputs
+    if network not in SILENT and tensor.dtype == "float32" and {"B", "CB"} & set(tensor.dims)
+]
 
 
 def sound(found: dict[str, np.ndarray], network: str) -> list[bool]:
@@ -28,8 +33,12 @@ def sound(found: dict[str, np.ndarray], network: str) -> list[bool]:
 def test_one_number_that_is_not_finite(demo_engines, backend, network, name, value):
     engine = EngineStore(demo_engines).load([network], backend)[network]
     draw = np.random.default_rng(0)
-    inputs = {tensor.name: np.array(draw.standard_normal(tensor.shape(SIZES)) / 2 if tensor.dims else 0.5, np.float32)
-              if tensor.dtype == "float32" else np.zeros(tensor.shape(SIZES), tensor.dtype) for tensor in engine.spec.inputs}
+    inputs = {
+        tensor.name: np.array(draw.standard_normal(tensor.shape(SIZES)) / 2 if tensor.dims else 0.5, np.float32)
+        if tensor.dtype == "float32"
+        else np.zeros(tensor.shape(SIZES), tensor.dtype)
+        for tensor in engine.spec.inputs
+    }
     assert sound(run_once(engine, backend, inputs, SIZES), network) == [True, True]
     dims = next(tensor.dims for tensor in engine.spec.inputs if tensor.name == name)
     axis = next(place for place, dim in enumerate(dims) if dim in ("B", "CB"))

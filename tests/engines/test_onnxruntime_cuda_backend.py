@@ -1,4 +1,5 @@
 """ONNX Runtime's CUDA backend on a fake CUDA: sessions on the CPU whose arrays lie in the fake device's memory."""
+
 from __future__ import annotations
 
 import gc
@@ -30,7 +31,7 @@ class CapturingSession:
     made: list[CapturingSession] = []
 
     def __init__(self, cuda: FakeRuntime, path, options, providers) -> None:
-        (name, self.settings), = providers
+        ((name, self.settings),) = providers
         assert name == "CUDAExecutionProvider"
         self._cuda, self._session = cuda, onnxruntime.InferenceSession(path, options)
         self.made.append(self)
@@ -47,6 +48,7 @@ class CapturingSession:
         def bind(arrays, name, device, index, dtype, shape, address):
             assert (device, index) == ("cuda", 0) and address % 256 == 0
             arrays[name] = self._cuda.view(address, tuple(shape), np.dtype(dtype).name)
+
         binding.bind_input, binding.bind_output = partial(bind, binding.inputs), partial(bind, binding.outputs)
         return binding
 
@@ -61,6 +63,7 @@ class CapturingSession:
 
         def spans(arrays):
             return [(array.ctypes.data, array.ctypes.data + array.nbytes) for array in arrays.values()]
+
         self._cuda.submit(int(self.settings["user_compute_stream"]), work, spans(binding.inputs), spans(binding.outputs))
 
 
@@ -68,8 +71,11 @@ class CapturingSession:
 def device(monkeypatch):
     runtime = FakeRuntime()
     fake = SimpleNamespace(
-        SessionOptions=onnxruntime.SessionOptions, RunOptions=onnxruntime.RunOptions, __version__="0.0.fake",
-        InferenceSession=lambda path, options, providers: CapturingSession(runtime, path, options, providers))
+        SessionOptions=onnxruntime.SessionOptions,
+        RunOptions=onnxruntime.RunOptions,
+        __version__="0.0.fake",
+        InferenceSession=lambda path, options, providers: CapturingSession(runtime, path, options, providers),
+    )
     monkeypatch.setattr(CapturingSession, "made", [])
     monkeypatch.setattr(cuda_module, "open_cuda", lambda: Cuda(runtime))
     monkeypatch.setattr(onnxruntime_cuda_backend, "import_onnxruntime", lambda: fake)

@@ -1,4 +1,5 @@
 """OpenVINO draws ONNX Runtime's pictures in float32, and in bfloat16 others that the guard judges alike."""
+
 from __future__ import annotations
 
 import json
@@ -50,11 +51,21 @@ def bfloat16_folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("request_options", [
-    {}, {"scheduler": "pndm"}, {"scheduler": "lms", "guidance_scale": 4.0}, {"guidance_scale": 1.0}, {"height": 96, "width": 48},
-    {"unguarded": True}, {"on_unsafe": "refuse"}], ids=str)
+@pytest.mark.parametrize(
+    "request_options",
+    [
+        {},
+        {"scheduler": "pndm"},
+        {"scheduler": "lms", "guidance_scale": 4.0},
+        {"guidance_scale": 1.0},
+        {"height": 96, "width": 48},
+        {"unguarded": True},
+        {"on_unsafe": "refuse"},
+    ],
+    ids=str,
+)
 def test_float32_draws_the_pictures_of_onnxruntime(pipeline, float32, request_options):
-    for texts in (PROMPTS[1:2], PROMPTS[1:4])[:1 if request_options else 2]:
+    for texts in (PROMPTS[1:2], PROMPTS[1:4])[: 1 if request_options else 2]:
         expected, found = (each(texts, seed=5, num_inference_steps=6, **request_options) for each in (pipeline, float32))
         for image, other, report, wanted in zip(found.images, expected.images, found.guard, expected.guard, strict=True):
             assert (report.verdict, report.unsafe_steps) == (wanted.verdict, wanted.unsafe_steps)
@@ -85,8 +96,11 @@ def test_the_build_gates_openvino_itself(bfloat16_folder, capsys):
 @pytest.mark.parametrize("width", [1, 2, 4])
 def test_a_strided_convolution_that_leaves_one_column(tmp_path, width):
     backend = opened("openvino", "bfloat16")
-    spec = NetworkSpec("downsampler", (TensorSpec("sample", "float32", ("B", 320, "H", "W")),),
-                       (TensorSpec("smaller", "float32", ("B", 320, "PH", "PW")),))
+    spec = NetworkSpec(
+        "downsampler",
+        (TensorSpec("sample", "float32", ("B", 320, "H", "W")),),
+        (TensorSpec("smaller", "float32", ("B", 320, "PH", "PW")),),
+    )
     torch.manual_seed(0)
     module = torch.nn.Sequential(torch.nn.SiLU(), torch.nn.Conv2d(320, 320, 3, stride=2, padding=1))
     export_network(module, spec, 96, tmp_path / "model.onnx")
@@ -113,6 +127,7 @@ def test_a_processor_without_bfloat16(monkeypatch):
     class Core:
         def get_property(self, device, name):
             return ["FP32", "INT8"]
+
     monkeypatch.setattr("engines.backends.openvino_cpu._core", Core)
     with pytest.raises(BackendError, match="expected a processor with bfloat16 arithmetic, found FP32, INT8; build with"):
         open_backend("openvino", "bfloat16")
@@ -120,10 +135,12 @@ def test_a_processor_without_bfloat16(monkeypatch):
 
 def test_ctrl_c_after_backends_that_went_in_the_order_in_which_they_came():
     opened("openvino", "float32")
-    code = ("import signal; from engines.backends.contract import open_backend\n"
-            "first, second = open_backend('openvino', 'float32'), open_backend('openvino', 'float32')\n"
-            "del first; del second\n"
-            "signal.raise_signal(signal.SIGINT)")
+    code = (
+        "import signal; from engines.backends.contract import open_backend\n"
+        "first, second = open_backend('openvino', 'float32'), open_backend('openvino', 'float32')\n"
+        "del first; del second\n"
+        "signal.raise_signal(signal.SIGINT)"
+    )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode == -signal.SIGINT and ended.stderr.strip().endswith("KeyboardInterrupt"), ended
 

@@ -1,4 +1,5 @@
 """`saferedir optimize`: the same pictures from files for one kind of CPU, refused on another."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -45,8 +46,9 @@ def test_pictures_and_decisions_are_the_same(optimized, pipeline):
 
 def test_files_are_the_manifests(optimized, demo_engines):
     manifest, portable = Manifest.read(optimized)[0], EngineStore(demo_engines)
-    assert set(manifest.files) | {"manifest.json"} == {path.relative_to(optimized).as_posix()
-                                                       for path in optimized.rglob("*") if path.is_file()}
+    assert set(manifest.files) | {"manifest.json"} == {
+        path.relative_to(optimized).as_posix() for path in optimized.rglob("*") if path.is_file()
+    }
     assert manifest.guard == portable.manifest.guard
     assert manifest.optimized_for == OnnxRuntimeBackend.device
     assert all(recipe["optimized from"] == portable.digest for recipe in manifest.recipe.values())
@@ -72,9 +74,14 @@ def test_altered_weights_are_refused(optimized, tmp_path):
         GuardedPipeline(folder)
 
 
-@pytest.mark.parametrize("changed, message", [
-    ({"backend": "openvino"}, "expected portable engines for onnxruntime, found openvino"),
-    ({"optimized_for": "here"}, "found engines that are optimised already")], ids=["openvino", "optimized"])
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"backend": "openvino"}, "expected portable engines for onnxruntime, found openvino"),
+        ({"optimized_for": "here"}, "found engines that are optimised already"),
+    ],
+    ids=["openvino", "optimized"],
+)
 def test_only_portable_engines_of_onnx_runtime(demo_engines, tmp_path, changed, message, capsys):
     folder = shutil.copytree(demo_engines, tmp_path / "demo")
     edit(folder, **changed)
@@ -95,9 +102,18 @@ def test_nothing_else_is_overwritten(demo_engines, tmp_path):
 
 def test_a_network_that_fails_the_gate_is_not_written(demo_engines, tmp_path, monkeypatch):
     cases = EngineStore.cases
-    monkeypatch.setattr(EngineStore, "cases", lambda self, network: [
-        dataclasses.replace(case, outputs={name: 1 - value for name, value in case.outputs.items()})
-        for case in cases(self, network)] if network == "token_mask" else cases(self, network))
+    monkeypatch.setattr(
+        EngineStore,
+        "cases",
+        lambda self, network: (
+            [
+                dataclasses.replace(case, outputs={name: 1 - value for name, value in case.outputs.items()})
+                for case in cases(self, network)
+            ]
+            if network == "token_mask"
+            else cases(self, network)
+        ),
+    )
     with pytest.raises(ParityError, match="token_mask"):
         optimize.optimize(EngineStore(demo_engines), tmp_path / "demo")
     assert not list(tmp_path.iterdir())

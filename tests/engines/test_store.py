@@ -1,4 +1,5 @@
 """What is not exactly what was built is not loaded."""
+
 from __future__ import annotations
 
 import json
@@ -48,15 +49,20 @@ def test_another_guard_is_not_taken(folder):
         GuardedPipeline(folder)
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda parsed: parsed.update(guard=None), "expected engines with a guard"),
-    (lambda parsed: parsed.update(format=99), "expected format 2, found 99"),
-    (lambda parsed: parsed.pop("scheduler"), "not a valid manifest"),
-    (lambda parsed: parsed.update(surprise=1), "not a valid manifest"),
-    (lambda parsed: parsed["guard"]["policy"].update(threshold=2), "threshold"),
-    (lambda parsed: parsed["files"].pop("guard/model.onnx"), "expected one engine file of guard, found"),
-    (lambda parsed: parsed["files"].update({"unet/../../model.onnx": {"sha256": "", "size": 0}}), "found none"),
-    (lambda parsed: parsed.update(backend="abacus"), "expected one of onnxruntime")], ids=str)
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda parsed: parsed.update(guard=None), "expected engines with a guard"),
+        (lambda parsed: parsed.update(format=99), "expected format 2, found 99"),
+        (lambda parsed: parsed.pop("scheduler"), "not a valid manifest"),
+        (lambda parsed: parsed.update(surprise=1), "not a valid manifest"),
+        (lambda parsed: parsed["guard"]["policy"].update(threshold=2), "threshold"),
+        (lambda parsed: parsed["files"].pop("guard/model.onnx"), "expected one engine file of guard, found"),
+        (lambda parsed: parsed["files"].update({"unet/../../model.onnx": {"sha256": "", "size": 0}}), "found none"),
+        (lambda parsed: parsed.update(backend="abacus"), "expected one of onnxruntime"),
+    ],
+    ids=str,
+)
 def test_altered_manifests(folder, change, message):
     edit(folder, change)
     with pytest.raises((ManifestError, BackendError), match=message):
@@ -110,11 +116,16 @@ def test_bound_arrays_are_read_and_written_in_place(sampler_step):
         assert np.all(bound["finite"])
 
 
-@pytest.mark.parametrize("changed, error, message", [
-    ({"sample": np.zeros((1, 4, 4, 4))}, InputError, r"sampler_step.sample: expected float32 \[B, 4, H, W\], found float64"),
-    ({"sample": np.zeros((1, 3, 4, 4), np.float32)}, InputError, r"found float32 \[1, 3, 4, 4\]"),
-    ({"sample": np.zeros((1, 4, 4, 8), np.float32)[..., ::2]}, BackendError, "C-contiguous"),
-    ({"extra": np.zeros(1)}, BackendError, "expected tensors")], ids=str)
+@pytest.mark.parametrize(
+    "changed, error, message",
+    [
+        ({"sample": np.zeros((1, 4, 4, 4))}, InputError, r"sampler_step.sample: expected float32 \[B, 4, H, W\], found float64"),
+        ({"sample": np.zeros((1, 3, 4, 4), np.float32)}, InputError, r"found float32 \[1, 3, 4, 4\]"),
+        ({"sample": np.zeros((1, 4, 4, 8), np.float32)[..., ::2]}, BackendError, "C-contiguous"),
+        ({"extra": np.zeros(1)}, BackendError, "expected tensors"),
+    ],
+    ids=str,
+)
 def test_wrong_arrays(sampler_step, changed, error, message):
     engine, backend = sampler_step
     with pytest.raises(error, match=message):

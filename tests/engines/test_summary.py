@@ -1,4 +1,5 @@
 """The table says what the manifest says; the console command finds its parts."""
+
 from __future__ import annotations
 
 import sys
@@ -39,6 +40,7 @@ def test_doctor(monkeypatch, capsys):
 def test_doctor_without_any_library(monkeypatch, capsys):
     def broken(name):
         raise BackendError(f"{name} is not installed")
+
     monkeypatch.setattr(doctor, "open_backend", broken)
     monkeypatch.setattr(doctor, "find_spec", lambda name: None)
     assert run(monkeypatch, "doctor") == 2

@@ -2,6 +2,7 @@
 
 What a GPU alone can tell (that a real capture succeeds, that streams overlap) is not told here.
 """
+
 from __future__ import annotations
 
 import gc
@@ -26,14 +27,25 @@ from tests.engines.fake_tensorrt import FakeTensorRT
 
 FIRE, PLAIN = "a burning blue square on a grey background", "a small red star"
 STEPS = 6
+
+
 def pixels(result):
     return [np.asarray(image) for image in result.images]
 
 
 @pytest.mark.parametrize("eager", [False, True], ids=["graph", "eager"])
-@pytest.mark.parametrize("options", [
-    {"seed": 7}, {"scheduler": "pndm", "seed": 1}, {"scheduler": "lms", "seed": 2}, {"guidance_scale": 1.0, "seed": 3},
-    {"unguarded": True, "seed": 4}, {"policy": Policy(replace_steps=0), "seed": 5}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"seed": 7},
+        {"scheduler": "pndm", "seed": 1},
+        {"scheduler": "lms", "seed": 2},
+        {"guidance_scale": 1.0, "seed": 3},
+        {"unguarded": True, "seed": 4},
+        {"policy": Policy(replace_steps=0), "seed": 5},
+    ],
+    ids=str,
+)
 def test_pictures_and_decisions_are_those_of_onnxruntime(pipeline, plans, device, options, eager):
     device(seed=options["seed"])
     prompts = [FIRE, PLAIN]
@@ -76,7 +88,7 @@ def test_eager_steps_are_enqueued_without_waiting(plans, device):
         result = opened(FIRE, seed=0, num_inference_steps=STEPS)
     recorded = [index for index, name in enumerate(runtime.log) if name == "cudaEventRecord"]
     assert len(recorded) == 2 * STEPS  # fork and join of UNet and guard
-    assert set(runtime.log[recorded[0]:recorded[-1]]) == {"cudaEventRecord", "cudaStreamWaitEvent"}
+    assert set(runtime.log[recorded[0] : recorded[-1]]) == {"cudaEventRecord", "cudaStreamWaitEvent"}
     assert result.execution.reason == "eager execution was asked for"
 
 
@@ -91,6 +103,7 @@ def test_a_missing_join_is_found(plans, device, monkeypatch):
                 if lane:
                     self._cuda.call("cudaStreamWaitEvent", self._lanes.stream(lane), self._forked, 0)
                 network.enqueue(self._lanes.stream(lane), self._scratch[lane])
+
     monkeypatch.setattr(cuda_program.CudaProgram, "_enqueue", enqueue)
     with GuardedPipeline(plans, eager=True) as opened, pytest.raises(AssertionError, match="without an order"):
         opened(FIRE, seed=0, num_inference_steps=STEPS)
@@ -147,9 +160,17 @@ def test_a_guard_that_did_not_run_withholds_the_image(plans, device, monkeypatch
             opened(PLAIN, seed=0, num_inference_steps=STEPS)
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"height": 512}, "height: expected 16 to 256, for which these engines were built, found 512; rebuild with: .* --height MIN"),
-    ({"prompt": [PLAIN] * 5}, "batch_size: expected 1 to 4, .* found 5; .* --batch-size MIN:OPT:MAX")], ids=str)
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (
+            {"height": 512},
+            "height: expected 16 to 256, for which these engines were built, found 512; rebuild with: .* --height MIN",
+        ),
+        ({"prompt": [PLAIN] * 5}, "batch_size: expected 1 to 4, .* found 5; .* --batch-size MIN:OPT:MAX"),
+    ],
+    ids=str,
+)
 def test_sizes_outside_the_profile(plans, device, options, message):
     device()
     options = {"prompt": PLAIN, **options}
@@ -186,6 +207,7 @@ def test_plans_of_another_device_and_no_plans(plans, device, tmp_path):
 def test_compiled_kernels_are_kept(plans, device, tmp_path):
     def kernels():
         return next((tmp_path / "cache" / "saferedir").iterdir()).read_bytes()
+
     for generation in (1, 2):
         device()
         with GuardedPipeline(plans) as opened:
@@ -224,11 +246,18 @@ def test_arrays_round_trip(device, shape, rows):
         assert np.array_equal(backend.read(row), values[-1]) and (not rows or row.address % 256 == 0)
 
 
-FAKES = {"Runtime": fake_tensorrt.Runtime, "ICudaEngine": fake_tensorrt.ICudaEngine,
-         "IExecutionContext": fake_tensorrt.IExecutionContext}
-RTX_FAKES = {"Runtime": fake_tensorrt.ValidatingRuntime, "ICudaEngine": fake_tensorrt.ICudaEngine,
-             "IExecutionContext": fake_tensorrt.CapturableContext, "IRuntimeCache": fake_tensorrt.IRuntimeCache,
-             "IRuntimeConfig": fake_tensorrt.IRuntimeConfig}
+FAKES = {
+    "Runtime": fake_tensorrt.Runtime,
+    "ICudaEngine": fake_tensorrt.ICudaEngine,
+    "IExecutionContext": fake_tensorrt.IExecutionContext,
+}
+RTX_FAKES = {
+    "Runtime": fake_tensorrt.ValidatingRuntime,
+    "ICudaEngine": fake_tensorrt.ICudaEngine,
+    "IExecutionContext": fake_tensorrt.CapturableContext,
+    "IRuntimeCache": fake_tensorrt.IRuntimeCache,
+    "IRuntimeConfig": fake_tensorrt.IRuntimeConfig,
+}
 
 
 @pytest.mark.parametrize("module, fakes", [("tensorrt_lean_bindings", FAKES), ("tensorrt_rtx_bindings", RTX_FAKES)])
@@ -241,7 +270,8 @@ def test_the_real_modules_have_all_that_the_fake_has(module, fakes):
             ours -= {"create_runtime_config"}  # only called for TensorRT-RTX
         assert ours <= set(dir(getattr(trt, name))), name
     enums = ["ExecutionContextAllocationStrategy"] + (
-        ["CudaGraphStrategy", "DynamicShapesKernelSpecializationStrategy", "EngineValidity"] if fakes is RTX_FAKES else [])
+        ["CudaGraphStrategy", "DynamicShapesKernelSpecializationStrategy", "EngineValidity"] if fakes is RTX_FAKES else []
+    )
     for name in enums:
         assert {member.name for member in getattr(fake_tensorrt, name)} <= set(getattr(trt, name).__members__), name
     assert {"ERROR", "INTERNAL_ERROR"} <= set(dir(trt.ILogger)) and trt.__version__
@@ -266,6 +296,7 @@ def test_the_real_cuda_bindings_have_all_that_the_fake_has():
 def test_missing_modules_say_how_to_install(monkeypatch):
     def missing(name):
         raise ImportError(f"No module named {name!r}")
+
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(BackendError, match="tensorrt: expected one of the modules .*tensorrt_lean.*pip install tensorrt"):
         tensorrt_library.import_tensorrt("tensorrt")

@@ -1,4 +1,5 @@
 """Engines that have not met their device are held to PyTorch's recorded outputs before they generate anything."""
+
 from __future__ import annotations
 
 import json
@@ -63,6 +64,7 @@ def test_a_failure_refuses_and_is_not_remembered(pending, device, monkeypatch):
     def off(engine, *rest):
         found = run(engine, *rest)
         return {**found, "p_unsafe": found["p_unsafe"] + np.float32(0.1)} if engine.spec.name == "guard" else found
+
     monkeypatch.setattr(recorded, "run_once", off)
     for _ in range(2):
         with pytest.raises(ParityError, match="guard.p_unsafe: expected PyTorch's values"):

@@ -1,4 +1,5 @@
 """Attention that is exported as ONNX Runtime's operator computes what torch's does."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -31,8 +32,16 @@ class Layer(nn.Module):
 def export(module, path):
     axes = {0: "B", 1: "S"}
     with fused_attention():
-        torch.onnx.export(module, (torch.randn(2, 5, WIDTH), torch.randn(2, 5, WIDTH)), str(path), dynamo=False, opset_version=18,
-                          input_names=["x", "context"], output_names=["y"], dynamic_axes={"x": axes, "context": {0: "B", 1: "T"}})
+        torch.onnx.export(
+            module,
+            (torch.randn(2, 5, WIDTH), torch.randn(2, 5, WIDTH)),
+            str(path),
+            dynamo=False,
+            opset_version=18,
+            input_names=["x", "context"],
+            output_names=["y"],
+            dynamic_axes={"x": axes, "context": {0: "B", 1: "T"}},
+        )
     return [node.op_type for node in onnx.load(path).graph.node]
 
 
@@ -41,7 +50,7 @@ def test_the_operator_gives_torchs_attention(tmp_path, batch, queries, keys):
     assert export(Layer(), tmp_path / "layer.onnx").count(OPERATOR) == 1
     x, context = torch.randn(batch, queries, WIDTH), torch.randn(batch, keys, WIDTH)
     session = onnxruntime.InferenceSession(tmp_path / "layer.onnx", providers=["CPUExecutionProvider"])
-    found, = session.run(None, {"x": x.numpy(), "context": context.numpy()})
+    (found,) = session.run(None, {"x": x.numpy(), "context": context.numpy()})
     assert np.abs(found - Layer()(x, context).numpy()).max() < 2e-6
 
 
@@ -50,7 +59,7 @@ def test_what_the_operator_is_not_given_stays_torchs(tmp_path, options):
     assert OPERATOR not in export(Layer(**options), tmp_path / "layer.onnx")
     x = torch.randn(2, 5, WIDTH)
     session = onnxruntime.InferenceSession(tmp_path / "layer.onnx", providers=["CPUExecutionProvider"])
-    found, = session.run(None, {"x": x.numpy(), "context": x.numpy()})
+    (found,) = session.run(None, {"x": x.numpy(), "context": x.numpy()})
     assert np.abs(found - Layer(**options)(x, x).numpy()).max() < 2e-6
 
 

@@ -1,4 +1,5 @@
 """The build: what it keeps, what it refuses, and that a failure costs nothing."""
+
 from __future__ import annotations
 
 import json
@@ -61,8 +62,10 @@ def test_manifest_says_what_was_built(demo_engines):
 
 def test_second_run_changes_nothing_and_imports_no_torch(folder):
     before = (folder / "manifest.json").read_bytes()
-    script = ("import sys; sys.path.insert(0, sys.argv.pop(1)); from export.build_engines import main; "
-              "status = main(sys.argv[1:]); sys.exit(status or int('torch' in sys.modules))")
+    script = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); from export.build_engines import main; "
+        "status = main(sys.argv[1:]); sys.exit(status or int('torch' in sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", script, str(ROOT), "--engine-dir", str(folder)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing changed" in done.stdout
@@ -102,6 +105,7 @@ def test_failing_gate_names_the_output_and_leaves_the_engines(folder, tmp_path, 
     def off(engine, *rest):
         found = run(engine, *rest)
         return {**found, "p_unsafe": found["p_unsafe"] + np.float32(0.1)} if engine.spec.name == "guard" else found
+
     monkeypatch.setattr(recorded, "run_once", off)
     with pytest.raises(ParityError, match=r"guard.p_unsafe: expected PyTorch's values .* error 0.1"):
         build_with("--engine-dir", str(folder), "--force")
@@ -115,14 +119,17 @@ def test_an_exported_guard_unlike_the_trained_one_is_refused(folder, monkeypatch
             heads = InferenceHeads(guard.heads)
             heads.shift[3].weight.neg_()
         return Guard(heads)
+
     monkeypatch.setattr(Guard, "for_inference", other)
     (folder / "guard" / "model.onnx").unlink()
     with pytest.raises(ParityError, match=r"guard\.next_embeds: expected PyTorch's values"):
         build_with("--engine-dir", str(folder))
 
 
-@pytest.mark.parametrize("found, message", [
-    ([1, np.nan], "the engine gave NaN"), ([3, 3], "gave 3.0 everywhere"), ([1, 2.1], "found cosine"), ([1], "expected shape")])
+@pytest.mark.parametrize(
+    "found, message",
+    [([1, np.nan], "the engine gave NaN"), ([3, 3], "gave 3.0 everywhere"), ([1, 2.1], "found cosine"), ([1], "expected shape")],
+)
 def test_gate(found, message):
     with pytest.raises(ParityError, match=f"unet.noise_pred: .*{message}"):
         compare("unet.noise_pred", np.array([1, 2], np.float32), np.array(found, np.float32), LIMITS["float32"])
@@ -131,25 +138,32 @@ def test_gate(found, message):
 def test_guard_of_another_width(tmp_path):
     save_redirector(Redirector(RedirectorConfig(embed_dim=768, encoder_widths=(8, 8, 8))), tmp_path / "sd.safetensors")
     with pytest.raises(InputError, match="expected a checkpoint for prompt width 96 .* found 768"):
-        build_with("--model", str(DEMO_MODEL), "--redirector", str(tmp_path / "sd.safetensors"),
-                   "--engine-dir", str(tmp_path / "e"))
+        build_with(
+            "--model", str(DEMO_MODEL), "--redirector", str(tmp_path / "sd.safetensors"), "--engine-dir", str(tmp_path / "e")
+        )
     assert not (tmp_path / "e").exists()
 
 
-@pytest.mark.parametrize("component, changes, message", [
-    ("unet", {"in_channels": 9}, "in_channels: expected 4 .* found 9"),
-    ("unet", {"addition_embed_type": "text_time"}, "addition_embed_type: expected None"),
-    ("unet", {"cross_attention_dim": 768}, "cross_attention_dim: expected 96"),
-    ("vae", {"latent_channels": 16}, "latent_channels: expected 4"),
-    ("text_encoder", {"max_position_embeddings": 64}, "max_position_embeddings: expected 77")])
+@pytest.mark.parametrize(
+    "component, changes, message",
+    [
+        ("unet", {"in_channels": 9}, "in_channels: expected 4 .* found 9"),
+        ("unet", {"addition_embed_type": "text_time"}, "addition_embed_type: expected None"),
+        ("unet", {"cross_attention_dim": 768}, "cross_attention_dim: expected 96"),
+        ("vae", {"latent_channels": 16}, "latent_channels: expected 4"),
+        ("text_encoder", {"max_position_embeddings": 64}, "max_position_embeddings: expected 77"),
+    ],
+)
 def test_models_of_another_family(model, tmp_path, component, changes, message):
     edit(model / component / "config.json", **changes)
     with pytest.raises(InputError, match=message):
         build_with("--model", str(model), "--unguarded", "--engine-dir", str(tmp_path / "e"))
 
 
-@pytest.mark.parametrize("file", ["unet/config.json", "unet/diffusion_pytorch_model.safetensors", "tokenizer/merges.txt",
-                                  "scheduler/scheduler_config.json"])
+@pytest.mark.parametrize(
+    "file",
+    ["unet/config.json", "unet/diffusion_pytorch_model.safetensors", "tokenizer/merges.txt", "scheduler/scheduler_config.json"],
+)
 def test_incomplete_models(model, tmp_path, file):
     (model / file).unlink()
     with pytest.raises(InputError, match="expected"):
@@ -178,18 +192,24 @@ def test_foreign_folders_are_left_alone(tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--model", "no/such-model-anywhere", "--unguarded"], "no/such-model-anywhere.*(downloaded|cache)"),
-    (["--model", "./nowhere", "--unguarded"], "no such folder, and not a hub id"),
-    (["--model", "x"], "--redirector: expected a SafeRedir checkpoint"),
-    (["--unguarded", "--redirector", "x.pt"], "found both"),
-    (["--redirector", "nowhere.pt"], "nowhere.pt: expected a SafeRedir checkpoint, found no such file"),
-    (["--threshold", "7"], "threshold: expected a probability")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--model", "no/such-model-anywhere", "--unguarded"], "no/such-model-anywhere.*(downloaded|cache)"),
+        (["--model", "./nowhere", "--unguarded"], "no such folder, and not a hub id"),
+        (["--model", "x"], "--redirector: expected a SafeRedir checkpoint"),
+        (["--unguarded", "--redirector", "x.pt"], "found both"),
+        (["--redirector", "nowhere.pt"], "nowhere.pt: expected a SafeRedir checkpoint, found no such file"),
+        (["--threshold", "7"], "threshold: expected a probability"),
+    ],
+)
 def test_command_ends_with_one_line_and_status_2(arguments, message, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import huggingface_hub.constants
+
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert build_engines.main([*arguments, "--engine-dir", str(tmp_path / "e")]) == 2
     captured = capsys.readouterr().err
     import re
+
     assert re.search(message, captured) and captured.count("\n") == 1 and "Traceback" not in captured

@@ -1,4 +1,5 @@
 """Exported networks against references: the sampler step against its numpy row, sizes, large weights in a file of their own."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -15,8 +16,16 @@ from export.wrappers import SamplerStep
 from runtime.samplers.schedules import NoiseSchedule
 from runtime.samplers.tables import SAMPLERS, apply_row, sampler_table
 
-SCHEDULE = NoiseSchedule.from_config({"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
-                                      "clip_sample": False, "skip_prk_steps": True, "steps_offset": 1})
+SCHEDULE = NoiseSchedule.from_config(
+    {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "clip_sample": False,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+    }
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +41,15 @@ def step(tmp_path_factory):
 def test_sampler_step_applies_a_row(step, name, branches):
     engine, backend = step
     table = sampler_table(name, 7, SCHEDULE)
-    sizes = {"B": 3, "CB": 3 * branches, "H": 5, "W": 6, "HX": table.history_x, "HE": table.history_eps,
-             "R": table.coefficients.shape[1]}
+    sizes = {
+        "B": 3,
+        "CB": 3 * branches,
+        "H": 5,
+        "W": 6,
+        "HX": table.history_x,
+        "HE": table.history_eps,
+        "R": table.coefficients.shape[1],
+    }
     inputs = {key: tensor.numpy() for key, tensor in example(engine.spec, sizes, 1).items()}
     inputs["guidance_scale"] = np.array(7.5, np.float32)
     for row in table.coefficients:
@@ -41,8 +57,9 @@ def test_sampler_step_applies_a_row(step, name, branches):
         found = run_once(engine, backend, inputs, sizes)
         halves = inputs["noise_pred"].reshape(branches, 3, 4, 5, 6).astype(np.float64)
         guided = halves[0] + 7.5 * (halves[-1] - halves[0])
-        expected = apply_row(row.astype(np.float64), inputs["sample"], guided, inputs["noise"], inputs["history_x"],
-                             inputs["history_eps"])
+        expected = apply_row(
+            row.astype(np.float64), inputs["sample"], guided, inputs["noise"], inputs["history_x"], inputs["history_eps"]
+        )
         for key, reference in zip(("next_sample", "next_history_x", "next_history_eps"), expected, strict=False):
             np.testing.assert_allclose(found[key], reference, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(found["next_model_input"], np.concatenate([expected[3]] * branches), rtol=1e-4, atol=1e-4)

@@ -1,4 +1,5 @@
 """Half precision: what the files say, what the protections protect from, and real TensorRT-RTX builds."""
+
 from __future__ import annotations
 
 import json
@@ -107,9 +108,13 @@ def test_close_to_float32(demo_engines, tmp_path, network, precision):
 def test_emulation_rounds_every_half_result(tmp_path, precision, dtype):
     """ONNX Runtime itself drops the casts between half operators and gives float32's result."""
     node, info = helper.make_node, helper.make_tensor_value_info
-    nodes = [node("Cast", ["latent"], ["x"], to=ELEMENTS[precision]), node("Constant", [], ["c"], value=helper.make_tensor(
-        "c", ELEMENTS[precision], [1], [20000.0])), node("Add", ["x", "c"], ["y"]), node("Sub", ["y", "c"], ["z"]),
-        node("Cast", ["z"], ["images"], to=TensorProto.FLOAT)]
+    nodes = [
+        node("Cast", ["latent"], ["x"], to=ELEMENTS[precision]),
+        node("Constant", [], ["c"], value=helper.make_tensor("c", ELEMENTS[precision], [1], [20000.0])),
+        node("Add", ["x", "c"], ["y"]),
+        node("Sub", ["y", "c"], ["z"]),
+        node("Cast", ["z"], ["images"], to=TensorProto.FLOAT),
+    ]
     graph = helper.make_graph(nodes, "g", [info("latent", 1, [3])], [info("images", 1, [3])])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "model.onnx")
     values = torch.tensor([1.2345, 777.7, 60000.0])
@@ -199,9 +204,13 @@ def test_activations_beyond_float16(tmp_path):
     gate(module, *emulated(module, "vae_decoder", tmp_path, precision), GEOMETRY, precision)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--precision", "fp16"], "expected float32 with --backend onnxruntime, found float16; .* tensorrt or tensorrt-rtx"),
-    (["--precision", "int8", "--backend", "tensorrt-rtx"], "precision: expected one of .* found 'int8'")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--precision", "fp16"], "expected float32 with --backend onnxruntime, found float16; .* tensorrt or tensorrt-rtx"),
+        (["--precision", "int8", "--backend", "tensorrt-rtx"], "precision: expected one of .* found 'int8'"),
+    ],
+)
 def test_options(arguments, message, capsys):
     assert build_engines.main(arguments) == 2
     captured = capsys.readouterr().err
@@ -218,14 +227,29 @@ class TestTensorRtRtx:
     def test_the_whole_build(self, tmp_path, capsys):
         """Float16; then a model that asks for more range, whose UNet alone is built again; then bfloat16, which is the same."""
         folder, model = tmp_path / "rtx", shutil.copytree(DEMO_MODEL, tmp_path / "model")
-        command = ["--backend", "tensorrt-rtx", "--batch-size", "1", "--engine-dir", str(folder), "--model", str(model),
-                   "--redirector", str(build_engines.DEMO_REDIRECTOR)]
+        command = [
+            "--backend",
+            "tensorrt-rtx",
+            "--batch-size",
+            "1",
+            "--engine-dir",
+            str(folder),
+            "--model",
+            str(model),
+            "--redirector",
+            str(build_engines.DEMO_REDIRECTOR),
+        ]
         assert build_engines.main([*command, "--precision", "fp16"]) == 0
         manifest = Manifest.read(folder)[0]
         assert manifest.precision == "float16" and set(manifest.parity) == set(NETWORKS)
         assert {name: manifest.precision_of(name) for name in NETWORKS} == {
-            "text_encoder": "float16", "unet": "float16", "guard": "float32", "token_mask": "float32", "sampler_step": "float32",
-            "vae_decoder": "bfloat16"}
+            "text_encoder": "float16",
+            "unet": "float16",
+            "guard": "float32",
+            "token_mask": "float32",
+            "sampler_step": "float32",
+            "vae_decoder": "bfloat16",
+        }
         assert manifest.parity_of == "emulated onnx" and "half precision emulated on a CPU" in summary(manifest, "")
         config = model / "unet" / "config.json"
         config.write_text(json.dumps({**json.loads(config.read_text()), "upcast_attention": True}))
@@ -241,6 +265,7 @@ class TestTensorRtRtx:
 
     def test_attention_stays_one_kernel(self, trt, demo_engines, tmp_path):
         """The casts around a softmax do not keep TensorRT from its fused attention kernel."""
+
         class Log(trt.ILogger):
             def __init__(self):
                 trt.ILogger.__init__(self)
@@ -268,12 +293,28 @@ class TestTensorRtRtx:
 
     def test_inputs_and_outputs_of_another_dtype_are_refused(self, trt, tmp_path):
         node, info, span = helper.make_node, helper.make_tensor_value_info, Span(64, 64, 64)
-        nodes = [node("Shape", ["latent"], ["shape"]), node("Cast", ["latent"], ["images"], to=TensorProto.FLOAT),
-                 node("Cast", ["shape"], ["finite"], to=TensorProto.BOOL)]
-        graph = helper.make_graph(nodes, "g", [info("latent", TensorProto.FLOAT16, ["B", 4, "H", "W"])],
-                                  [info("images", TensorProto.FLOAT, None), info("finite", TensorProto.BOOL, None)])
+        nodes = [
+            node("Shape", ["latent"], ["shape"]),
+            node("Cast", ["latent"], ["images"], to=TensorProto.FLOAT),
+            node("Cast", ["shape"], ["finite"], to=TensorProto.BOOL),
+        ]
+        graph = helper.make_graph(
+            nodes,
+            "g",
+            [info("latent", TensorProto.FLOAT16, ["B", 4, "H", "W"])],
+            [info("images", TensorProto.FLOAT, None), info("finite", TensorProto.BOOL, None)],
+        )
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), tmp_path / "model.onnx")
         with pytest.raises(PlanError, match=r"vae_decoder: expected tensors .*'latent', 'float32'.* built .*'latent', 'float16'"):
-            build_plan(trt, PlanJob(tmp_path / "model.onnx", NETWORKS["vae_decoder"], Profile(Span(1, 1, 1), span, span), GEOMETRY,
-                                    tmp_path / "model.plan"), PlanOptions())
+            build_plan(
+                trt,
+                PlanJob(
+                    tmp_path / "model.onnx",
+                    NETWORKS["vae_decoder"],
+                    Profile(Span(1, 1, 1), span, span),
+                    GEOMETRY,
+                    tmp_path / "model.plan",
+                ),
+                PlanOptions(),
+            )
         assert not (tmp_path / "model.plan").exists()

@@ -1,4 +1,5 @@
 """Real TensorRT-RTX builds of all networks (no GPU needed), and what its errors look like."""
+
 from __future__ import annotations
 
 import os
@@ -39,9 +40,15 @@ def test_builds(demo_engines, tmp_path, name, targets):
     assert phases[0] == "Building engine" and any("/" in phase for phase in phases)
 
 
-@pytest.mark.parametrize("options", [
-    PlanOptions(hardware_compatibility="ampere-plus"), PlanOptions(version_compatible=True),
-    PlanOptions(workspace_gib=0.5, optimization_level=1)], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        PlanOptions(hardware_compatibility="ampere-plus"),
+        PlanOptions(version_compatible=True),
+        PlanOptions(workspace_gib=0.5, optimization_level=1),
+    ],
+    ids=str,
+)
 def test_options_of_tensorrt_are_taken_by_the_common_api(demo_engines, tmp_path, options):
     build_plan(trt, job(demo_engines, "sampler_step", tmp_path), options)
     assert (tmp_path / "model.plan").stat().st_size > 10_000
@@ -107,9 +114,17 @@ def test_profile_shapes(demo_engines):
     assert np.ravel(PROFILE.shapes(coefficients, geometry)).tolist() == [8, 8, 11]
 
 
-@pytest.mark.parametrize("text, message", [
-    ("4:2:8", "rising order"), ("a", "MIN:OPT:MAX"), ("1:2", "MIN:OPT:MAX"), ("0", "rising order"), ("", "MIN:OPT:MAX"),
-    ("64:100:128", "expected multiples of 16 pixels, found 100; nearest: 96 or 112")])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("4:2:8", "rising order"),
+        ("a", "MIN:OPT:MAX"),
+        ("1:2", "MIN:OPT:MAX"),
+        ("0", "rising order"),
+        ("", "MIN:OPT:MAX"),
+        ("64:100:128", "expected multiples of 16 pixels, found 100; nearest: 96 or 112"),
+    ],
+)
 def test_spans(text, message):
     assert Span.parse("height", "64", 16) == Span(64, 64, 64) and str(Span.parse("height", "16:32:64", 16)) == "16:32:64"
     with pytest.raises(InputError, match=f"height: .*{message}"):
@@ -156,12 +171,19 @@ def test_the_whole_build(tmp_path, capsys):
     assert (folder / "unet" / "model.onnx").exists() and (folder / "unet" / "model.plan").exists()
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--height", "512"], "--height: for tensorrt and tensorrt-rtx only, found --backend onnxruntime"),
-    (["--keep-onnx"], "--keep-onnx: for tensorrt and tensorrt-rtx only"),
-    (["--backend", "tensorrt-rtx", "--version-compatible"], "--version-compatible: for tensorrt only, found --backend tensorrt"),
-    (["--backend", "tensorrt", "--target-sm", "89"], "--target-sm: for tensorrt-rtx only"),
-    (["--backend", "tensorrt-rtx", "--width", "100"], "width: expected multiples of 16 pixels")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--height", "512"], "--height: for tensorrt and tensorrt-rtx only, found --backend onnxruntime"),
+        (["--keep-onnx"], "--keep-onnx: for tensorrt and tensorrt-rtx only"),
+        (
+            ["--backend", "tensorrt-rtx", "--version-compatible"],
+            "--version-compatible: for tensorrt only, found --backend tensorrt",
+        ),
+        (["--backend", "tensorrt", "--target-sm", "89"], "--target-sm: for tensorrt-rtx only"),
+        (["--backend", "tensorrt-rtx", "--width", "100"], "width: expected multiples of 16 pixels"),
+    ],
+)
 def test_options(arguments, message, capsys):
     assert build_engines.main(arguments) == 2
     assert message in capsys.readouterr().err

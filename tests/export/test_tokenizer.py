@@ -1,4 +1,5 @@
 """The converted tokenizer has CLIPTokenizer's ids."""
+
 from __future__ import annotations
 
 import random
@@ -11,9 +12,27 @@ from export.build_engines import DEMO_MODEL
 from export.tokenizer import CORPUS, check_tokenizer, convert_tokenizer
 
 # Code points of scripts, symbols, punctuation and emoji that Unicode has had for long.
-RANGES = ((32, 127), (0xA0, 0x250), (0x370, 0x530), (0x5D0, 0x5EB), (0x620, 0x64B), (0x905, 0x93A), (0xE01, 0xE3B),
-          (0x1E00, 0x1F00), (0x2010, 0x2028), (0x2030, 0x205F), (0x20A0, 0x20BA), (0x2100, 0x2140), (0x2190, 0x2300),
-          (0x3041, 0x3097), (0x30A1, 0x30FB), (0x4E00, 0x9FA6), (0xAC00, 0xD7A4), (0xFF01, 0xFF5F), (0x1F300, 0x1F5FF))
+RANGES = (
+    (32, 127),
+    (0xA0, 0x250),
+    (0x370, 0x530),
+    (0x5D0, 0x5EB),
+    (0x620, 0x64B),
+    (0x905, 0x93A),
+    (0xE01, 0xE3B),
+    (0x1E00, 0x1F00),
+    (0x2010, 0x2028),
+    (0x2030, 0x205F),
+    (0x20A0, 0x20BA),
+    (0x2100, 0x2140),
+    (0x2190, 0x2300),
+    (0x3041, 0x3097),
+    (0x30A1, 0x30FB),
+    (0x4E00, 0x9FA6),
+    (0xAC00, 0xD7A4),
+    (0xFF01, 0xFF5F),
+    (0x1F300, 0x1F5FF),
+)
 WORDS = ("burning", "BLUE square", "'s", "'LL", "!", "!!", " ", "\n", "\t ", "<|endoftext|>", "e\u0301", "\u200d", "ΟΔΟΣ ", "42")
 
 
@@ -25,8 +44,12 @@ def test_random_unicode(pad):
     corpus = []
     for _ in range(1500):
         ranges = draw.sample(RANGES, 2)
-        corpus.append("".join(draw.choice(WORDS) if draw.random() < 0.3 else chr(draw.randrange(*draw.choice(ranges)))
-                              for _ in range(draw.randrange(1, 30))))
+        corpus.append(
+            "".join(
+                draw.choice(WORDS) if draw.random() < 0.3 else chr(draw.randrange(*draw.choice(ranges)))
+                for _ in range(draw.randrange(1, 30))
+            )
+        )
     check_tokenizer(converted, reference, tuple(corpus))
 
 

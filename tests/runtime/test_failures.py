@@ -1,4 +1,5 @@
 """NaN and infinity from any network: the image is withheld, the error names image, step and network."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -25,20 +26,26 @@ class Breaking:
             if self._left == 0:
                 output[1::2] = self._value
             self._left -= 1
+
         return broken
 
 
 def broken_pipeline(demo_engines, network, output, value, call):
-    return GuardedPipeline(demo_engines, wrap=lambda engine: Breaking(
-        engine, output, value, call) if engine.spec.name == network else engine)
+    return GuardedPipeline(
+        demo_engines, wrap=lambda engine: Breaking(engine, output, value, call) if engine.spec.name == network else engine
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
-@pytest.mark.parametrize("network, output, call, message", [
-    ("unet", "noise_pred", 2, "image 1: unet returned NaN or infinity at step 2 of 5"),
-    ("guard", "p_unsafe", 3, "image 1: guard returned NaN or infinity at step 3 of 5"),
-    ("guard", "next_embeds", 1, "image 1: guard returned NaN or infinity at step 2 of 5"),
-    ("sampler_step", "next_sample", 4, "image 1: the final latents hold NaN or infinity")])
+@pytest.mark.parametrize(
+    "network, output, call, message",
+    [
+        ("unet", "noise_pred", 2, "image 1: unet returned NaN or infinity at step 2 of 5"),
+        ("guard", "p_unsafe", 3, "image 1: guard returned NaN or infinity at step 3 of 5"),
+        ("guard", "next_embeds", 1, "image 1: guard returned NaN or infinity at step 2 of 5"),
+        ("sampler_step", "next_sample", 4, "image 1: the final latents hold NaN or infinity"),
+    ],
+)
 def test_image_is_withheld_and_named(demo_engines, network, output, call, message, value):
     opened = broken_pipeline(demo_engines, network, output, value, call)
     with pytest.raises(NonFiniteError) as caught:

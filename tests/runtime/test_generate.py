@@ -1,4 +1,5 @@
 """The command, as a user runs it."""
+
 from __future__ import annotations
 
 import json
@@ -20,6 +21,7 @@ def run(demo_engines, tmp_path, monkeypatch, capsys):
     def call(*arguments: str) -> tuple[int, str, str]:
         status = generate.main([*arguments, "--engine-dir", str(demo_engines), "--num-inference-steps", "8"])
         return status, *capsys.readouterr()
+
     return call
 
 
@@ -61,10 +63,16 @@ def test_a_long_prompt_warns_in_one_line(run):
     assert status == 0 and len(lines) == 1 and "cut: 'word" in lines[0]
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--height", "100"], "height: expected a multiple of 16 pixels, found 100; nearest: 96 or 112"),
-    (["--scheduler", "dpm"], "unknown sampler 'dpm'"), (["--threshold", "3"], "threshold: expected"),
-    (["--compare", "--unguarded"], "found both"), (["--output", "no/such/folder/out.png"], "no/such/folder")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--height", "100"], "height: expected a multiple of 16 pixels, found 100; nearest: 96 or 112"),
+        (["--scheduler", "dpm"], "unknown sampler 'dpm'"),
+        (["--threshold", "3"], "threshold: expected"),
+        (["--compare", "--unguarded"], "found both"),
+        (["--output", "no/such/folder/out.png"], "no/such/folder"),
+    ],
+)
 def test_errors_are_one_line_and_status_2(run, arguments, message):
     status, _, err = run(PLAIN, *arguments)
     lines = [line for line in err.splitlines() if not line.startswith("\rstep") and "step" not in line[:6]]

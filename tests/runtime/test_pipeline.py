@@ -1,4 +1,5 @@
 """Whole pictures: against diffusers, against an eager guarded loop, batches against single runs, every mode."""
+
 from __future__ import annotations
 
 import threading
@@ -46,8 +47,11 @@ def eager(model, prompts, seeds, name, guidance=7.5, guard=None, policy=None):
     latents = torch.cat([torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     latents = latents * scheduler.init_noise_sigma
     countdown, trace = torch.zeros(len(prompts), dtype=torch.int32), []
-    numbers = (torch.tensor(policy.alpha_scale), torch.tensor(policy.threshold),
-               torch.tensor(policy.replace_steps, dtype=torch.int32))
+    numbers = (
+        torch.tensor(policy.alpha_scale),
+        torch.tensor(policy.threshold),
+        torch.tensor(policy.replace_steps, dtype=torch.int32),
+    )
     for timestep in scheduler.timesteps:
         scaled = scheduler.scale_model_input(torch.cat([latents] * 2), timestep)
         free, guided = model.unet(scaled, timestep, embeds).sample.chunk(2)
@@ -69,8 +73,12 @@ def guard():
 @pytest.mark.parametrize("prompts", [[FIRE], [FIRE, PLAIN, "a small red star", "a large green circle on white"]], ids=len)
 def test_unguarded_equals_diffusers(pipeline, diffusers_pipeline, name, prompts):
     diffusers_pipeline.scheduler = scheduler_of(diffusers_pipeline, name)
-    expected = diffusers_pipeline(prompts, num_inference_steps=STEPS, guidance_scale=7.5, generator=[
-        torch.Generator().manual_seed(seed) for seed in range(3, 3 + len(prompts))]).images
+    expected = diffusers_pipeline(
+        prompts,
+        num_inference_steps=STEPS,
+        guidance_scale=7.5,
+        generator=[torch.Generator().manual_seed(seed) for seed in range(3, 3 + len(prompts))],
+    ).images
     found = pipeline(prompts, seed=3, unguarded=True, scheduler=name, num_inference_steps=STEPS)
     assert max(map(levels, found.images, expected)) <= 1
     assert {report.verdict for report in found.guard} == {"unguarded"} and found.guard[0].guard_digest is None
@@ -78,8 +86,11 @@ def test_unguarded_equals_diffusers(pipeline, diffusers_pipeline, name, prompts)
 
 def test_without_guidance_and_with_a_negative_prompt_equals_diffusers(pipeline, diffusers_pipeline):
     diffusers_pipeline.scheduler = scheduler_of(diffusers_pipeline, "ddim")
-    for options in ({"guidance_scale": 1.0}, {"guidance_scale": 4.0, "negative_prompt": "a red circle"},
-                    {"height": 96, "width": 48}):
+    for options in (
+        {"guidance_scale": 1.0},
+        {"guidance_scale": 4.0, "negative_prompt": "a red circle"},
+        {"height": 96, "width": 48},
+    ):
         expected = diffusers_pipeline(FIRE, num_inference_steps=STEPS, generator=torch.Generator().manual_seed(0), **options)
         found = pipeline(FIRE, seed=0, unguarded=True, num_inference_steps=STEPS, scheduler="ddim", **options)
         assert levels(found.images[0], expected.images[0]) <= 1, options
@@ -100,7 +111,7 @@ def test_guarded_equals_an_eager_guarded_loop(pipeline, diffusers_pipeline, guar
     """Fifty prompts, in batches of four and one by one."""
     verdicts = set()
     for start in range(0, len(PROMPTS), 4):
-        part = PROMPTS[start:start + 4]
+        part = PROMPTS[start : start + 4]
         seeds = list(range(start, start + len(part)))
         pictures, trace = eager(diffusers_pipeline, part, seeds, name, guard=guard)
         options = {"scheduler": name, "num_inference_steps": STEPS}
@@ -138,8 +149,10 @@ def test_safe_prompts_come_out_unchanged(pipeline):
 
 def test_modes(pipeline):
     unguarded = pipeline(FIRE, seed=7, num_inference_steps=STEPS, unguarded=True)
-    monitored, refused, redirected = (pipeline([FIRE, PLAIN], seed=[7, 8], num_inference_steps=STEPS, on_unsafe=mode)
-                                      for mode in ("monitor", "refuse", "redirect"))
+    monitored, refused, redirected = (
+        pipeline([FIRE, PLAIN], seed=[7, 8], num_inference_steps=STEPS, on_unsafe=mode)
+        for mode in ("monitor", "refuse", "redirect")
+    )
     assert [report.verdict for report in monitored.guard] == ["unsafe", "safe"]
     assert levels(monitored.images[0], unguarded.images[0]) <= 1 and not monitored.guard[0].redirected_steps
     assert [report.verdict for report in refused.guard] == ["refused", "safe"]
@@ -249,21 +262,46 @@ def test_a_long_prompt_is_cut_with_a_warning_that_names_the_rest(pipeline):
         pipeline(prompt, seed=0, num_inference_steps=1)
 
 
-@pytest.mark.parametrize("prompt, options, message", [
-    ([], {}, "empty list"), ([3], {}, "expected text, found 3"), (PLAIN, {"height": 100}, "nearest: 96 or 112"),
-    (PLAIN, {"width": 5}, "nearest: 16"), (PLAIN, {"width": -16}, "multiple of 16"), (PLAIN, {"height": "64"}, "multiple of 16"),
-    (PLAIN, {"scheduler": "euler_x"}, "unknown sampler 'euler_x'"), (PLAIN, {"num_inference_steps": 0}, "expected 1 to 1000"),
-    (PLAIN, {"num_inference_steps": 2.5}, "expected an integer"), (PLAIN, {"guidance_scale": float("nan")}, "guidance_scale"),
-    (PLAIN, {"seed": "x"}, "seed: expected"), (PLAIN, {"seed": [1, 2]}, "found 2"), (PLAIN, {"seed": 2**64}, "seed: expected"),
-    (PLAIN, {"on_unsafe": "ignore"}, "redirect, refuse, monitor"), (PLAIN, {"steps": 3}, "unknown option steps"),
-    ([PLAIN] * 3, {"negative_prompt": ["a", "b"]}, "found 2"), (PLAIN, {"policy": {"threshold": 1}}, "policy: expected")], ids=str)
+@pytest.mark.parametrize(
+    "prompt, options, message",
+    [
+        ([], {}, "empty list"),
+        ([3], {}, "expected text, found 3"),
+        (PLAIN, {"height": 100}, "nearest: 96 or 112"),
+        (PLAIN, {"width": 5}, "nearest: 16"),
+        (PLAIN, {"width": -16}, "multiple of 16"),
+        (PLAIN, {"height": "64"}, "multiple of 16"),
+        (PLAIN, {"scheduler": "euler_x"}, "unknown sampler 'euler_x'"),
+        (PLAIN, {"num_inference_steps": 0}, "expected 1 to 1000"),
+        (PLAIN, {"num_inference_steps": 2.5}, "expected an integer"),
+        (PLAIN, {"guidance_scale": float("nan")}, "guidance_scale"),
+        (PLAIN, {"seed": "x"}, "seed: expected"),
+        (PLAIN, {"seed": [1, 2]}, "found 2"),
+        (PLAIN, {"seed": 2**64}, "seed: expected"),
+        (PLAIN, {"on_unsafe": "ignore"}, "redirect, refuse, monitor"),
+        (PLAIN, {"steps": 3}, "unknown option steps"),
+        ([PLAIN] * 3, {"negative_prompt": ["a", "b"]}, "found 2"),
+        (PLAIN, {"policy": {"threshold": 1}}, "policy: expected"),
+    ],
+    ids=str,
+)
 def test_bad_input_is_one_clear_error(pipeline, prompt, options, message):
     with pytest.raises(InputError, match=message):
         pipeline(prompt, **options)
 
 
-@pytest.mark.parametrize("numbers", [{"alpha_scale": -1}, {"alpha_scale": float("inf")}, {"threshold": 1.5},
-                                     {"threshold": float("nan")}, {"replace_steps": -1}, {"replace_steps": 1.5}], ids=str)
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"alpha_scale": -1},
+        {"alpha_scale": float("inf")},
+        {"threshold": 1.5},
+        {"threshold": float("nan")},
+        {"replace_steps": -1},
+        {"replace_steps": 1.5},
+    ],
+    ids=str,
+)
 def test_policy_out_of_range(numbers):
     with pytest.raises(InputError, match=next(iter(numbers))):
         Policy(**numbers)
@@ -272,6 +310,7 @@ def test_policy_out_of_range(numbers):
 def test_engines_without_a_guard_need_an_explicit_wish(demo_engines, tmp_path):
     from export.build import BuildOptions, build
     from export.build_engines import DEMO_MODEL
+
     build(BuildOptions(str(DEMO_MODEL), None, tmp_path / "plain"), report=lambda line: None)
     with pytest.raises(ManifestError, match="expected engines with a guard, found none"):
         GuardedPipeline(tmp_path / "plain")

@@ -58,9 +58,7 @@ def table_trajectory(table: SamplerTable, dtype: type) -> np.ndarray:
     samples = []
     for t, row in zip(table.timesteps, table.coefficients.astype(dtype), strict=True):
         output = stand_in(model_input, float(t)).astype(dtype)
-        sample, history_x, history_eps, model_input = apply_row(
-            row, sample, output, np.zeros(SHAPE, dtype), history_x, history_eps
-        )
+        sample, history_x, history_eps, model_input = apply_row(row, sample, output, np.zeros(SHAPE, dtype), history_x, history_eps)
         samples.append(sample)
     return np.array(samples)
 

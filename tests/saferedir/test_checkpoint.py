@@ -1,4 +1,5 @@
 """Checkpoints are matched strictly by name and shape; everything wrong is in one error."""
+
 from __future__ import annotations
 
 import json
@@ -11,8 +12,18 @@ from saferedir.checkpoint import CheckpointError, load_redirector, save_redirect
 from saferedir.heads import Redirector, RedirectorConfig
 from tests.conformance_cases import FOLDER
 
-SMALL = RedirectorConfig(embed_dim=32, encoder_widths=(8, 16, 24), latent_features=40, timestep_frequencies=12,
-                         timestep_features=20, classifier_width=28, shift_width=36, rank=3, mask_width=44, alpha_width=52)
+SMALL = RedirectorConfig(
+    embed_dim=32,
+    encoder_widths=(8, 16, 24),
+    latent_features=40,
+    timestep_frequencies=12,
+    timestep_features=20,
+    classifier_width=28,
+    shift_width=36,
+    rank=3,
+    mask_width=44,
+    alpha_width=52,
+)
 
 
 def test_default_names_and_shapes_are_those_of_a_published_checkpoint():
@@ -40,8 +51,7 @@ def test_one_error_lists_missing_extra_and_misshaped(tmp_path):
     torch.save(state, tmp_path / "heads.pt")
     with pytest.raises(CheckpointError) as caught:
         load_redirector(tmp_path / "heads.pt")
-    for part in ("missing gate_linear.bias [1]", "unexpected surprise [3]",
-                 "classifier.3.weight: expected [2, 28], found [5, 28]"):
+    for part in ("missing gate_linear.bias [1]", "unexpected surprise [3]", "classifier.3.weight: expected [2, 28], found [5, 28]"):
         assert part in str(caught.value)
 
 
@@ -58,9 +68,17 @@ class _Payload:
         return print, ("executed",)
 
 
-@pytest.mark.parametrize("content, message", [
-    (None, "no such file"), (b"garbage", "cannot be read"), ({"a": 1}, "expected a state dict"),
-    ([torch.zeros(1)], "expected a state dict"), ({"a": _Payload()}, "cannot be read")], ids=str)
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "no such file"),
+        (b"garbage", "cannot be read"),
+        ({"a": 1}, "expected a state dict"),
+        ([torch.zeros(1)], "expected a state dict"),
+        ({"a": _Payload()}, "cannot be read"),
+    ],
+    ids=str,
+)
 def test_other_files_are_refused(tmp_path, content, message, capsys):
     path = tmp_path / "heads.pt"
     if isinstance(content, bytes):

@@ -1,4 +1,5 @@
 """The recorded cases of the reference implementation, in PyTorch and through the exported guard."""
+
 from __future__ import annotations
 
 from functools import cache
@@ -21,9 +22,11 @@ from tests.conftest import ENGINES, opened
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 OFFSET = {"steps_offset": 1, "set_alpha_to_one": False}
-SCHEDULERS = {"ddim": lambda: DDIMScheduler(**SCHEDULE, **OFFSET, clip_sample=False),
-              "pndm": lambda: PNDMScheduler(**SCHEDULE, **OFFSET, skip_prk_steps=True),
-              "lmsd": lambda: LMSDiscreteScheduler(**SCHEDULE)}
+SCHEDULERS = {
+    "ddim": lambda: DDIMScheduler(**SCHEDULE, **OFFSET, clip_sample=False),
+    "pndm": lambda: PNDMScheduler(**SCHEDULE, **OFFSET, skip_prk_steps=True),
+    "lmsd": lambda: LMSDiscreteScheduler(**SCHEDULE),
+}
 TRACES = pytest.mark.parametrize("case", INDEX["traces"], ids=lambda case: case["file"])
 
 
@@ -40,8 +43,11 @@ def unit(delta) -> np.ndarray:
 @pytest.mark.parametrize("case", INDEX["heads"], ids=lambda case: case["file"])
 def test_heads(case, winograd):
     shape = (case["batch"], 4, case["height"], case["width"])
-    inputs = (torch.from_numpy(normal(case["seed"], "heads.latent", shape)), torch.tensor(case["timesteps"]),
-              torch.from_numpy(normal(case["seed"], "heads.embeds", (case["batch"], 77, 768))))
+    inputs = (
+        torch.from_numpy(normal(case["seed"], "heads.latent", shape)),
+        torch.tensor(case["timesteps"]),
+        torch.from_numpy(normal(case["seed"], "heads.embeds", (case["batch"], 77, 768))),
+    )
     trained = redirector(case["seed"])
     with torch.no_grad():
         found, rearranged = trained(*inputs), InferenceHeads(trained, winograd)(*inputs)
@@ -99,6 +105,7 @@ def make_guard(request, export_folder):
             return Torch(Guard(redirector(case["seed"]), case["mask_again"]))
         path = _exported(export_folder, case["seed"], case["mask_again"], request.param[0] in WINOGRAD)
         return Exported(path, opened(*request.param))
+
     return make
 
 
@@ -107,14 +114,12 @@ def guarded_run(case, guard, advance, timesteps, noise, first_input):
     unet = StandInUnet(case["seed"])
     original = normal(case["seed"], "loop.embeds", (2, 77, 768))
     sample, model_input, embeds, countdown = noise, first_input, original, np.zeros(1, np.int32)
-    numbers = (np.array(case["alpha_scale"], np.float32), np.array(0.5, np.float32),
-               np.array(case["replace_steps"], np.int32))
+    numbers = (np.array(case["alpha_scale"], np.float32), np.array(0.5, np.float32), np.array(case["replace_steps"], np.int32))
     steps = []
     for index, timestep in enumerate(timesteps):
         half = unet(np.concatenate([model_input] * 2), timestep, embeds)
         prediction = half[:1] + case["guidance_scale"] * (half[1:] - half[:1])
-        embeds, countdown, p_unsafe = guard(
-            sample, np.array(timestep, np.float32), embeds, original, countdown, *numbers)
+        embeds, countdown, p_unsafe = guard(sample, np.array(timestep, np.float32), embeds, original, countdown, *numbers)
         sample, model_input = advance(index, sample, prediction.astype(np.float32))
         steps.append((float(p_unsafe[0]), int(countdown[0]), embeds, sample))
     return steps
@@ -162,7 +167,8 @@ def run_with_diffusers(case, guard):
 
     def advance(index, sample, prediction):
         following = scheduler.step(
-            torch.from_numpy(prediction), scheduler.timesteps[index], torch.from_numpy(sample)).prev_sample.numpy()
+            torch.from_numpy(prediction), scheduler.timesteps[index], torch.from_numpy(sample)
+        ).prev_sample.numpy()
         return following, scaled(index + 1, following)
 
     timesteps = scheduler.timesteps.tolist()
@@ -173,15 +179,19 @@ def run_with_diffusers(case, guard):
 @TRACES
 def test_trace_with_sampler_tables(case, make_guard):
     scheduler = SCHEDULERS[case["scheduler"]]()
-    table = sampler_table(case["scheduler"].replace("lmsd", "lms"), case["steps"],
-                          NoiseSchedule.from_config({"_class_name": type(scheduler).__name__, **scheduler.config}))
+    table = sampler_table(
+        case["scheduler"].replace("lmsd", "lms"),
+        case["steps"],
+        NoiseSchedule.from_config({"_class_name": type(scheduler).__name__, **scheduler.config}),
+    )
     shape = (1, 4, case["height"], case["width"])
     noise = (normal(case["seed"], "loop.noise", shape) * table.init_noise_sigma).astype(np.float32)
     history = [np.zeros((table.history_x, *shape), np.float32), np.zeros((table.history_eps, *shape), np.float32)]
 
     def advance(index, sample, prediction):
         following, history[0], history[1], model_input = apply_row(
-            table.coefficients[index], sample, prediction, np.zeros(shape, np.float32), history[0], history[1])
+            table.coefficients[index], sample, prediction, np.zeros(shape, np.float32), history[0], history[1]
+        )
         return following.astype(np.float32), model_input.astype(np.float32)
 
     first = (noise * table.input_scale).astype(np.float32)

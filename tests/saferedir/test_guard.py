@@ -1,4 +1,5 @@
 """The state machine: batches equal single runs, countdowns run, NaN never passes as safe."""
+
 from __future__ import annotations
 
 import math
@@ -11,8 +12,9 @@ from saferedir.guard import NOT_CHECKED, Guard
 from saferedir.heads import Redirector, RedirectorConfig
 
 WIDTH = 32
-SMALL = RedirectorConfig(embed_dim=WIDTH, encoder_widths=(8, 8, 8), latent_features=16, classifier_width=16, shift_width=16,
-                         mask_width=8, alpha_width=8)
+SMALL = RedirectorConfig(
+    embed_dim=WIDTH, encoder_widths=(8, 8, 8), latent_features=16, classifier_width=16, shift_width=16, mask_width=8, alpha_width=8
+)
 
 
 def make(form, part=None, value=0.0, mask_again=False):
@@ -38,12 +40,18 @@ def guard(form):
 
 def call(guard, images=2, branches=2, countdown=None, threshold=0.5, replace_steps=2, alpha_scale=1.25, seed=0, **changed):
     draw = torch.Generator().manual_seed(seed)
-    inputs = {"sample": torch.randn(images, 4, 8, 8, generator=draw), "timestep": torch.tensor(500.0),
-              "embeds": torch.randn(branches * images, 77, WIDTH, generator=draw)}
+    inputs = {
+        "sample": torch.randn(images, 4, 8, 8, generator=draw),
+        "timestep": torch.tensor(500.0),
+        "embeds": torch.randn(branches * images, 77, WIDTH, generator=draw),
+    }
     inputs["original_embeds"] = inputs["embeds"] + 1
     inputs["countdown"] = torch.tensor(countdown or [0] * images, dtype=torch.int32)
-    inputs |= {"alpha_scale": torch.tensor(alpha_scale), "threshold": torch.tensor(threshold),
-               "replace_steps": torch.tensor(replace_steps, dtype=torch.int32)}
+    inputs |= {
+        "alpha_scale": torch.tensor(alpha_scale),
+        "threshold": torch.tensor(threshold),
+        "replace_steps": torch.tensor(replace_steps, dtype=torch.int32),
+    }
     inputs |= changed
     with torch.no_grad():
         return inputs, guard(*inputs.values())
@@ -84,13 +92,21 @@ def test_running_countdown_skips_the_check(guard):
 def test_batch_equals_single_images(guard, branches):
     inputs, outputs = call(guard, images=3, branches=branches, threshold=0.5, seed=3)
     for image in range(3):
+
         def one(rows, image=image):
             return rows.view(branches, 3, 77, WIDTH)[:, image]
-        _, single = call(guard, images=1, branches=branches, sample=inputs["sample"][image:image + 1],
-                         embeds=one(inputs["embeds"]), original_embeds=one(inputs["original_embeds"]))
+
+        _, single = call(
+            guard,
+            images=1,
+            branches=branches,
+            sample=inputs["sample"][image : image + 1],
+            embeds=one(inputs["embeds"]),
+            original_embeds=one(inputs["original_embeds"]),
+        )
         torch.testing.assert_close(one(outputs[0]), single[0])
         for batched, alone in zip(outputs[1:], single[1:], strict=True):
-            torch.testing.assert_close(batched[image:image + 1], alone)
+            torch.testing.assert_close(batched[image : image + 1], alone)
 
 
 def test_zero_shift_returns_the_original_exactly(guard):
@@ -99,9 +115,16 @@ def test_zero_shift_returns_the_original_exactly(guard):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-@pytest.mark.parametrize("part, mask_again", [
-    ("classifier.3.bias", False), ("delta_head.scale", False), ("t_encoder.0.bias", False), ("cross_attn.fuse.0.bias", False),
-    ("mask_predictor.predictor.2.bias", True)])
+@pytest.mark.parametrize(
+    "part, mask_again",
+    [
+        ("classifier.3.bias", False),
+        ("delta_head.scale", False),
+        ("t_encoder.0.bias", False),
+        ("cross_attn.fuse.0.bias", False),
+        ("mask_predictor.predictor.2.bias", True),
+    ],
+)
 def test_nan_and_infinity_in_any_head_are_unsafe_and_show(form, part, mask_again, value):
     _, (_, countdown, p_unsafe) = call(make(form, part, value, mask_again), threshold=1.0)
     assert torch.isnan(p_unsafe).all()

@@ -1,4 +1,5 @@
 """The inference form against the trained module, in PyTorch and as an engine, and where the two differ on purpose."""
+
 from __future__ import annotations
 
 import math
@@ -16,8 +17,18 @@ from tests.conformance_cases import redirector
 from tests.random_heads import random_heads, run_guard
 
 WIDTH = 32
-SMALL = RedirectorConfig(embed_dim=WIDTH, encoder_widths=(8, 16, 24), latent_features=40, timestep_frequencies=12,
-                         timestep_features=20, classifier_width=28, shift_width=36, rank=3, mask_width=44, alpha_width=52)
+SMALL = RedirectorConfig(
+    embed_dim=WIDTH,
+    encoder_widths=(8, 16, 24),
+    latent_features=40,
+    timestep_frequencies=12,
+    timestep_features=20,
+    classifier_width=28,
+    shift_width=36,
+    rank=3,
+    mask_width=44,
+    alpha_width=52,
+)
 SPEC = NETWORKS["guard"]
 
 
@@ -29,8 +40,12 @@ def small() -> Redirector:
 def inputs_of(width: int, images: int, branches: int, seed: int) -> dict[str, torch.Tensor]:
     """A batch that is checked and found unsafe throughout, so that every output of the rule is compared."""
     inputs = example(SPEC, {"B": images, "CB": branches * images, "H": 8, "W": 12, "D": width}, seed)
-    return inputs | {"countdown": torch.zeros(images, dtype=torch.int32), "threshold": torch.tensor(-1.0),
-                     "alpha_scale": torch.tensor(2.0), "replace_steps": torch.tensor(2, dtype=torch.int32)}
+    return inputs | {
+        "countdown": torch.zeros(images, dtype=torch.int32),
+        "threshold": torch.tensor(-1.0),
+        "alpha_scale": torch.tensor(2.0),
+        "replace_steps": torch.tensor(2, dtype=torch.int32),
+    }
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "mask_again"])

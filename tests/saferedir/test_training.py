@@ -1,4 +1,5 @@
 """Eq. 14: each term is zero for a perfect prediction, and training on records lowers every one of them."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -22,8 +23,16 @@ def records():
     latents = torch.randn(ROWS, 4, 8, 8, generator=draw) + unsafe.view(-1, 1, 1, 1)
     differs = torch.zeros(PAIRS, 77, dtype=torch.bool)
     differs[:, 2] = True
-    return Records(latents, torch.full((ROWS,), 500.0), unsafe, torch.arange(ROWS) % PAIRS, unsafe_embeds + shift, unsafe_embeds,
-                   shift, differs)
+    return Records(
+        latents,
+        torch.full((ROWS,), 500.0),
+        unsafe,
+        torch.arange(ROWS) % PAIRS,
+        unsafe_embeds + shift,
+        unsafe_embeds,
+        shift,
+        differs,
+    )
 
 
 def test_a_perfect_prediction_costs_nothing(records):

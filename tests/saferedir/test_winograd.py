@@ -1,4 +1,5 @@
 """Convolutions on tiles against nn.Conv2d, the encoder made of them, and which backends get it."""
+
 from __future__ import annotations
 
 import math
@@ -23,8 +24,10 @@ from tests.random_heads import random_heads, run_guard
 
 SPEC, WIDTH = NETWORKS["guard"], 32
 SIZES = [(1, 1, 1), (1, 4, 4), (2, 5, 7), (3, 12, 20), (1, 64, 64), (2, 96, 64)]
-BACKENDS = ["onnxruntime", pytest.param("openvino", marks=pytest.mark.skipif(
-    find_spec("openvino") is None, reason="openvino is not installed"))]
+BACKENDS = [
+    "onnxruntime",
+    pytest.param("openvino", marks=pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")),
+]
 
 
 def wide() -> Redirector:
@@ -130,14 +133,16 @@ def test_narrow_encoders_keep_their_convolutions():
     assert [type(module) for module in with_winograd(last)[:3]] == [type(last[0]), type(last[0]), WinogradBlocks]
 
 
-@pytest.mark.parametrize("backend, convolutions", [
-    ("openvino", 3), ("onnxruntime", 3), ("onnxruntime-cuda", 9), ("tensorrt", 9), ("tensorrt-rtx", 9)])
+@pytest.mark.parametrize(
+    "backend, convolutions", [("openvino", 3), ("onnxruntime", 3), ("onnxruntime-cuda", 9), ("tensorrt", 9), ("tensorrt-rtx", 9)]
+)
 def test_which_backends_get_it(backend, convolutions, tmp_path, monkeypatch):
     class Exported(Exception):
         pass
 
     def stop(*_args):
         raise Exported
+
     monkeypatch.setattr(network_build, "_module", lambda *_args: Guard(wide()))
     monkeypatch.setattr("export.reference_cases.reference_cases", stop)
     path = tmp_path / "model.onnx"
