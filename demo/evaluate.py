@@ -18,7 +18,8 @@ from tqdm import tqdm  # noqa: E402
 from demo.oracle import has_flames, shows  # noqa: E402
 from demo.world import prompt_pairs  # noqa: E402
 from engines.store.atomic import replacing  # noqa: E402
-from runtime import GuardedPipeline  # noqa: E402
+from engines.store.default_folder import engine_folder  # noqa: E402
+from runtime import GuardedPipeline, Request  # noqa: E402
 
 Z = 1.959964  # of a 95 % interval
 
@@ -73,13 +74,13 @@ def measure(pipeline: GuardedPipeline, prompts: int, batch: int, **options: Any)
 def main() -> None:
     """Print the table and write it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--engine-dir", type=Path, default=ROOT / "engines" / "plans" / "demo")
-    parser.add_argument("--prompts", type=int, default=400, help="of each kind")
-    parser.add_argument("--batch-size", type=int, default=20)
-    parser.add_argument("--num-inference-steps", type=int, default=25)
-    parser.add_argument("--guidance-scale", type=float, default=7.5)
-    parser.add_argument("--scheduler", default="ddim")
-    parser.add_argument("--output", type=Path, default=ROOT / "demo" / "evaluation.json")
+    parser.add_argument("--engine-dir", type=Path, default=engine_folder(), help="made by saferedir build (%(default)s)")
+    parser.add_argument("--prompts", type=int, default=400, help="of each kind (%(default)s)")
+    parser.add_argument("--batch-size", type=int, default=20, help="prompts of a run (%(default)s)")
+    parser.add_argument("--num-inference-steps", type=int, default=25, help="sampler steps (%(default)s)")
+    parser.add_argument("--guidance-scale", type=float, default=Request.guidance_scale, help="guidance (%(default)s)")
+    parser.add_argument("--scheduler", default="ddim", help="sampler (%(default)s)")
+    parser.add_argument("--output", type=Path, default=ROOT / "demo" / "evaluation.json", help="JSON to write (%(default)s)")
     arguments = parser.parse_args()
     options: dict[str, Any] = {
         "num_inference_steps": arguments.num_inference_steps,

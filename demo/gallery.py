@@ -13,6 +13,7 @@ if __package__ in (None, ""):
 from PIL import Image  # noqa: E402
 
 from demo.world import Scene, caption  # noqa: E402
+from engines.store.default_folder import engine_folder  # noqa: E402
 from runtime import GuardedPipeline  # noqa: E402
 
 SCENES = (
@@ -29,8 +30,8 @@ SCALE, MARGIN = 2, 6
 def main() -> None:
     """Write the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--engine-dir", type=Path, default=ROOT / "engines" / "plans" / "demo")
-    parser.add_argument("--output", type=Path, default=ROOT / "demo" / "gallery.png")
+    parser.add_argument("--engine-dir", type=Path, default=engine_folder(), help="made by saferedir build (%(default)s)")
+    parser.add_argument("--output", type=Path, default=ROOT / "demo" / "gallery.png", help="PNG to write (%(default)s)")
     arguments = parser.parse_args()
     prompts = [caption(scene, word) for scene, word in SCENES]
     with GuardedPipeline(arguments.engine_dir) as pipeline:

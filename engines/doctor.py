@@ -1,4 +1,4 @@
-"""Which backends can run on this machine, and why the others cannot: `saferedir doctor`"""
+"""Which backends can run on this machine, and why the others cannot"""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from engines.backends.registry import BACKENDS, open_backend
 from engines.backends.tensorrt_module import BUILDERS, import_tensorrt
 from engines.errors import BackendError
+from engines.install import install
 
 EXPORT_MODULES = ("torch", "diffusers", "transformers", "onnx")
 
@@ -24,23 +25,29 @@ def runs(backend: str) -> tuple[bool, str]:
 def builds(backend: str) -> tuple[bool, str]:
     """Whether engines of a backend can be built here, or the reason why not."""
     if missing := [name for name in EXPORT_MODULES if find_spec(name) is None]:
-        return False, (
-            f"expected {', '.join(missing)}, found them not installed; install them with: "
-            'pip install -c constraints.txt -e ".[export]"'
-        )
+        return False, (f"expected {', '.join(missing)}, found them not installed; install them with: {install('export')}")
     try:
         return True, import_tensorrt(backend, BUILDERS).__name__ if backend in BUILDERS else ""
     except BackendError as error:
         return False, str(error)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Print two lines for each backend; exit status 0, or 2 where no backend can run."""
-    argparse.ArgumentParser(prog="saferedir doctor", description=__doc__).parse_args(argv)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command has no options."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print two lines for each backend; exit status 0.
+
+    Raises:
+        BackendError: no backend can run.
+    """
     print(f"{platform.system()} {platform.machine()}, Python {platform.python_version()}")
     able = False
     for backend in BACKENDS:
         for verb, (works, text) in (("runs", runs(backend)), ("builds", builds(backend))):
             able |= works and verb == "runs"
             print(f"{backend:<17} {verb:<7} {'yes' if works else 'no '}  {text}".rstrip())
-    return 0 if able else 2
+    if not able:
+        raise BackendError(f"expected a backend that runs here, found none; for a CPU install it with: {install('onnxruntime')}")
+    return 0

@@ -1,13 +1,19 @@
 """Everything that this toolkit raises on purpose.
 
 SafeRedirError
-├── InputError        what the caller asked for cannot be done (also a ValueError)
-├── EngineError       the built engines cannot be used
-│   ├── ManifestError     manifest.json is missing, unreadable, or lacks what is asked of it (a guard, say)
-│   ├── DigestError       an engine file is missing or is not the one that was built
-│   ├── BackendError      the backend is not installed, or refused an engine
-│   └── ParityError       an engine does not compute what PyTorch computes
-└── NonFiniteError    a network returned NaN or infinity; the pictures concerned are withheld
+├── InputError            what the caller asked for cannot be done (also a ValueError)
+│   ├── CheckpointError       a checkpoint cannot be used (saferedir.checkpoint)
+│   └── SchedulerError        a sampler or an option of it cannot be honoured (runtime.samplers.schedules)
+├── EngineError           the built engines cannot be used
+│   ├── ManifestError         manifest.json is missing, unreadable, or lacks what is asked of it (a guard, say)
+│   ├── DigestError           an engine file is missing or is not the one that was built
+│   ├── BackendError          the backend is not installed, or refused an engine
+│   └── ParityError           an engine does not compute what PyTorch computes
+├── PlanError             TensorRT cannot read or build a network (export.tensorrt.plan_builder)
+├── ContestError          a peer cannot take part in a benchmark (benchmarks.peers.contest)
+└── NonFiniteError        a network returned NaN or infinity; the pictures concerned are withheld
+
+`saferedir.cli` turns each, and OSError, into one line and an exit status.
 """
 
 from __future__ import annotations

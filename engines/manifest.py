@@ -16,7 +16,7 @@ from engines.store.digests import file_digest
 
 FILE_NAME = "manifest.json"
 FORMAT = 2
-REBUILD = "rebuild with: python export/build_engines.py --force"
+REBUILD = "rebuild with: saferedir build --force"
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,22 @@ def nearest_multiples(size: float, multiple: int) -> str:
 class Policy:
     """The guard's numbers; the defaults are the reference implementation's.
 
-    alpha_scale    strength of the redirection, times the scale that the guard predicts for each token
-    threshold      probability of unsafe, 0 to 1, above which an image is redirected
-    replace_steps  sampler steps that a redirection lasts before the image is checked again
-
     Raises:
         InputError: a number is out of its range.
     """
 
-    alpha_scale: float = 1.25
-    threshold: float = 0.5
-    replace_steps: int = 2
+    alpha_scale: float = field(
+        default=1.25,
+        metadata={"help": "strength of the redirection, times the scale that the guard predicts for each token"},
+    )
+    threshold: float = field(
+        default=0.5,
+        metadata={"help": "probability of unsafe, 0 to 1, above which an image is redirected"},
+    )
+    replace_steps: int = field(
+        default=2,
+        metadata={"help": "sampler steps that a redirection lasts before the image is checked again"},
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha_scale < math.inf:
@@ -179,9 +184,7 @@ class Manifest:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise ManifestError(
-                f"{path}: no engines here ({error.strerror}); build them with: python export/build_engines.py"
-            ) from None
+            raise ManifestError(f"{path}: no engines here ({error.strerror}); build them with: saferedir build") from None
         try:
             parsed = json.loads(content)
             if parsed.get("format") != FORMAT:

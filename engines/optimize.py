@@ -1,4 +1,4 @@
-"""A copy of engines that ONNX Runtime loads several times faster, for one kind of CPU: `saferedir optimize ENGINE_DIR`
+"""A copy of engines that ONNX Runtime loads several times faster, for one kind of CPU.
 
 The graphs are optimised and the weights laid out for the CPU's kernels beforehand, in files that are mapped into memory, not
 read: processes on one machine share them. Needs no PyTorch; run it on the machine that will run the engines.
@@ -9,12 +9,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from engines.errors import InputError, SafeRedirError
+from engines.errors import InputError
 from engines.manifest import FileRecord, Manifest, check_output
 from engines.networks import NETWORKS
 from engines.parity import in_words
@@ -24,8 +23,10 @@ from engines.store.recorded_cases import FILE_NAME as RECORDED
 from engines.store.recorded_cases import check_cases
 
 
-def optimize(store: EngineStore, output: Path) -> Manifest:
+def optimize(store: EngineStore, output: Path, command_line: str = "") -> Manifest:
     """Write the copy to `output`, held to the outputs of PyTorch that were recorded at build, and return its manifest.
+
+    `command_line` is recorded in the manifest.
 
     Raises:
         InputError: the engines are not ONNX Runtime's for a CPU, or `output` holds something else than engines.
@@ -52,7 +53,7 @@ def optimize(store: EngineStore, output: Path) -> Manifest:
             parity_of="engine",
             optimized_for=backend.device,
             recipe={name: recipe | {"optimized from": store.digest} for name, recipe in store.manifest.recipe.items()},
-            command=" ".join(["saferedir optimize", *sys.argv[2:]]),
+            command=command_line,
         )
         manifest.write(folder)
     return manifest
@@ -75,20 +76,16 @@ def _records(folder: Path) -> dict[str, FileRecord]:
     return {path.relative_to(folder).as_posix(): FileRecord.of(path) for path in files}
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exit status 0, or 2 with one line on standard error."""
-    parser = argparse.ArgumentParser(
-        prog="saferedir optimize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("engine_dir", type=Path)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("engine_dir", type=Path, help="folder made by saferedir build, for ONNX Runtime on a CPU")
     parser.add_argument("--output", type=Path, help="folder to write (default: ENGINE_DIR-optimized)")
-    arguments = parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the copy and say for what it is; exit status 0."""
     folder = arguments.engine_dir
     output = arguments.output or folder.with_name(folder.absolute().name + "-optimized")
-    try:
-        manifest = optimize(EngineStore(folder), output)
-    except SafeRedirError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    manifest = optimize(EngineStore(folder), output, arguments.command_line)
     print(f"{output}: for {manifest.optimized_for}")
     return 0

@@ -1,13 +1,11 @@
-"""What a folder of engines is, as a table, from its manifest alone: nothing is loaded. `saferedir inspect ENGINE_DIR`"""
+"""What a folder of engines is, as a table, from its manifest alone: nothing is loaded."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from pathlib import Path
 
-from engines.errors import SafeRedirError
 from engines.manifest import Manifest
 from engines.networks import NETWORKS
 from engines.parity import worst
@@ -79,13 +77,12 @@ def summary(manifest: Manifest, digest: str) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exit status 0, or 2 with one line on standard error."""
-    parser = argparse.ArgumentParser(prog="saferedir inspect", description=__doc__)
-    parser.add_argument("engine_dir", type=Path)
-    try:
-        print(summary(*Manifest.read(parser.parse_args(argv).engine_dir)))
-    except SafeRedirError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("engine_dir", type=Path, help="folder made by saferedir build")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the table; exit status 0."""
+    print(summary(*Manifest.read(arguments.engine_dir)))
     return 0

@@ -1,1 +1,1 @@
-"""Weights to ONNX to engines. Entry: `python export/build_engines.py`."""
+"""Weights to ONNX to engines. Entry: `saferedir build`."""

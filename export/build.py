@@ -16,6 +16,7 @@ from typing import Any
 from engines.backends.tensorrt_module import BUILDERS, import_tensorrt
 from engines.cuda.device import open_cuda
 from engines.errors import InputError, ManifestError
+from engines.install import install
 from engines.manifest import FileRecord, Geometry, GuardRecord, Manifest, SourceRecord, Target, check_output
 from engines.networks import ALWAYS_FLOAT32, GUARD_NETWORKS, NETWORKS
 from engines.store.atomic import replacing_folder
@@ -138,7 +139,7 @@ def _plan(source: Source, options: BuildOptions, previous: Manifest | None, vers
         parity_of="onnx",
         recipe=recipe,
         target=target,
-        command=" ".join(["python", *sys.argv]),
+        command=options.command_line,
     )
 
 
@@ -194,7 +195,7 @@ def _versions(backend: str) -> dict[str, str]:
     except importlib.metadata.PackageNotFoundError as error:
         raise InputError(
             f"{error.name}: expected, for building engines, found it not installed; install it with: "
-            f'pip install -c constraints.txt -e ".[{backend if error.name in extra else "export"}]"'
+            + install(backend if error.name in extra else "export")
         ) from None
 
 

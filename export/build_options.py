@@ -35,6 +35,7 @@ class BuildOptions:
     mask_again: bool = False
     policy: Policy = Policy()
     force: bool = False
+    command_line: str = ""  # for the manifest
 
     def __post_init__(self) -> None:
         if self.precision not in (able := PRECISIONS[self.backend]):

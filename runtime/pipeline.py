@@ -40,7 +40,7 @@ class GuardedPipeline:
     which they come, and each sees its own images only. Leaving a `with` block, or `close`, frees the engines.
 
     Args:
-        engine_dir: folder made by `export/build_engines.py`.
+        engine_dir: folder made by `saferedir build`.
         unguarded: accept engines without a guard; then every call is unguarded, and its reports say so.
         eager: on a GPU, launch each network by itself and capture no CUDA graph, to debug.
         wrap: applied to every loaded engine; what it returns is bound in the engine's place (to time or to watch its calls).
@@ -144,7 +144,7 @@ class GuardedPipeline:
             if not smallest <= size <= largest:
                 raise InputError(
                     f"{name}: expected {smallest} to {largest}, for which these engines were built, found {size}; "
-                    f"rebuild with: python export/build_engines.py --{name.replace('_', '-')} MIN:OPT:MAX"
+                    f"rebuild with: saferedir build --{name.replace('_', '-')} MIN:OPT:MAX"
                 )
 
     def _policy(self, request: Request) -> Policy | None:

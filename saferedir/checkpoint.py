@@ -11,12 +11,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from engines.errors import InputError
 from saferedir.heads import Redirector, RedirectorConfig
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint cannot be used; the text lists everything that is wrong with it."""
 
 

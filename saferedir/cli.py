@@ -1,30 +1,161 @@
-"""The `saferedir` command. Imports only what the chosen subcommand needs."""
+"""Guarded Stable Diffusion on inference engines: build them, generate with them, look after them.
+
+Exit statuses of every command:
+  0    done
+  2    it could not be done; one line on standard error says why
+  3    generate: an image was refused; those that were not are written
+  130  interrupted from the keyboard; one line says what state things are in
+  141  what read the output has ended, as `head` does
+"""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import os
+import shlex
 import sys
+from collections.abc import Sequence
 from importlib import import_module
+from typing import NamedTuple, NoReturn
+
+from engines import __version__
+from engines.errors import InputError, SafeRedirError
+
+
+class Command(NamedTuple):
+    """A command: its module has `add_arguments(parser)` and `run(arguments)`, which returns the exit status.
+
+    Only the module of the chosen command is imported. Its docstring is the command's description.
+    """
+
+    module: str
+    help: str
+    interrupted: str  # the state of things after an interruption
+
 
 COMMANDS = {
-    "build": "export.build_engines",
-    "inspect": "engines.summary",
-    "doctor": "engines.doctor",
-    "verify": "engines.store.verification",
-    "optimize": "engines.optimize",
-    "generate": "runtime.generate",
+    "build": Command(
+        "export.build_command", "build engines from a model and a guard's checkpoint", "the previous engines are as they were"
+    ),
+    "generate": Command(
+        "runtime.generate_command",
+        "generate guarded pictures",
+        "no picture is half written",
+    ),
+    "inspect": Command(
+        "engines.summary",
+        "say what engines are made of, from their manifest",
+        "nothing was changed",
+    ),
+    "verify": Command("engines.store.verification", "compare engines with PyTorch's outputs, here", "nothing was changed"),
+    "optimize": Command(
+        "engines.optimize",
+        "copy ONNX Runtime's engines for a fast start on one CPU",
+        "no copy was written",
+    ),
+    "doctor": Command(
+        "engines.doctor",
+        "say which backends run and build here, or why not",
+        "nothing was changed",
+    ),
 }
-USAGE = f"usage: saferedir {{{','.join(COMMANDS)}}} ...   (saferedir build --help, and so on)"
+FAILED, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 
-def main() -> int:
-    """Run a subcommand with the rest of the command line; exit status 2 for an unknown one."""
-    command, rest = (sys.argv[1] if len(sys.argv) > 1 else ""), sys.argv[2:]
-    if command in COMMANDS:
-        return import_module(COMMANDS[command]).main(rest)
-    help_wanted = command in ("-h", "--help")
-    print(USAGE, file=sys.stdout if help_wanted else sys.stderr)
-    return 0 if help_wanted else 2
+class Parser(argparse.ArgumentParser):
+    """Raises InputError for a wrong command line, so that it ends like any other error: in one line."""
+
+    def __init__(self, **settings: str | None) -> None:
+        super().__init__(**settings, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; {self.prog} --help lists the options")
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line, `sys.argv`'s by default; its exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    _print_any_character()
+    try:
+        status: int = import_module(_command(argv).module).run(parse(argv))
+        sys.stdout.flush()
+        return status
+    except SystemExit:  # argparse has printed the help or the version
+        return 0
+    except SafeRedirError as error:
+        return _fail(str(error), FAILED)
+    except BrokenPipeError:
+        _close_output()
+        return BROKEN_PIPE
+    except OSError as error:
+        return _fail(_reason(error), FAILED)
+    except KeyboardInterrupt:
+        return _fail(f"interrupted; {_command(argv).interrupted}", INTERRUPTED)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line. `command_line` among them is the line itself, for records.
+
+    Raises:
+        InputError: no such command, or an option is unknown, lacks its value or has one of another type.
+        SystemExit: the help or the version was asked for, and is printed.
+    """
+    module = import_module(_command(argv).module)
+    parser = Parser(prog=f"saferedir {argv[0]}", description=module.__doc__)
+    module.add_arguments(parser)
+    arguments = parser.parse_args(argv[1:])
+    arguments.command_line = shlex.join(["saferedir", *argv])
+    return arguments
+
+
+def _command(argv: Sequence[str]) -> Command:
+    name = argv[0] if argv else None
+    if name in ("-h", "--help", "--version"):
+        _roof().parse_args([name])
+    if name not in COMMANDS:
+        found = "none" if name is None else repr(name)
+        raise InputError(f"command: expected one of {', '.join(COMMANDS)}, found {found}; saferedir --help says what each does")
+    return COMMANDS[name]
+
+
+def _roof() -> argparse.ArgumentParser:
+    """Prints the help and the version; it parses no command line."""
+    description, epilog = (__doc__ or "\n\n").split("\n\n", 1)
+    roof = Parser(prog="saferedir", usage="saferedir COMMAND ...", description=description, epilog=epilog)
+    roof.add_argument("--version", action="version", version=f"saferedir {__version__}", help="print the version")
+    commands = roof.add_subparsers(title="commands", metavar="COMMAND", description="saferedir COMMAND --help lists its options")
+    for name, command in COMMANDS.items():
+        commands.add_parser(name, help=command.help)
+    return roof
+
+
+def _fail(message: str, status: int) -> int:
+    try:
+        print("error:", " ".join(message.split("\n")), file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        _close_output()
+    return status
+
+
+def _reason(error: OSError) -> str:
+    """The file's name and why. Of two names, as a rename has, the second is the one that the user gave."""
+    name = error.filename if error.filename2 is None else error.filename2
+    return f"{name}: {error.strerror}" if name is not None and error.strerror else str(error) or type(error).__name__
+
+
+def _print_any_character() -> None:
+    """A console that lacks a character gets its escape sequence in its place."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # a stream that is not a file, as some programs put in place
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def _close_output() -> None:
+    """Send what is still buffered nowhere; Python would complain of it at exit."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, AttributeError):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

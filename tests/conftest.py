@@ -16,8 +16,9 @@ from engines.cuda.device import Cuda
 from engines.errors import BackendError
 from engines.networks import NETWORKS
 from export.build import build
-from export.build_engines import DEMO_MODEL, options, parser
+from export.build_command import DEMO_MODEL, options
 from runtime import GuardedPipeline
+from saferedir.cli import parse
 from tests.engines.fake_cuda import FakeRuntime
 from tests.engines.fake_tensorrt import FakeTensorRT
 
@@ -33,7 +34,7 @@ TARGET = {
 @pytest.fixture(scope="session")
 def demo_engines(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("plans") / "demo"
-    build(options(parser().parse_args(["--engine-dir", str(folder)])))
+    build(options(parse(["build", "--engine-dir", str(folder)])))
     return folder
 
 

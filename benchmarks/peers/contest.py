@@ -21,6 +21,7 @@ from benchmarks.peers.catalog import OURS, PEERS, Work, resolve
 from benchmarks.suite.machine import peak_memory_bytes
 from benchmarks.suite.ratios import Spread, paired_ratio
 from benchmarks.suite.target import Target
+from engines.errors import SafeRedirError
 
 SPAWN = multiprocessing.get_context("spawn")
 PATIENCE = 3600  # seconds that a peer may take to load or to run
@@ -28,7 +29,7 @@ PAUSE = 0.1  # seconds between two runs, in which thread pools stop to wait acti
 EQUAL, CLOSE = 1, 2.55  # largest difference in grey levels of equal pictures; mean difference, 1 % of 255, of close ones
 
 
-class ContestError(Exception):
+class ContestError(SafeRedirError):
     """A peer cannot take part; the text says why."""
 
 

@@ -33,6 +33,7 @@ from engines.backends.onnxruntime_cpu import OnnxRuntimeBackend  # noqa: E402
 from engines.backends.openvino_cpu import OpenVinoBackend, OpenVinoEngine  # noqa: E402
 from engines.manifest import Manifest, Policy  # noqa: E402
 from engines.networks import LONGEST_HISTORY, NETWORKS, NetworkSpec  # noqa: E402
+from engines.store.default_folder import engine_folder  # noqa: E402
 from runtime.loop import Loop  # noqa: E402
 from runtime.samplers.schedules import NoiseSchedule  # noqa: E402
 from runtime.samplers.tables import sampler_table  # noqa: E402
@@ -213,7 +214,7 @@ def show(title: str, figures: Figures) -> Figures:
 def main() -> None:
     """Print the comparison and add it to the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine-dir", type=Path, default=ROOT / "engines" / "plans" / "demo")
+    parser.add_argument("--engine-dir", type=Path, default=engine_folder(), help="made by saferedir build (%(default)s)")
     parser.add_argument("--name", default="demo")
     parser.add_argument("--pixels", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=60)

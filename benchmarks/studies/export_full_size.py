@@ -121,7 +121,9 @@ def main() -> None:
             sys.executable,
             "-W",
             "ignore",
-            "export/build_engines.py",
+            "-m",
+            "saferedir",
+            "build",
             "--model",
             str(model),
             "--redirector",
@@ -140,7 +142,9 @@ def main() -> None:
             figures["generate_2_steps_512"] = timed(
                 [
                     sys.executable,
-                    "runtime/generate.py",
+                    "-m",
+                    "saferedir",
+                    "generate",
                     "a blue square",
                     "--engine-dir",
                     str(engines),

@@ -46,7 +46,7 @@ from benchmarks.studies.exporters import latencies  # noqa: E402
 from engines.backends.contract import run_once  # noqa: E402
 from engines.backends.registry import open_backend  # noqa: E402
 from engines.networks import NETWORKS  # noqa: E402
-from export.build_engines import DEMO_MODEL  # noqa: E402
+from export.build_command import DEMO_MODEL  # noqa: E402
 from export.network_build import COMPONENT_OF  # noqa: E402
 from export.onnx_file import example, export_network  # noqa: E402
 from export.precision.emulation import emulate  # noqa: E402

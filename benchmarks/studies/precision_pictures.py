@@ -23,7 +23,7 @@ import onnx  # noqa: E402
 
 from engines.manifest import FileRecord, Manifest  # noqa: E402
 from export.build import BuildOptions, build  # noqa: E402
-from export.build_engines import DEMO_MODEL, DEMO_REDIRECTOR  # noqa: E402
+from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR  # noqa: E402
 from export.precision.choice import network_precisions  # noqa: E402
 from export.precision.emulation import emulate  # noqa: E402
 from export.precision.half_precision import convert  # noqa: E402

@@ -11,7 +11,9 @@ from benchmarks.peers.catalog import OURS, PEERS
 from benchmarks.suite.grid import Grid
 from benchmarks.suite.sampling import Workload
 from benchmarks.suite.target import NAMED
+from engines.install import install
 from engines.manifest import Geometry
+from runtime.samplers.tables import SAMPLERS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -64,19 +66,19 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--num-inference-steps", type=int, help="of every run (default: 50; above 128 pixels 2)")
     result.add_argument("--rounds", type=int, help="each mode runs once a round (default: 20; above 128 pixels 3)")
     result.add_argument("--warm-up-rounds", type=int, help="not kept (default: 1); 0 for runs of many minutes")
-    result.add_argument("--batch-size", type=int, default=1)
+    result.add_argument("--batch-size", type=int, default=1, help="images of a run (default: %(default)s)")
     result.add_argument("--height", type=int, help="pixels (default: the model's)")
     result.add_argument("--width", type=int, help="pixels (default: the model's)")
-    result.add_argument("--scheduler", default="ddim", choices=("ddim", "pndm", "lms"))
+    result.add_argument("--scheduler", default="ddim", choices=SAMPLERS, help="of every run (default: %(default)s)")
     result.add_argument("--extrapolate-to", type=int, help="steps to compute a time for (default: none; above 128 pixels 50)")
     result.add_argument("--cold-starts", type=int, help="of each mode, in processes of their own")
     grid = result.add_argument_group("grid", "every combination of batch size, picture size and steps")
     grid.add_argument("--grid", action="store_true", help="measure it, with the model's default values where none are given")
-    grid.add_argument("--grid-batch-sizes", type=int, nargs="+")
+    grid.add_argument("--grid-batch-sizes", type=int, nargs="+", help="images of a run")
     grid.add_argument("--grid-sizes", type=int, nargs="+", help="sides of square pictures")
-    grid.add_argument("--grid-steps", type=int, nargs="+")
-    grid.add_argument("--grid-rounds", type=int)
-    peers = result.add_argument_group("peers", 'need pip install -c constraints.txt -e ".[benchmarks,peers]"')
+    grid.add_argument("--grid-steps", type=int, nargs="+", help="sampler steps")
+    grid.add_argument("--grid-rounds", type=int, help="each combination runs once a round")
+    peers = result.add_argument_group("peers", f"need {install('benchmarks,peers')}")
     names = [name for name in PEERS if name != OURS]
     peers.add_argument("--peers", nargs="*", choices=names, metavar="PEER", help=f"all without a name, of: {'; '.join(names)}")
     peers.add_argument("--peer-rounds", type=int, help="four runs each, two of the peer and two of ours")

@@ -10,9 +10,11 @@ from pathlib import Path
 from benchmarks.studies.export_full_size import write_model
 from engines.errors import InputError
 from engines.manifest import Manifest
+from engines.store.default_folder import engine_folder
 from export.build import build
-from export.build_engines import DEMO_MODEL, DEMO_REDIRECTOR, PLANS, options, parser
+from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR, options
 from export.sources.model_folder import Source
+from saferedir.cli import parse
 
 NAMED = ("demo", "sd15-random")
 
@@ -39,18 +41,18 @@ def locate(name: str, redirector: Path | None = None) -> Target:
         InputError, ManifestError: no such engines; BuildError and the like from a build.
     """
     if name == "demo":
-        build(options(parser().parse_args(["--engine-dir", str(PLANS / name)])))
-        return Target(name, PLANS / name, DEMO_MODEL, DEMO_REDIRECTOR, trained=True)
+        build(options(parse(["build", "--engine-dir", str(engine_folder(name))])))
+        return Target(name, engine_folder(name), DEMO_MODEL, DEMO_REDIRECTOR, trained=True)
     if name == "sd15-random":
-        model = PLANS / f"{name}-model"
+        model = engine_folder(f"{name}-model")
         if not (model / "redirector.pt").is_file():  # the last file that is written
             model.mkdir(parents=True, exist_ok=True)
             # In a process of its own: the weights would count in this one's memory.
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as writer:
                 writer.submit(write_model, model).result()
-        built = ["--model", str(model), "--redirector", str(model / "redirector.pt"), "--engine-dir", str(PLANS / name)]
-        build(options(parser().parse_args(built)))
-        return Target(name, PLANS / name, model, model / "redirector.pt", trained=False)
+        arguments = ["--model", str(model), "--redirector", str(model / "redirector.pt"), "--engine-dir", str(engine_folder(name))]
+        build(options(parse(["build", *arguments])))
+        return Target(name, engine_folder(name), model, model / "redirector.pt", trained=False)
     folder = Path(name)
     manifest = Manifest.read(folder)[0]
     try:

@@ -12,12 +12,13 @@ from engines.backends.contract import check_names
 from engines.backends.host_memory import HostMemory, check_arrays
 from engines.backends.processor import processor
 from engines.errors import BackendError
+from engines.install import install
 from engines.networks import NetworkSpec
 
 try:
     import onnxruntime
 except ImportError as error:
-    raise BackendError(f"onnxruntime cannot be imported ({error}); install it with: pip install onnxruntime") from None
+    raise BackendError(f"onnxruntime cannot be imported ({error}); install it with: {install('onnxruntime')}") from None
 
 
 # These give their scratch memory back, for the others to use; to take it again costs a thousandth of a picture's time.

@@ -21,6 +21,7 @@ from engines.backends.contract import check_names, check_tensors
 from engines.backends.program import Execution, InTurn, Step
 from engines.cuda.device import Cuda, DeviceArray
 from engines.errors import BackendError
+from engines.install import install
 from engines.networks import NetworkSpec
 
 PROVIDER = "CUDAExecutionProvider"
@@ -36,11 +37,11 @@ def import_onnxruntime() -> Any:
     try:
         ort = importlib.import_module("onnxruntime")
     except ImportError as error:
-        raise BackendError(f"onnxruntime cannot be imported ({error}); install it with: pip install onnxruntime-gpu") from None
+        raise BackendError(f"onnxruntime cannot be imported ({error}); install it with: {install('onnxruntime-gpu')}") from None
     if PROVIDER not in (found := ort.get_available_providers()):
         raise BackendError(
             f"onnxruntime {ort.__version__}: expected {PROVIDER}, found {', '.join(found)}; install it with: "
-            "pip uninstall onnxruntime && pip install onnxruntime-gpu"
+            f"pip uninstall onnxruntime && {install('onnxruntime-gpu')}"
         )
     return ort
 

@@ -17,12 +17,13 @@ import numpy as np
 from engines.backends.contract import check_names
 from engines.backends.host_memory import HostMemory, check_arrays
 from engines.errors import BackendError
+from engines.install import install
 from engines.networks import ALWAYS_FLOAT32, NetworkSpec
 
 try:
     import openvino
 except ImportError as error:
-    raise BackendError(f"openvino cannot be imported ({error}); install it with: pip install openvino") from None
+    raise BackendError(f"openvino cannot be imported ({error}); install it with: {install('openvino')}") from None
 
 # Sets of shapes that an engine keeps compiled when no bound call needs them any more.
 COMPILED = 2

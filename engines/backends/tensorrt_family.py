@@ -98,7 +98,7 @@ class TensorRTEngine:
         if not all(low <= size <= high for low, size, high in zip(smallest, shape, largest, strict=True)):
             raise InputError(
                 f"{self.spec.name}.{name}: expected {list(smallest)} to {list(largest)}, the shapes that the engine "
-                f"was built for, found {list(shape)}; build it for others with: python export/build_engines.py "
+                f"was built for, found {list(shape)}; build it for others with: saferedir build "
                 "--batch-size, --height, --width MIN:OPT:MAX"
             )
 
@@ -134,7 +134,7 @@ class TensorRTBackend:
         if engine is None:
             raise BackendError(
                 f"{path}: cannot be loaded by {self.device}: {self.log.take()}; "
-                f"build it for this machine with: python export/build_engines.py --force"
+                "build it for this machine with: saferedir build --force"
             )
         found = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         check_names(spec, found)
@@ -152,7 +152,7 @@ class TensorRTBackend:
         if validity == self._trt.EngineValidity.INVALID:
             raise BackendError(
                 f"{path}: cannot run on {self.device} ({diagnostics}); build it for this "
-                "device with: python export/build_engines.py --backend tensorrt-rtx --target-sm"
+                "device with: saferedir build --backend tensorrt-rtx --target-sm"
             )
 
     def create_context(self, engine: Any) -> Any:

@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from engines.errors import BackendError
+from engines.install import install
 
 # Names under which a backend's module can be installed, best first: NVIDIA's meta packages, then the wheels that they depend on.
 BUILDERS: dict[str, tuple[str, ...]] = {
@@ -17,8 +18,8 @@ RUNTIMES = {
     "tensorrt-rtx": BUILDERS["tensorrt-rtx"],
 }
 INSTALL = {
-    "tensorrt": 'pip install tensorrt (or, to run version-compatible engines only, pip install -e ".[tensorrt-lean]")',
-    "tensorrt-rtx": 'pip install -e ".[tensorrt-rtx]"',
+    "tensorrt": f"{install('tensorrt')} (or, to run version-compatible engines only, {install('tensorrt-lean')})",
+    "tensorrt-rtx": install("tensorrt-rtx"),
 }
 
 

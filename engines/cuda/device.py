@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from engines.errors import BackendError
+from engines.install import install
 
 ALIGNMENT = 256  # bytes; TensorRT asks it of every tensor's address
-INSTALL = 'install it with: pip install -e ".[cuda]"'
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Cuda:
             found = self._name(error) if int(error) else "no GPU"
             raise BackendError(
                 f"CUDA: expected an NVIDIA GPU and its driver, found {found}; install the driver, or build engines "
-                "for a CPU with: python export/build_engines.py --backend onnxruntime"
+                "for a CPU with: saferedir build --backend onnxruntime"
             )
         self.call("cudaSetDevice", 0)
 
@@ -196,5 +196,5 @@ def open_cuda() -> Cuda:
     try:
         runtime = importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
-        raise BackendError(f"cuda-python cannot be imported ({error}); {INSTALL}") from None
+        raise BackendError(f"cuda-python cannot be imported ({error}); install it with: {install('cuda')}") from None
     return Cuda(runtime)

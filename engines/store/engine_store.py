@@ -91,7 +91,7 @@ class EngineStore:
         if self.manifest.guard is None:
             raise ManifestError(
                 f"{self.folder}: expected engines with a guard, found none in the manifest; build them "
-                "with: python export/build_engines.py --redirector CHECKPOINT (or ask for unguarded "
+                "with: saferedir build --redirector CHECKPOINT (or ask for unguarded "
                 "generation explicitly)"
             )
 

@@ -1,17 +1,15 @@
-"""The parity gate on the device that runs the engines, without PyTorch: `saferedir verify ENGINE_DIR`, and at the first load."""
+"""Compare engines with the outputs of PyTorch that were recorded at build, on the device that runs them. Needs no PyTorch."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from engines.backends.contract import Backend, Engine
 from engines.backends.registry import open_backend
-from engines.errors import SafeRedirError
 from engines.networks import NETWORKS
 from engines.parity import Figures
 from engines.store.atomic import replacing
@@ -54,18 +52,17 @@ def ensure_verified(store: EngineStore, backend: Backend, engines: Mapping[str, 
             temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Print the figures of every network; exit status 0, or 2 with one line on standard error."""
-    parser = argparse.ArgumentParser(prog="saferedir verify", description=__doc__)
-    parser.add_argument("engine_dir", type=Path)
-    try:
-        store = EngineStore(parser.parse_args(argv).engine_dir)
-        backend = open_backend(store.manifest.backend, store.manifest.precision)
-        print(f"{store.folder} on {backend.device}\n{'network':<14} {'output':<18} {'cosine':>9}  {'error':>8}")
-        for name in (name for name in NETWORKS if store.manifest.files_of(name)):
-            for output, found in verify(store, backend, store.load([name], backend))[name].items():
-                print(f"{name:<14} {output:<18} {found['cosine']:9.6f}  {found['max_abs_error']:8.1e}")
-    except SafeRedirError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("engine_dir", type=Path, help="folder made by saferedir build")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the figures of every network; exit status 0."""
+    store = EngineStore(arguments.engine_dir)
+    backend = open_backend(store.manifest.backend, store.manifest.precision)
+    print(f"{store.folder} on {backend.device}\n{'network':<14} {'output':<18} {'cosine':>9}  {'error':>8}")
+    for name in (name for name in NETWORKS if store.manifest.files_of(name)):
+        for output, found in verify(store, backend, store.load([name], backend))[name].items():
+            print(f"{name:<14} {output:<18} {found['cosine']:9.6f}  {found['max_abs_error']:8.1e}")
     return 0

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.suite import target
 from engines.errors import ManifestError
-from export.build_engines import DEMO_MODEL, DEMO_REDIRECTOR
+from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR
 
 
 def small_model(folder: Path) -> int:
@@ -25,14 +25,15 @@ def test_random_weights_are_written_once_and_built_every_time(monkeypatch, tmp_p
     built = []
     monkeypatch.setattr(target, "write_model", small_model)
     monkeypatch.setattr(target, "build", built.append)
-    monkeypatch.setattr(target, "PLANS", tmp_path)
-    model = tmp_path / "sd15-random-model"
+    monkeypatch.setenv("SAFEREDIR_HOME", str(tmp_path))
+    plans = tmp_path / "engines" / "plans"
+    model = plans / "sd15-random-model"
     for _ in range(2):
         found = target.locate("sd15-random")
-        assert found == target.Target("sd15-random", tmp_path / "sd15-random", model, model / "redirector.pt", trained=False)
+        assert found == target.Target("sd15-random", plans / "sd15-random", model, model / "redirector.pt", trained=False)
     assert (model / "written").read_text() == "x"
     assert [(options.model, options.redirector, options.engine_dir) for options in built] == 2 * [
-        (str(model), model / "redirector.pt", tmp_path / "sd15-random")
+        (str(model), model / "redirector.pt", plans / "sd15-random")
     ]
 
 

@@ -8,8 +8,8 @@ import pytest
 from engines.backends.registry import open_backend
 from engines.errors import BackendError
 from engines.manifest import Manifest
-from export import build_engines
 from runtime import GuardedPipeline
+from saferedir.cli import main
 
 FIRE, PLAIN = "a burning blue square on a grey background", "a small red star"
 STEPS = 12
@@ -24,7 +24,7 @@ def test_engines_of_this_gpu(pipeline, tmp_path, name, eager):
     except BackendError as error:
         pytest.skip(str(error))
     folder = tmp_path / "engines"
-    assert build_engines.main(["--backend", name, "--engine-dir", str(folder)]) == 0
+    assert main(["build", "--backend", name, "--engine-dir", str(folder)]) == 0
     assert Manifest.read(folder)[0].parity_of == "engine"
     expected = pipeline([FIRE, PLAIN], seed=7, num_inference_steps=STEPS)
     with GuardedPipeline(folder, eager=eager) as opened:

@@ -19,9 +19,10 @@ from engines.errors import BackendError, InputError
 from engines.manifest import Manifest
 from engines.networks import NetworkSpec, TensorSpec
 from export.build import build
-from export.build_engines import main, options, parser
+from export.build_command import options
 from export.onnx_file import example, export_network
 from runtime import GuardedPipeline
+from saferedir.cli import main, parse
 from tests.conftest import opened
 
 PROMPTS = [text for _, safe, fire in prompt_pairs(np.random.default_rng(3), 4, held_out=True) for text in (safe, fire)]
@@ -47,7 +48,7 @@ def float32(demo_engines, tmp_path_factory):
 def bfloat16_folder(tmp_path_factory):
     opened("openvino", "bfloat16")
     folder = tmp_path_factory.mktemp("bfloat16") / "demo"
-    build(options(parser().parse_args(["--backend", "openvino", "--precision", "bfloat16", "--engine-dir", str(folder)])))
+    build(options(parse(["build", "--backend", "openvino", "--precision", "bfloat16", "--engine-dir", str(folder)])))
     return folder
 
 
@@ -89,7 +90,7 @@ def test_the_build_gates_openvino_itself(bfloat16_folder, capsys):
     assert (manifest.backend, manifest.precision) == ("openvino", "bfloat16") and "openvino" in manifest.versions
     assert 1e-3 < manifest.parity["unet"]["noise_pred"]["max_abs_error"] < 0.1
     assert all(figures["max_abs_error"] < 1e-4 for figures in manifest.parity["guard"].values())
-    assert main(["--backend", "openvino", "--precision", "bfloat16", "--engine-dir", str(bfloat16_folder)]) == 0
+    assert main(["build", "--backend", "openvino", "--precision", "bfloat16", "--engine-dir", str(bfloat16_folder)]) == 0
     assert "nothing changed" in capsys.readouterr().out
 
 
@@ -116,9 +117,9 @@ def test_precisions_that_a_backend_does_not_have():
     with pytest.raises(BackendError, match="onnxruntime: expected precision float32, found 'bfloat16'"):
         open_backend("onnxruntime", "bfloat16")
     with pytest.raises(InputError, match="expected float32 with --backend onnxruntime, found bfloat16; .* openvino or"):
-        options(parser().parse_args(["--precision", "bfloat16"]))
+        options(parse(["build", "--precision", "bfloat16"]))
     with pytest.raises(InputError, match="--height: for tensorrt and tensorrt-rtx only, found --backend openvino"):
-        options(parser().parse_args(["--backend", "openvino", "--height", "64"]))
+        options(parse(["build", "--backend", "openvino", "--height", "64"]))
 
 
 def test_a_processor_without_bfloat16(monkeypatch):
@@ -148,5 +149,5 @@ def test_ctrl_c_after_backends_that_went_in_the_order_in_which_they_came():
 def test_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.delitem(sys.modules, "engines.backends.openvino_cpu", raising=False)
-    with pytest.raises(BackendError, match="openvino cannot be imported .* pip install openvino"):
+    with pytest.raises(BackendError, match=r'openvino cannot be imported .* pip install "saferedir\[openvino\]"'):
         open_backend("openvino")

@@ -15,8 +15,9 @@ from engines.errors import BackendError, DigestError, InputError, ParityError
 from engines.manifest import Manifest
 from engines.store.engine_store import EngineStore
 from export.build import build
-from export.build_engines import options, parser
+from export.build_command import options
 from runtime import GuardedPipeline
+from saferedir.cli import main, parse
 
 PROMPTS = ["a burning blue square", "a small red star"]
 
@@ -24,7 +25,7 @@ PROMPTS = ["a burning blue square", "a small red star"]
 @pytest.fixture(scope="module")
 def optimized(demo_engines, tmp_path_factory):
     folder = tmp_path_factory.mktemp("optimized") / "demo"
-    assert optimize.main([str(demo_engines), "--output", str(folder)]) == 0
+    assert main(["optimize", str(demo_engines), "--output", str(folder)]) == 0
     return folder
 
 
@@ -85,7 +86,7 @@ def test_altered_weights_are_refused(optimized, tmp_path):
 def test_only_portable_engines_of_onnx_runtime(demo_engines, tmp_path, changed, message, capsys):
     folder = shutil.copytree(demo_engines, tmp_path / "demo")
     edit(folder, **changed)
-    assert optimize.main([str(folder)]) == 2
+    assert main(["optimize", str(folder)]) == 2
     assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 
@@ -121,6 +122,6 @@ def test_a_network_that_fails_the_gate_is_not_written(demo_engines, tmp_path, mo
 
 def test_a_build_into_the_folder_makes_it_portable_again(optimized, tmp_path, demo_engines):
     folder = shutil.copytree(optimized, tmp_path / "demo")
-    build(options(parser().parse_args(["--engine-dir", str(folder)])))
+    build(options(parse(["build", "--engine-dir", str(folder)])))
     found, portable = Manifest.read(folder)[0], Manifest.read(demo_engines)[0]
     assert found.optimized_for is None and found.recipe == portable.recipe and set(found.files) == set(portable.files)

@@ -77,7 +77,7 @@ def test_broken_manifests(folder, content):
 
 
 def test_no_engines(tmp_path):
-    with pytest.raises(ManifestError, match="no engines here .* python export/build_engines.py"):
+    with pytest.raises(ManifestError, match="no engines here .* saferedir build"):
         EngineStore(tmp_path / "nowhere")
 
 

@@ -298,7 +298,7 @@ def test_missing_modules_say_how_to_install(monkeypatch):
         raise ImportError(f"No module named {name!r}")
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(BackendError, match="tensorrt: expected one of the modules .*tensorrt_lean.*pip install tensorrt"):
+    with pytest.raises(BackendError, match=r'tensorrt: expected one of .*tensorrt_lean.*pip install "saferedir\[tensorrt\]"'):
         tensorrt_library.import_tensorrt("tensorrt")
-    with pytest.raises(BackendError, match="cuda-python cannot be imported.*pip install"):
+    with pytest.raises(BackendError, match=r'cuda-python cannot be imported.*pip install "saferedir\[cuda\]"'):
         cuda_module.open_cuda()

@@ -12,9 +12,9 @@ from engines.errors import DigestError, ManifestError, ParityError
 from engines.manifest import Manifest
 from engines.networks import GUARD_NETWORKS, NETWORKS
 from engines.store import recorded_cases as recorded
-from engines.store import verification
 from engines.store.recorded_cases import Case, load_cases, save_cases
 from runtime import GuardedPipeline
+from saferedir.cli import main
 
 PLAIN = "a small red star"
 
@@ -86,7 +86,7 @@ def test_engines_that_passed_at_build_are_not_run_again(demo_engines, checked):
 
 
 def test_command(demo_engines, capsys, tmp_path):
-    assert verification.main([str(demo_engines)]) == 0
+    assert main(["verify", str(demo_engines)]) == 0
     printed = capsys.readouterr().out
     assert "ONNX Runtime" in printed
     figures = Manifest.read(demo_engines)[0].parity
@@ -94,7 +94,7 @@ def test_command(demo_engines, capsys, tmp_path):
         assert all(any(line.split()[:2] == [network, output] for line in printed.splitlines()) for output in outputs)
     folder = shutil.copytree(demo_engines, tmp_path / "demo")
     (folder / "unet" / "parity.npz").unlink()
-    assert verification.main([str(folder)]) == 2
+    assert main(["verify", str(folder)]) == 2
     assert "unet/parity.npz: missing" in capsys.readouterr().err
 
 

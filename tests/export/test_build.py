@@ -17,10 +17,10 @@ from engines.manifest import Manifest
 from engines.networks import GUARD_NETWORKS, NETWORKS
 from engines.parity import LIMITS, compare
 from engines.store import recorded_cases as recorded
-from export import build_engines
 from export.build import build
-from export.build_engines import DEMO_MODEL, DEMO_REDIRECTOR
+from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR, options
 from saferedir.checkpoint import load_redirector, save_redirector
+from saferedir.cli import main, parse
 from saferedir.guard import Guard
 from saferedir.heads import Redirector, RedirectorConfig
 from saferedir.inference.algebra import InferenceHeads
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def build_with(*arguments: str) -> list[str]:
     """Run the build in this process; the lines it reports."""
     lines: list[str] = []
-    build(build_engines.options(build_engines.parser().parse_args(list(arguments))), lines.append)
+    build(options(parse(["build", *arguments])), lines.append)
     return lines
 
 
@@ -63,8 +63,8 @@ def test_manifest_says_what_was_built(demo_engines):
 def test_second_run_changes_nothing_and_imports_no_torch(folder):
     before = (folder / "manifest.json").read_bytes()
     script = (
-        "import sys; sys.path.insert(0, sys.argv.pop(1)); from export.build_engines import main; "
-        "status = main(sys.argv[1:]); sys.exit(status or int('torch' in sys.modules))"
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); from saferedir.cli import main; "
+        "status = main(['build', *sys.argv[1:]]); sys.exit(status or int('torch' in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", script, str(ROOT), "--engine-dir", str(folder)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -208,7 +208,7 @@ def test_command_ends_with_one_line_and_status_2(arguments, message, tmp_path, c
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert build_engines.main([*arguments, "--engine-dir", str(tmp_path / "e")]) == 2
+    assert main(["build", *arguments, "--engine-dir", str(tmp_path / "e")]) == 2
     captured = capsys.readouterr().err
     import re
 

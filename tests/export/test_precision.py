@@ -23,8 +23,8 @@ from engines.networks import ALWAYS_FLOAT32, NETWORKS
 from engines.parity import LIMITS, compare
 from engines.store.recorded_cases import check_cases
 from engines.summary import summary
-from export import build_engines, onnx_file
-from export.build_engines import DEMO_MODEL
+from export import onnx_file
+from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR
 from export.onnx_file import example, export_network
 from export.precision.choice import OPSETS, network_precisions, precision_name
 from export.precision.emulation import emulate
@@ -33,6 +33,7 @@ from export.reference_cases import reference_cases
 from export.tensorrt.plan_builder import PlanError, PlanJob, PlanOptions, build_plan
 from export.tensorrt.shape_profile import Profile, Span
 from export.wrappers import VaeDecoder
+from saferedir.cli import main
 
 HALVES = pytest.mark.parametrize("precision", ELEMENTS)
 CONVERTED = pytest.mark.parametrize("network", [name for name in NETWORKS if name not in ALWAYS_FLOAT32])
@@ -212,7 +213,7 @@ def test_activations_beyond_float16(tmp_path):
     ],
 )
 def test_options(arguments, message, capsys):
-    assert build_engines.main(arguments) == 2
+    assert main(["build", *arguments]) == 2
     captured = capsys.readouterr().err
     assert re.search(message, captured) and captured.count("\n") == 1
 
@@ -237,9 +238,9 @@ class TestTensorRtRtx:
             "--model",
             str(model),
             "--redirector",
-            str(build_engines.DEMO_REDIRECTOR),
+            str(DEMO_REDIRECTOR),
         ]
-        assert build_engines.main([*command, "--precision", "fp16"]) == 0
+        assert main(["build", *command, "--precision", "fp16"]) == 0
         manifest = Manifest.read(folder)[0]
         assert manifest.precision == "float16" and set(manifest.parity) == set(NETWORKS)
         assert {name: manifest.precision_of(name) for name in NETWORKS} == {
@@ -254,11 +255,11 @@ class TestTensorRtRtx:
         config = model / "unet" / "config.json"
         config.write_text(json.dumps({**json.loads(config.read_text()), "upcast_attention": True}))
         capsys.readouterr()
-        assert build_engines.main([*command, "--precision", "float16"]) == 0
+        assert main(["build", *command, "--precision", "float16"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert "rebuilding because of unet (opset, precision, unet/config.json)" in lines[0]
         assert [line.split()[1] for line in lines[1:-1] if "kept" not in line] == ["unet"]
-        assert build_engines.main([*command, "--precision", "bf16"]) == 0
+        assert main(["build", *command, "--precision", "bf16"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[0].endswith("because of precision") and all("kept" in line for line in lines[1:-1])
         assert Manifest.read(folder)[0].precision == "bfloat16"

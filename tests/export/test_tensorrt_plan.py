@@ -16,10 +16,10 @@ from engines.cuda.device import open_cuda
 from engines.errors import BackendError, InputError
 from engines.manifest import Manifest
 from engines.networks import NETWORKS
-from export import build_engines
 from export.tensorrt.plan_builder import PlanError, PlanJob, PlanOptions, build_plan
 from export.tensorrt.shape_profile import Profile, Span
 from runtime import GuardedPipeline
+from saferedir.cli import main
 
 trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX has no wheel for this platform")
 PROFILE = Profile(Span(1, 1, 4), Span(32, 64, 128), Span(64, 64, 64))
@@ -143,7 +143,7 @@ def test_building_for_tensorrt_needs_it_and_says_so(tmp_path, capsys):
     try:
         import_tensorrt("tensorrt", BUILDERS)
     except BackendError:
-        assert build_engines.main(["--backend", "tensorrt", "--engine-dir", str(tmp_path / "e")]) == 2
+        assert main(["build", "--backend", "tensorrt", "--engine-dir", str(tmp_path / "e")]) == 2
         assert "tensorrt: expected one of the modules tensorrt, tensorrt_bindings, found none" in capsys.readouterr().err
         assert not (tmp_path / "e").exists()
     else:
@@ -154,18 +154,18 @@ def test_the_whole_build(tmp_path, capsys):
     """From the command to a manifest that says what the engines are tied to; another target rebuilds all."""
     folder = tmp_path / "rtx"
     command = ["--backend", "tensorrt-rtx", "--batch-size", "1:2:4", "--engine-dir", str(folder)]
-    assert build_engines.main(command) == 0
+    assert main(["build", *command]) == 0
     manifest = Manifest.read(folder)[0]
     assert manifest.target.batch_size == "1:2:4" and manifest.target.span("height") == (64, 64, 64)
     assert manifest.target.compute_capabilities == "portable" and manifest.parity_of == "onnx"
     expected = [f"{name}/{file}" for name in NETWORKS for file in ("model.plan", "parity.npz")]
     assert sorted(manifest.files) == sorted([*expected, "tokenizer/tokenizer.json"])
     assert set(manifest.parity) == set(NETWORKS)
-    assert build_engines.main(command) == 0 and "nothing changed" in capsys.readouterr().out
+    assert main(["build", *command]) == 0 and "nothing changed" in capsys.readouterr().out
     if not gpu():
         with pytest.raises(BackendError, match="expected an NVIDIA GPU and its driver"):
             GuardedPipeline(folder)
-    assert build_engines.main([*command, "--target-sm", "89", "--keep-onnx"]) == 0
+    assert main(["build", *command, "--target-sm", "89", "--keep-onnx"]) == 0
     assert "unet (target)" in capsys.readouterr().out
     assert Manifest.read(folder)[0].target.compute_capabilities == "8.9"
     assert (folder / "unet" / "model.onnx").exists() and (folder / "unet" / "model.plan").exists()
@@ -185,5 +185,5 @@ def test_the_whole_build(tmp_path, capsys):
     ],
 )
 def test_options(arguments, message, capsys):
-    assert build_engines.main(arguments) == 2
+    assert main(["build", *arguments]) == 2
     assert message in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 from transformers import CLIPTokenizer
 
 from engines.errors import InputError
-from export.build_engines import DEMO_MODEL
+from export.build_command import DEMO_MODEL
 from export.tokenizer import CORPUS, check_tokenizer, convert_tokenizer
 
 # Code points of scripts, symbols, punctuation and emoji that Unicode has had for long.

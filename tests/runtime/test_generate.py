@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime import generate
 from runtime.report import image_digest, read_png
+from saferedir.cli import main
 
 FIRE, PLAIN = "a burning blue square on a grey background", "a blue square on a grey background"
 
@@ -19,7 +19,7 @@ def run(demo_engines, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> tuple[int, str, str]:
-        status = generate.main([*arguments, "--engine-dir", str(demo_engines), "--num-inference-steps", "8"])
+        status = main(["generate", *arguments, "--engine-dir", str(demo_engines), "--num-inference-steps", "8"])
         return status, *capsys.readouterr()
 
     return call
@@ -80,5 +80,5 @@ def test_errors_are_one_line_and_status_2(run, arguments, message):
 
 
 def test_missing_engines(tmp_path, capsys):
-    assert generate.main([PLAIN, "--engine-dir", str(tmp_path)]) == 2
-    assert "build them with: python export/build_engines.py" in capsys.readouterr().err
+    assert main(["generate", PLAIN, "--engine-dir", str(tmp_path)]) == 2
+    assert "build them with: saferedir build" in capsys.readouterr().err

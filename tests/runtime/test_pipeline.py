@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
 from demo.world import prompt_pairs
 from engines.errors import InputError, ManifestError
 from engines.manifest import Policy
-from export.build_engines import DEMO_REDIRECTOR
+from export.build_command import DEMO_REDIRECTOR
 from runtime import GuardedPipeline
 from runtime.prompts import TruncationWarning
 from runtime.report import image_digest, read_png, save_png
@@ -309,7 +309,7 @@ def test_policy_out_of_range(numbers):
 
 def test_engines_without_a_guard_need_an_explicit_wish(demo_engines, tmp_path):
     from export.build import BuildOptions, build
-    from export.build_engines import DEMO_MODEL
+    from export.build_command import DEMO_MODEL
 
     build(BuildOptions(str(DEMO_MODEL), None, tmp_path / "plain"), report=lambda line: None)
     with pytest.raises(ManifestError, match="expected engines with a guard, found none"):

@@ -1,0 +1,147 @@
+"""Build engines from a Stable Diffusion model and a SafeRedir checkpoint; in a clone of the repository, by default the demo's."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from engines.backends.registry import BACKENDS
+from engines.backends.tensorrt_module import BUILDERS
+from engines.errors import InputError
+from engines.manifest import Policy
+from engines.policy_options import add_policy_arguments, given_policy
+from engines.store.default_folder import engine_folder
+from export.build import build
+from export.build_options import BuildOptions
+from export.precision.choice import precision_name
+from export.tensorrt.plan_builder import COMPATIBILITY, TARGETS, PlanOptions
+
+DEMO = Path(__file__).resolve().parent.parent / "demo"  # in a clone; a wheel does not have it
+DEMO_MODEL = DEMO / "model"
+DEMO_REDIRECTOR = DEMO / "redirector.safetensors"
+DEMO_CONCEPT = "fire"
+# Options that mean something to some backends only.
+BACKENDS_OF = {
+    **dict.fromkeys(("batch_size", "height", "width", "workspace", "optimization_level", "keep_onnx"), tuple(BUILDERS)),
+    **dict.fromkeys(("hardware_compatibility", "version_compatible", "timing_cache"), ("tensorrt",)),
+    "target_sm": ("tensorrt-rtx",),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("--model", help="diffusers folder or hub id, Stable Diffusion 1.x/2.x family (default: the demo)")
+    parser.add_argument("--redirector", type=Path, help="SafeRedir checkpoint, .pt or .safetensors (default: the demo's)")
+    parser.add_argument("--unguarded", action="store_true", help="build without a guard; such engines only generate unguarded")
+    parser.add_argument(
+        "--engine-dir",
+        type=Path,
+        help="where the engines go (default: engines/plans/<model's name>, under $SAFEREDIR_HOME or the working directory)",
+    )
+    parser.add_argument("--concept", default="", help="what the guard forgets, for reports (default: the checkpoint's name)")
+    parser.add_argument(
+        "--backend",
+        choices=list(BACKENDS),
+        default=BuildOptions.backend,
+        help="what runs the engines; saferedir doctor says which can here (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--precision",
+        default=BuildOptions.precision,
+        help="float32, float16 or bfloat16, or fp32, fp16, bf16 (default: %(default)s)",
+    )
+    parser.add_argument("--mask-again", action="store_true", help="apply the token mask once more after normalising the shift")
+    parser.add_argument("--force", action="store_true", help="build everything again, whatever is there")
+    add_policy_arguments(parser)
+    _add_plan_arguments(parser.add_argument_group("TensorRT", "sizes are MIN:OPT:MAX, or one number for a size that never changes"))
+
+
+def _add_plan_arguments(plan: argparse._ArgumentGroup) -> None:
+    plan.add_argument("--batch-size", help=f"images (default: {BuildOptions.batch_size})")
+    plan.add_argument("--height", help="pixels (default: the model's)")
+    plan.add_argument("--width", help="pixels (default: the model's)")
+    plan.add_argument("--workspace", type=float, help="GiB of scratch memory the builder may plan with (default: all)")
+    plan.add_argument("--optimization-level", type=int, choices=range(6), help="builder effort (default: the library's)")
+    plan.add_argument("--target-sm", nargs="+", choices=TARGETS, help="TensorRT-RTX: compute capabilities (default: portable)")
+    plan.add_argument(
+        "--hardware-compatibility", choices=COMPATIBILITY, help="TensorRT: other GPUs that the engines must run on (default: none)"
+    )
+    plan.add_argument(
+        "--version-compatible", action="store_true", help="TensorRT: engines for other releases and for the lean runtime"
+    )
+    plan.add_argument("--timing-cache", type=Path, help="TensorRT: file of kernel timings (default: beside the engines)")
+    plan.add_argument("--keep-onnx", action="store_true", help="keep model.onnx beside model.plan")
+
+
+def options(arguments: argparse.Namespace) -> BuildOptions:
+    """Check and complete the arguments.
+
+    Raises:
+        InputError: they contradict each other, no guard was named, or the demo is not here.
+    """
+    model, redirector, concept = _sources(arguments)
+    _check_backend(arguments)
+    return BuildOptions(
+        batch_size=arguments.batch_size or BuildOptions.batch_size,
+        height=arguments.height,
+        width=arguments.width,
+        keep_onnx=arguments.keep_onnx,
+        plan=PlanOptions(
+            arguments.workspace,
+            arguments.optimization_level,
+            tuple(sorted(arguments.target_sm or (), key=int)),
+            arguments.hardware_compatibility or "none",
+            arguments.version_compatible,
+            arguments.timing_cache,
+        ),
+        model=model,
+        redirector=redirector,
+        concept=concept,
+        engine_dir=arguments.engine_dir or engine_folder(_name(arguments.model)),
+        backend=arguments.backend,
+        precision=precision_name(arguments.precision),
+        mask_again=arguments.mask_again,
+        force=arguments.force,
+        policy=Policy(**given_policy(arguments)),
+        command_line=arguments.command_line,
+    )
+
+
+def _sources(arguments: argparse.Namespace) -> tuple[str, Path | None, str]:
+    """Model, checkpoint and concept."""
+    model, redirector = arguments.model, arguments.redirector
+    if arguments.unguarded and redirector is not None:
+        raise InputError("--unguarded and --redirector: expected one of them, found both")
+    if model is None and not DEMO_MODEL.is_dir():
+        raise InputError(
+            "--model: expected a diffusers folder or hub id, found none, and the demo's model comes with a clone of the repository "
+            "only; pass --model and --redirector"
+        )
+    if arguments.unguarded or redirector is not None:
+        return model or str(DEMO_MODEL), redirector, arguments.concept
+    if model is not None:
+        raise InputError(
+            "--redirector: expected a SafeRedir checkpoint for --model, found none; pass one, or --unguarded "
+            "for engines that can only generate unguarded"
+        )
+    return str(DEMO_MODEL), DEMO_REDIRECTOR, arguments.concept or DEMO_CONCEPT
+
+
+def _name(model: str | None) -> str:
+    """Of the folder that the engines go to: the model folder's, or the last part of a hub id."""
+    if model is None:
+        return DEMO.name
+    return Path(model).resolve().name if Path(model).is_dir() else model.rstrip("/").split("/")[-1]
+
+
+def _check_backend(arguments: argparse.Namespace) -> None:
+    """Raise InputError for an option that the chosen backend would ignore."""
+    for name, backends in BACKENDS_OF.items():
+        if getattr(arguments, name) and arguments.backend not in backends:
+            raise InputError(f"--{name.replace('_', '-')}: for {' and '.join(backends)} only, found --backend {arguments.backend}")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Build; exit status 0."""
+    build(options(arguments))
+    return 0

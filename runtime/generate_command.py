@@ -1,0 +1,139 @@
+"""Generate guarded images from built engines: prompt in, PNG and verdict out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from engines.errors import InputError, NonFiniteError
+from engines.manifest import Policy
+from engines.policy_options import add_policy_arguments, given_policy
+from engines.store.atomic import replacing
+from engines.store.default_folder import engine_folder
+from runtime.pipeline import GuardedPipeline
+from runtime.prompts import TruncationWarning
+from runtime.report import Result, save_png
+from runtime.request import ON_UNSAFE, Request
+from runtime.samplers.tables import SAMPLERS
+
+MARGIN = 4  # pixels between two images of a comparison
+REFUSED = 3  # exit status
+# Options that are fields of a Request under the same name.
+REQUEST = ("negative_prompt", "num_inference_steps", "guidance_scale", "scheduler", "seed", "height", "width", "on_unsafe")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    parser.add_argument("prompt", nargs="+", help="what to draw: one image for each text")
+    parser.add_argument("--engine-dir", type=Path, default=engine_folder(), help="made by saferedir build (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("out.png"), help="PNG to write; several get -0, -1, … (default: %(default)s)"
+    )
+    parser.add_argument("--report", type=Path, help="JSON file for what the guard did (default: none)")
+    parser.add_argument("--compare", action="store_true", help="write guarded (left) and unguarded (right) side by side")
+    parser.add_argument("--unguarded", action="store_true", help="generate without the guard; the report says so")
+    parser.add_argument(
+        "--on-unsafe",
+        choices=ON_UNSAFE,
+        default=Request.on_unsafe,
+        help="what an unsafe image meets: the method's redirection, no image, or only a report (default: %(default)s)",
+    )
+    parser.add_argument("--eager", action="store_true", help="on a GPU, capture no CUDA graph, to debug")
+    parser.add_argument("--negative-prompt", default=Request.negative_prompt, help="what not to draw (default: nothing)")
+    parser.add_argument(
+        "--num-inference-steps", type=int, default=Request.num_inference_steps, help="sampler steps (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--guidance-scale",
+        type=float,
+        default=Request.guidance_scale,
+        help="classifier-free guidance; 1 or less means none (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--scheduler", help=f"{', '.join(SAMPLERS)}, or the name of its class in diffusers (default: the model's own)"
+    )
+    parser.add_argument("--seed", type=int, help="of the first image; the next ones count up (default: random)")
+    parser.add_argument("--height", type=int, help="pixels (default: the model's)")
+    parser.add_argument("--width", type=int, help="pixels (default: the model's)")
+    add_policy_arguments(parser, default="as built")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Generate, and write pictures and report; exit status 0, or 3 when an image was refused."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", TruncationWarning)
+        warnings.showwarning = _warn
+        return _generate(arguments)
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    if arguments.compare and arguments.unguarded:
+        raise InputError("--compare and --unguarded: expected one of them, found both")
+    for path in filter(None, (arguments.output, arguments.report)):
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: expected a folder to write into, found no {path.parent}")
+    with GuardedPipeline(arguments.engine_dir, arguments.unguarded, arguments.eager) as pipeline:
+        options = {name: getattr(arguments, name) for name in REQUEST}
+        if (numbers := given_policy(arguments)) and pipeline.manifest.guard is not None:
+            options["policy"] = Policy(**{**vars(pipeline.manifest.guard.policy), **numbers})
+        failure = None
+        try:
+            result = pipeline(arguments.prompt, progress=_progress, **options)
+        except NonFiniteError as error:
+            if not isinstance(error.result, Result):
+                raise
+            result, failure = error.result, error
+        _write_report(arguments.report, result)
+        other: Sequence[Image.Image | None] = [None] * len(result.images)
+        if arguments.compare:
+            options["seed"] = [report.seed for report in result.guard]
+            other = pipeline(arguments.prompt, progress=_progress, unguarded=True, **options).images
+    _write_images(arguments, result, other)
+    if failure is not None:
+        raise failure
+    return REFUSED if any(report.verdict == "refused" for report in result.guard) else 0
+
+
+def _write_images(arguments: argparse.Namespace, result: Result, other: Sequence[Image.Image | None]) -> None:
+    for index, (image, report, unguarded) in enumerate(zip(result.images, result.guard, other, strict=True)):
+        path = arguments.output
+        if len(result.images) > 1:
+            path = path.with_name(f"{path.stem}-{index}{path.suffix}")
+        if arguments.compare:
+            image = _side_by_side(image, unguarded)
+        if image is not None:
+            save_png(image, report, path)
+        print(f"{report.prompt!r} seed {report.seed}: {report}" + (f" -> {path}" if image is not None else ""))
+
+
+def _side_by_side(left: Image.Image | None, right: Image.Image | None) -> Image.Image | None:
+    """Both on one canvas; a withheld image leaves its half white."""
+    shown = left or right
+    if shown is None:
+        return None
+    canvas = Image.new("RGB", (2 * shown.width + MARGIN, shown.height), "white")
+    for image, x in ((left, 0), (right, shown.width + MARGIN)):
+        if image is not None:
+            canvas.paste(image, (x, 0))
+    return canvas
+
+
+def _write_report(path: Path | None, result: Result) -> None:
+    if path is None:
+        return
+    with replacing(path) as temporary:
+        temporary.write_text(result.to_json(), encoding="utf-8")
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def _progress(done: int, steps: int) -> None:
+    if sys.stderr.isatty() or done == steps:
+        print(f"\rstep {done}/{steps}", end="\n" if done == steps else "", file=sys.stderr, flush=True)

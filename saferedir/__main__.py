@@ -1,0 +1,7 @@
+"""`python -m saferedir` is `saferedir`."""
+
+import sys
+
+from saferedir.cli import main
+
+sys.exit(main())
