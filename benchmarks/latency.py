@@ -16,7 +16,7 @@ if __package__ in (None, ""):
 from benchmarks.suite import document as report  # noqa: E402
 from benchmarks.suite import page, plots  # noqa: E402
 from benchmarks.suite.runner import Suite  # noqa: E402
-from benchmarks.suite.settings import parser, peer_names, plan  # noqa: E402
+from benchmarks.suite.settings import parser, peer_names, settings_for  # noqa: E402
 from benchmarks.suite.target import locate  # noqa: E402
 from engines.errors import SafeRedirError  # noqa: E402
 from engines.manifest import Manifest  # noqa: E402
@@ -32,10 +32,10 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.name is not None:
             target = dataclasses.replace(target, name=arguments.name)
         geometry = Manifest.read(target.engine_dir)[0].geometry
-        wanted = plan(arguments, geometry)
-        workload = wanted.workload(arguments, geometry)
+        settings = settings_for(arguments, geometry)
+        workload = settings.workload(arguments, geometry)
         command = " ".join(["python benchmarks/latency.py", *(repr(part) if " " in part else part for part in given)])
-        document, rows = Suite(target, wanted, workload, arguments.grid or arguments.quick, peer_names(arguments), command).run()
+        document, rows = Suite(target, settings, workload, arguments.grid or arguments.quick, peer_names(arguments), command).run()
     except SafeRedirError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

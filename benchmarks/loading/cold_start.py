@@ -1,6 +1,6 @@
 """From process start to the first image, the peak of host memory, and what a GPU's memory holds, each in a process of its own.
 
-`measure` runs this file as the process; it imports what a deployment imports and nothing else.
+`measure` runs this module as the process; it imports what a deployment imports and nothing else.
 """
 
 from __future__ import annotations
@@ -15,9 +15,6 @@ from time import perf_counter_ns
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-if __package__ in (None, ""):
-    sys.path[0] = str(ROOT)
-
 PHASES = ("imports", "load", "first image", "second image")
 
 
@@ -43,13 +40,15 @@ def child(engine_dir: str, prompts: list[str], options: dict[str, Any]) -> dict[
 
 
 def run_child(what: str, arguments: list[str], environment: Mapping[str, str] | None = None) -> tuple[int, dict[str, Any]]:
-    """Run a Python script: when it started, in nanoseconds of the machine-wide monotonic clock, and the JSON on its last line.
+    """Run Python in the repository's root, where `-m` finds the benchmarks.
+
+    Returns when the process started, in nanoseconds of the machine-wide monotonic clock, and the JSON on its last line.
 
     Raises:
         RuntimeError: the process failed; the text has its last line of standard error.
     """
     started = perf_counter_ns()
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, cwd=ROOT)
     if done.returncode:
         raise RuntimeError(f"{what}: the process failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
     return started, json.loads(done.stdout.splitlines()[-1])
@@ -61,7 +60,7 @@ def measure(engine_dir: Path, prompts: list[str], options: dict[str, Any]) -> di
     Raises:
         RuntimeError: the process failed; the text has its last line of standard error.
     """
-    arguments = [str(Path(__file__).resolve()), str(engine_dir), json.dumps(prompts), json.dumps(options)]
+    arguments = ["-m", "benchmarks.loading.cold_start", str(engine_dir.resolve()), json.dumps(prompts), json.dumps(options)]
     started, found = run_child("cold start", arguments)
     lengths = [(end - start) * 1e-9 for start, end in zip([started, *found["times"]], found["times"], strict=False)]
     return {

@@ -1,6 +1,6 @@
 """From process start to loaded engines, and the memory they hold, beside diffusers' `from_pretrained` on the same weights.
 
-`python benchmarks/loading/load_time.py --model sd15-random` writes benchmarks/results/load_time-sd15-random.json. Every load is
+`python -m benchmarks.loading.load_time --model sd15-random` writes benchmarks/results/load_time-sd15-random.json. Every load is
 a process of its own, one at a time, all subjects once a round in an order that turns; files are in the page cache. "remembered"
 is with digests of large files in the user's cache folder, "hashed" with an empty one. With --generate each subject then makes
 two pictures of one step, which says what memory is held at work.
@@ -19,24 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-if __package__ in (None, ""):
-    sys.path[0] = str(ROOT)
-
-# What was tried and not kept, at Stable Diffusion 1.5's size on two cores.
-LOST = {
-    "sessions opened in parallel, engines as exported": "no faster, 8.9 to 11.0 s, and 4.8 GiB, not 4.1",
-    "optimised without packed weights in the file": "1.6 to 2.0 s, not 1.3 to 1.9; 1.4 GiB of its own in each process, not 0.1",
-    "graph optimisation off for optimised engines": "1.6 to 1.9 s, not 1.8: within the noise",
-    "weights not packed, engines as exported": "8.6 s, not 10.0, and 3.2 GiB, not 4.1, but every matrix is packed at every call",
-    "external weights used in place (use_external_initializer_file_buffers_directly)": "10.5 s and 4.2 GiB, not 10.0 and 4.1",
-    "no memory arena": "6.3 GiB at the most, not 6.9, but the picture took longer",
-    "no memory pattern": "7.2 GiB, not 6.9; the demo's runs took 1.09 of the time",
-    "one arena for all sessions": "6.1 GiB, not 7.2 (without pattern), which a closed pipeline would keep",
-    "that arena growing by what is asked for": "7.1 GiB",
-    "scratch memory of the first run kept": "10.1 GiB, not 6.9",
-}
 
 PROMPT = "a burning blue square"
 DIFFUSERS = "diffusers"
@@ -106,11 +88,8 @@ def measure(subject: Subject, runs: int) -> dict[str, Any]:
         started, found = run_child(
             str(subject),
             [
-                "-W",
-                "ignore",
-                str(Path(__file__).resolve()),
-                "--child",
-                json.dumps([subject.library, str(subject.folder), subject.packed, runs]),
+                *("-W", "ignore", "-m", "benchmarks.loading.load_time", "--child"),
+                json.dumps([subject.library, str(subject.folder.resolve()), subject.packed, runs]),
             ],
             environment,
         )
@@ -173,7 +152,7 @@ def main() -> None:
     store, optimized = EngineStore(target.engine_dir), target.engine_dir.with_name(f"{target.name}-optimized")
     optimize(store, optimized)
     result = {
-        "command": " ".join(["python benchmarks/loading/load_time.py", *sys.argv[1:]]),
+        "command": " ".join(["python -m benchmarks.loading.load_time", *sys.argv[1:]]),
         "target": name,
         "started": machine.now(),
         "machine": machine.describe(),
@@ -184,7 +163,6 @@ def main() -> None:
     subjects = subjects_of(target.model, target.engine_dir, optimized)
     result |= {
         "subjects": compare(subjects, arguments.rounds, 2 if arguments.generate else 0),
-        "lost": LOST,
         "ended": machine.now(),
     }
     with replacing(page.RESULTS / f"load_time-{name}.json") as temporary:

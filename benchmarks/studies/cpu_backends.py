@@ -4,7 +4,7 @@ Each round calls every candidate once, so that all meet the same machine; a rati
 time over the first one's in the same round. Below 1 is faster than the first. Session options are judged by the loop, because
 the threads of one network's session disturb the next network.
 
-`python benchmarks/studies/cpu_backends.py` measures the demo's engines; `--engine-dir DIR --name sd15 --pixels 512 --rounds 3
+`python -m benchmarks.studies.cpu_backends` measures the demo's engines; `--engine-dir DIR --name sd15 --pixels 512 --rounds 3
 --no-loop --networks NETWORK` one network of a full-size model. Both are kept in benchmarks/results/cpu_backends.json, under
 their names.
 """
@@ -20,24 +20,21 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
+import openvino
+
+from engines.backends.contract import Backend, Engine
+from engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
+from engines.backends.openvino_cpu import OpenVinoBackend, OpenVinoEngine
+from engines.manifest import Manifest, Policy
+from engines.networks import LONGEST_HISTORY, NETWORKS, NetworkSpec
+from engines.store.default_folder import engine_folder
+from runtime.loop import Loop
+from runtime.samplers.schedules import NoiseSchedule
+from runtime.samplers.tables import sampler_table
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-if __package__ in (None, ""):
-    sys.path[0] = str(ROOT)
-
-import numpy as np  # noqa: E402
-import onnxruntime  # noqa: E402
-import openvino  # noqa: E402
-
-from engines.backends.contract import Backend, Engine  # noqa: E402
-from engines.backends.onnxruntime_cpu import OnnxRuntimeBackend  # noqa: E402
-from engines.backends.openvino_cpu import OpenVinoBackend, OpenVinoEngine  # noqa: E402
-from engines.manifest import Manifest, Policy  # noqa: E402
-from engines.networks import LONGEST_HISTORY, NETWORKS, NetworkSpec  # noqa: E402
-from engines.store.default_folder import engine_folder  # noqa: E402
-from runtime.loop import Loop  # noqa: E402
-from runtime.samplers.schedules import NoiseSchedule  # noqa: E402
-from runtime.samplers.tables import sampler_table  # noqa: E402
-
 Call = Callable[[], None]
 Figures = dict[str, dict[str, object]]
 OURS, WARM_UP, STEPS = "onnxruntime float32", 1, 5  # the first candidate; rounds; of the loop
@@ -114,14 +111,6 @@ LOOPS: dict[str, Callable[[], Backend]] = {
     "no memory pattern": lambda: WithOptions("enable_mem_pattern", False),
     "denormals are zero": lambda: WithOptions("session.set_denormal_as_zero", "1"),
     "weights not prepacked": lambda: WithOptions("session.disable_prepacking", "1"),
-}
-LOST = {
-    "onnxruntime.transformers' attention fusion": "its optimizer fails on this UNet (TypeError in fusion_attention_unet) with "
-    "numpy 2.4",
-    "openvino: ENABLE_CPU_PINNING off, or INFERENCE_NUM_THREADS 1": "between 0.95 and 1.14 of the time of the defaults",
-    "openvino: a dynamic model, not one for each shape": "1.25 (float32) and 1.4 (bfloat16) times as long on the demo's UNet",
-    "openvino: guard in bfloat16": "other decisions than the reference in two of six recorded traces",
-    "opset 23 Attention": "needs the torch.export path, which takes 16 times as long to export (exporters.json)",
 }
 
 
@@ -238,8 +227,7 @@ def main() -> None:
     }
     kept = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
     result = kept.setdefault(arguments.name, {"networks": {}})
-    kept["lost"] = LOST
-    command = " ".join(["python benchmarks/studies/cpu_backends.py", *sys.argv[1:]]).replace(
+    command = " ".join(["python -m benchmarks.studies.cpu_backends", *sys.argv[1:]]).replace(
         str(arguments.engine_dir), "ENGINE_DIR"
     )
     if command not in (commands := result.setdefault("commands", [])):

@@ -9,7 +9,7 @@ own loop and capture. Compared, interleaved, after warm-up:
                for every pair, its row of the sampler's table copied in on the device
   unguarded    one graph of all steps, without the guard
 
-`python benchmarks/studies/cuda_graph.py` writes benchmarks/results/cuda_graph.json. Needs a GPU, PyTorch's CUDA build, cuda-python.
+`python -m benchmarks.studies.cuda_graph` writes benchmarks/results/cuda_graph.json. Needs a GPU, PyTorch's CUDA build, cuda-python.
 """
 
 from __future__ import annotations
@@ -21,23 +21,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from engines.backends.program import Execution, Progress
+from engines.cuda.device import DeviceArray, open_cuda
+from engines.cuda.graph import CudaProgram, Lanes
+from engines.errors import InputError
+from engines.manifest import Policy
+from engines.networks import NETWORKS
+from engines.store.atomic import replacing
+from runtime.loop import Loop
+from runtime.samplers.schedules import NoiseSchedule
+from runtime.samplers.tables import SamplerTable, sampler_table
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-if __package__ in (None, ""):
-    sys.path[0] = str(ROOT)
-
-import numpy as np  # noqa: E402
-
-from engines.backends.program import Execution, Progress  # noqa: E402
-from engines.cuda.device import DeviceArray, open_cuda  # noqa: E402
-from engines.cuda.graph import CudaProgram, Lanes  # noqa: E402
-from engines.errors import InputError  # noqa: E402
-from engines.manifest import Policy  # noqa: E402
-from engines.networks import NETWORKS  # noqa: E402
-from engines.store.atomic import replacing  # noqa: E402
-from runtime.loop import Loop  # noqa: E402
-from runtime.samplers.schedules import NoiseSchedule  # noqa: E402
-from runtime.samplers.tables import SamplerTable, sampler_table  # noqa: E402
-
 GUIDANCE = 7.5
 
 
@@ -192,7 +189,7 @@ def main() -> None:
             times[name].append(contest.once(name))
     base = np.array(times["loop graph"])
     result = {
-        "command": "python " + " ".join(sys.argv),
+        "command": " ".join(["python -m benchmarks.studies.cuda_graph", *sys.argv[1:]]),
         "device": contest.device,
         "steps": arguments.steps,
         "images": arguments.batch_size,

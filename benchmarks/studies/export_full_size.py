@@ -1,6 +1,6 @@
 """Time and peak memory of building engines for a model of Stable Diffusion 1.5's size, with random weights.
 
-`python benchmarks/studies/export_full_size.py` writes benchmarks/results/export_full_size.json; with another `--backend` or
+`python -m benchmarks.studies.export_full_size` writes benchmarks/results/export_full_size.json; with another `--backend` or
 `--precision` these are in the name. Needs 20 GB of disk. TensorRT engines are built for one image of 512×512 pixels. Two steps
 are generated where the backend can run.
 """
@@ -21,13 +21,10 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from engines.backends.tensorrt_module import BUILDERS
+from engines.doctor import runs
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-if __package__ in (None, ""):
-    sys.path[0] = str(ROOT)
-
-from engines.backends.tensorrt_module import BUILDERS  # noqa: E402
-from engines.doctor import runs  # noqa: E402
-
 UNET = {"sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8}
 VAE = {
     "block_out_channels": (128, 256, 512, 512),
@@ -121,9 +118,7 @@ def main() -> None:
             sys.executable,
             "-W",
             "ignore",
-            "-m",
-            "saferedir",
-            "build",
+            *("-m", "saferedir", "build"),
             "--model",
             str(model),
             "--redirector",
@@ -142,9 +137,7 @@ def main() -> None:
             figures["generate_2_steps_512"] = timed(
                 [
                     sys.executable,
-                    "-m",
-                    "saferedir",
-                    "generate",
+                    *("-m", "saferedir", "generate"),
                     "a blue square",
                     "--engine-dir",
                     str(engines),
@@ -167,7 +160,7 @@ def main() -> None:
         }
         text = json.dumps(
             {
-                "command": " ".join(["python benchmarks/studies/export_full_size.py", *sys.argv[1:]]),
+                "command": " ".join(["python -m benchmarks.studies.export_full_size", *sys.argv[1:]]),
                 "unet_parameters": parameters,
                 "weights": "random",
                 "machine": f"{os.cpu_count()} cores, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",

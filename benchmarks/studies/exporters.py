@@ -1,32 +1,28 @@
 """torch.onnx's two exporters and optimum's on the demo's UNet: seconds to export, nodes, and speed under ONNX Runtime.
 
 Latencies are taken in turns, one call of each, so that all meet the same machine. Needs onnxscript, optimum and optimum-onnx
-besides the export's requirements. `python benchmarks/studies/exporters.py` writes benchmarks/results/exporters.json.
+besides the export's requirements. `python -m benchmarks.studies.exporters` writes benchmarks/results/exporters.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from engines.networks import NETWORKS, OPSET
+from export.onnx_file import EXAMPLE_SIZES, example, export_network
+from export.sources.model_folder import Source
+from export.wrappers import Unet
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-if __package__ in (None, ""):
-    sys.path[0] = str(ROOT)
-
-import numpy as np  # noqa: E402
-import onnx  # noqa: E402
-import onnxruntime  # noqa: E402
-import torch  # noqa: E402
-
-from engines.networks import NETWORKS, OPSET  # noqa: E402
-from export.onnx_file import EXAMPLE_SIZES, example, export_network  # noqa: E402
-from export.sources.model_folder import Source  # noqa: E402
-from export.wrappers import Unet  # noqa: E402
-
 SPEC = NETWORKS["unet"]
 
 
@@ -121,7 +117,7 @@ def main() -> None:
         figures[name] |= {"median_ms": round(middle, 2), "quartiles_ms": [round(low, 2), round(high, 2)]}
     first = next(iter(times))
     result = {
-        "command": "python benchmarks/studies/exporters.py",
+        "command": "python -m benchmarks.studies.exporters",
         "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__,
         "exporters": figures,

@@ -3,7 +3,7 @@
 Sessions take turns, one call of each in every round, in an order that rotates, the UNet first. With one thread (the default)
 the time is the process's own, which a busy machine hardly disturbs; with more it is the clock's.
 
-`python benchmarks/studies/guard_network.py --unet ENGINE_DIR/unet/model.onnx` writes benchmarks/results/guard_network.json; the
+`python -m benchmarks.studies.guard_network --unet ENGINE_DIR/unet/model.onnx` writes benchmarks/results/guard_network.json; the
 UNet is one of Stable Diffusion 1.5's size, built for ONNX Runtime, and without it only the demo's guard meets a UNet.
 """
 
@@ -12,56 +12,29 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
+import torch
+from diffusers import UNet2DConditionModel
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.studies.export_full_size import UNET
+from engines.networks import NETWORKS, NetworkSpec
+from export.onnx_file import example, export_network
+from export.sources.model_folder import Source
+from export.wrappers import Unet
+from saferedir.checkpoint import load_redirector
+from saferedir.guard import Guard
+from saferedir.heads import Redirector
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-if __package__ in (None, ""):
-    sys.path[0] = str(ROOT)
 
-import numpy as np  # noqa: E402
-import onnxruntime  # noqa: E402
-import torch  # noqa: E402
-from diffusers import UNet2DConditionModel  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
-
-from benchmarks.studies.export_full_size import UNET  # noqa: E402
-from engines.networks import NETWORKS, NetworkSpec  # noqa: E402
-from export.onnx_file import example, export_network  # noqa: E402
-from export.sources.model_folder import Source  # noqa: E402
-from export.wrappers import Unet  # noqa: E402
-from saferedir.checkpoint import load_redirector  # noqa: E402
-from saferedir.guard import Guard  # noqa: E402
-from saferedir.heads import Redirector  # noqa: E402
-
-# What was tried and not kept: processor time as a fraction of the exported guard's with direct convolutions (one thread, 64x64
-# latents, D = 768). The lines on Winograd in two dimensions are of a machine that others used, too.
-LOST = {
-    "token mask computed at every step": "1.05 to 1.08; see 'exported, mask again'",
-    "BatchNorm folded before export": "the same file: torch.onnx folds it",
-    "1x1 downsample folded into the second 3x3 convolution": "another input; beside it, as a centre tap, nine products for one",
-    "first convolutions padded from 4 channels to 16": "1.006",
-    "a Gemm for each attention head's value, not one batched product": "1.000",
-    "mean over the latent as ReduceMean, not GlobalAveragePool": "1.016",
-    "ONNX Runtime's optimisation level extended, or basic": "1.36, 1.41 (no NCHWc convolutions)",
-    "denormals as zero": "1.002",
-    "static latent size in the file": "0.985 to 0.996, for a file that takes one size",
-    "Winograd F(4, 3) along rows alone, in depthwise and 1x3 convolutions": "0.77 of direct convolutions, for latents of 4n rows",
-    "F(5x5, 3x3), F(6x6, 3x3), not F(4x4, 3x3)": "0.72, 0.83 beside 0.68 to 0.70 of the encoder alone: fewer products, in smaller matrices; OpenVINO 0.58 beside 0.60",  # noqa: E501
-    "F(4x4, 3x3): windows by value of the transform, not by tile": "0.69 beside 0.66 of the encoder alone; OpenVINO 0.62 beside 0.65",  # noqa: E501
-    "F(4x4, 3x3): bias and ReLU in the transform back, as Gemm": "0.72 beside 0.70; with two threads 0.75 beside 0.71",
-    "F(4x4, 3x3): downsample added by that Gemm": "0.70 beside 0.68 of the encoder alone; two threads 0.75 beside 0.80",
-    "F(4x4, 3x3): last bias after the mean, the ReLU as a maximum": "0.68 beside 0.68 of the encoder alone",
-    "F(4x4, 3x3): transform back as a 1x1 convolution, of one or both of a block's layers": "0.75, 0.77 beside 0.70",
-    "F(4x4, 3x3): a row of zeros appended to the pixels, not tiles of zeros": "0.75 beside 0.68 of the encoder alone",
-    "F(4x4, 3x3): output channels in two or four parts": "two: 0.73 beside 0.75, four: 0.79 beside 0.75, of the encoder alone; with two threads 0.78, 0.76 in one part",  # noqa: E501
-    "F(4x4, 3x3): the 36 products as a grouped 1x1 convolution": "1.18 of the products' time (256 channels): reordering takes 4.5 of 13.6 ms",  # noqa: E501
-    "F(4x4, 3x3): the 36 products as products of their own": "1.36 of the products' time (256 channels), for splitting and joining",
-}
 Times = Mapping[str, np.ndarray]
 
 
@@ -181,7 +154,7 @@ def main() -> None:
         shapes = {"demo": run(demo, 16, demo_unet, 20 * arguments.rounds, arguments.threads)}
     shapes["Stable Diffusion 1.5"] = run(full, 64, full_unet, arguments.rounds, arguments.threads)
     result = {
-        "command": "python benchmarks/studies/guard_network.py" + (" --unet ENGINE_DIR/unet/model.onnx" if arguments.unet else ""),
+        "command": "python -m benchmarks.studies.guard_network" + (" --unet ENGINE_DIR/unet/model.onnx" if arguments.unet else ""),
         "threads": arguments.threads,
         "time": "of the process" if arguments.threads == 1 else "of the clock",
         "machine": platform.processor() or platform.machine(),
@@ -189,7 +162,6 @@ def main() -> None:
         "onnxruntime": onnxruntime.__version__,
         "columns": "median, 5th and 95th percentile",
         "shapes": shapes,
-        "lost": LOST,
     }
     print(json.dumps(result, indent=2))
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")

@@ -8,7 +8,7 @@ Each runs in a process of its own; its CPU seconds are those of the work without
 Errors are those of the file, computed by `export.precision.emulation`. The float32 export, which the first two ways need, is
 listed, too.
 
-`python benchmarks/studies/precision_error.py` writes benchmarks/results/precision.json from the demo's networks.
+`python -m benchmarks.studies.precision_error` writes benchmarks/results/precision.json from the demo's networks.
 precision_full_size.json is of the UNet of a model of Stable Diffusion 1.5's size with random weights, as
 `export_full_size.write_model` makes it.
 """
@@ -31,29 +31,26 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnxruntime.transformers import float16
+from torch import Tensor, nn
+
+from benchmarks.studies.exporters import latencies
+from engines.backends.contract import run_once
+from engines.backends.registry import open_backend
+from engines.networks import NETWORKS
+from export.build_command import DEMO_MODEL
+from export.network_build import COMPONENT_OF
+from export.onnx_file import example, export_network
+from export.precision.emulation import emulate
+from export.precision.half_precision import ANY_DTYPE_OPS, FOLLOWING_OPS, HALF_OPS, convert
+from export.sources.model_folder import Source
+from export.wrappers import TextEncoder, Unet, VaeDecoder
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-if __package__ in (None, ""):
-    sys.path[0] = str(ROOT)
-
-import numpy as np  # noqa: E402
-import onnx  # noqa: E402
-import onnxruntime  # noqa: E402
-import torch  # noqa: E402
-from onnxruntime.transformers import float16  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-
-from benchmarks.studies.exporters import latencies  # noqa: E402
-from engines.backends.contract import run_once  # noqa: E402
-from engines.backends.registry import open_backend  # noqa: E402
-from engines.networks import NETWORKS  # noqa: E402
-from export.build_command import DEMO_MODEL  # noqa: E402
-from export.network_build import COMPONENT_OF  # noqa: E402
-from export.onnx_file import example, export_network  # noqa: E402
-from export.precision.emulation import emulate  # noqa: E402
-from export.precision.half_precision import ANY_DTYPE_OPS, FOLLOWING_OPS, HALF_OPS, convert  # noqa: E402
-from export.sources.model_folder import Source  # noqa: E402
-from export.wrappers import TextEncoder, Unet, VaeDecoder  # noqa: E402
-
 WRAPPERS = {"text_encoder": TextEncoder, "unet": Unet, "vae_decoder": VaeDecoder}
 WAYS = {"float16": ("pass", "tool", "export"), "bfloat16": ("pass", "export")}
 
@@ -239,7 +236,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=ROOT / "engines", prefix=".precision-") as folder:
         figures = {network: compare_ways(network, arguments.model, Path(folder), arguments.limit) for network in arguments.networks}
         result = {
-            "command": " ".join(["python benchmarks/studies/precision_error.py", *sys.argv[1:]]).replace(arguments.model, "MODEL"),
+            "command": " ".join(["python -m benchmarks.studies.precision_error", *sys.argv[1:]]).replace(arguments.model, "MODEL"),
             "machine": f"{os.cpu_count()} cores, {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
             "torch": torch.__version__,
             "onnxruntime": onnxruntime.__version__,

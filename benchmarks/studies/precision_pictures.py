@@ -1,6 +1,6 @@
 """What half precision does to whole pictures and to the guard's verdicts: the demo's loop with emulated networks, against float32.
 
-`python benchmarks/studies/precision_pictures.py` writes benchmarks/results/precision_pictures.json: for each precision and for
+`python -m benchmarks.studies.precision_pictures` writes benchmarks/results/precision_pictures.json: for each precision and for
 a decoder in float16, which no option builds, over 48 prompts of which half burn.
 """
 
@@ -14,21 +14,18 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+import onnx
+
+from engines.manifest import FileRecord, Manifest
+from export.build import BuildOptions, build
+from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR
+from export.precision.choice import network_precisions
+from export.precision.emulation import emulate
+from export.precision.half_precision import convert
+from runtime import GuardedPipeline, Result
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-if __package__ in (None, ""):
-    sys.path[0] = str(ROOT)
-
-import numpy as np  # noqa: E402
-import onnx  # noqa: E402
-
-from engines.manifest import FileRecord, Manifest  # noqa: E402
-from export.build import BuildOptions, build  # noqa: E402
-from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR  # noqa: E402
-from export.precision.choice import network_precisions  # noqa: E402
-from export.precision.emulation import emulate  # noqa: E402
-from export.precision.half_precision import convert  # noqa: E402
-from runtime import GuardedPipeline, Result  # noqa: E402
-
 PROMPTS = [
     f"a {fire}{colour} {shape} on a grey background"
     for fire, colour, shape in itertools.product(
@@ -103,7 +100,7 @@ def main() -> None:
     arguments.output.write_text(
         json.dumps(
             {
-                "command": " ".join(["python benchmarks/studies/precision_pictures.py", *sys.argv[1:]]),
+                "command": " ".join(["python -m benchmarks.studies.precision_pictures", *sys.argv[1:]]),
                 "scheduler": "ddim, guidance 7.5",
                 "num_inference_steps": arguments.num_inference_steps,
                 "against_float32": figures,

@@ -1,23 +1,19 @@
-"""The figures of benchmarks/README.md, from the published documents. `python benchmarks/suite/page.py` writes them again."""
+"""The figures of benchmarks/README.md, from the published documents. `python -m benchmarks.suite.page` writes them again."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers.catalog import OWN
+from benchmarks.suite.document import device_mebibytes
+from benchmarks.suite.figures import INSIDE
+from benchmarks.suite.sampling import GUARDED, TRIGGERED
+from engines.store.atomic import replacing
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-if __package__ in (None, ""):
-    sys.path[0] = str(ROOT)
-
-from benchmarks.peers.catalog import OWN  # noqa: E402
-from benchmarks.suite.document import device_mebibytes  # noqa: E402
-from benchmarks.suite.figures import INSIDE  # noqa: E402
-from benchmarks.suite.sampling import GUARDED, TRIGGERED  # noqa: E402
-from engines.store.atomic import replacing  # noqa: E402
-
 PAGE, RESULTS = ROOT / "benchmarks" / "README.md", ROOT / "benchmarks" / "results"
 START, END = "<!-- figures: written by benchmarks/suite/page.py -->", "<!-- end of figures -->"
 PLOTS = {

@@ -1,4 +1,4 @@
-"""Plots of a document, made from its JSON alone. `python benchmarks/suite/plots.py FILE.json` draws them again beside it."""
+"""Plots of a document, made from its JSON alone. `python -m benchmarks.suite.plots FILE.json` draws them again beside it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-if __package__ in (None, ""):
-    sys.path[0] = str(ROOT)
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
-import numpy as np  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.ticker import LogLocator  # noqa: E402
-
-from benchmarks.suite.curves import Curve  # noqa: E402
-from benchmarks.suite.figures import INSIDE, TIMELINE_STEPS  # noqa: E402
-from benchmarks.suite.sampling import GUARDED, MODES  # noqa: E402
-from benchmarks.suite.timing import LOOP_NETWORKS  # noqa: E402
-from engines.store.atomic import replacing  # noqa: E402
+from benchmarks.suite.curves import Curve
+from benchmarks.suite.figures import INSIDE, TIMELINE_STEPS
+from benchmarks.suite.sampling import GUARDED, MODES
+from benchmarks.suite.timing import LOOP_NETWORKS
+from engines.store.atomic import replacing
 
 COLOURS = {
     "text_encoder": "#8c6bb1",

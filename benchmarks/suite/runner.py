@@ -1,4 +1,4 @@
-"""Runs a plan and gives its document: everything `benchmarks/suite/latency.schema.json` describes, ready for JSON."""
+"""Measures what the settings ask for, and gives the document that `benchmarks/suite/latency.schema.json` describes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.peers.contest import contest
 from benchmarks.suite import figures, floor, grid, machine
 from benchmarks.suite.flops import Count
 from benchmarks.suite.sampling import GUARDED, MODES, TRIGGERED, UNGUARDED, Run, Workload, interleave, same_work
-from benchmarks.suite.settings import Plan
+from benchmarks.suite.settings import Settings
 from benchmarks.suite.target import Target
 from benchmarks.suite.timing import CallLog
 from engines.manifest import Manifest, Policy
@@ -27,10 +27,13 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Suite:
-    """A plan on a target. `peers` are names in `benchmarks.peers.catalog.PEERS`; `command` is what the document says made it."""
+    """A target and what to measure on it.
+
+    `peers` are names in `benchmarks.peers.catalog.PEERS`; `command` is what the document says made it.
+    """
 
     target: Target
-    plan: Plan
+    settings: Settings
     workload: Workload
     with_grid: bool
     peers: Sequence[str]
@@ -71,20 +74,22 @@ class Suite:
         return document, figures.raw_rows(runs)
 
     def _compare(self, pipeline: GuardedPipeline, log: CallLog) -> list[Run]:
-        with _bar("runs", len(MODES) * (self.plan.rounds + self.plan.warm_up_rounds)) as tick:
-            return interleave(pipeline, log, self.workload, self.target.trained, self.plan.rounds, tick, self.plan.warm_up_rounds)
+        with _bar("runs", len(MODES) * (self.settings.rounds + self.settings.warm_up_rounds)) as tick:
+            return interleave(
+                pipeline, log, self.workload, self.target.trained, self.settings.rounds, tick, self.settings.warm_up_rounds
+            )
 
     def _grid(self, pipeline: GuardedPipeline, log: CallLog) -> list[dict[str, Any]]:
         if not self.with_grid:
             return []
-        workloads, rounds = self.plan.grid.workloads(self.workload), self.plan.grid.rounds
+        workloads, rounds = self.settings.grid.workloads(self.workload), self.settings.grid.rounds
         with _bar("grid", len(workloads) * len(MODES) * (rounds + 1)) as tick:
             return grid.measure(pipeline, log, workloads, self.target.trained, rounds, tick)
 
     def _cold_starts(self) -> list[dict[str, Any]]:
         calls = {mode: (self.workload.prompts(mode), self.workload.options(mode, trained=True)) for mode in (UNGUARDED, GUARDED)}
-        with _bar("cold starts", len(calls) * (self.plan.cold_starts + 1) if self.plan.cold_starts else 0) as tick:
-            return cold_start.compare(self.target.engine_dir, calls, self.plan.cold_starts, tick)
+        with _bar("cold starts", len(calls) * (self.settings.cold_starts + 1) if self.settings.cold_starts else 0) as tick:
+            return cold_start.compare(self.target.engine_dir, calls, self.settings.cold_starts, tick)
 
     def _floor(self, counted: Mapping[str, Count], modes: Sequence[dict[str, Any]]) -> dict[str, Any]:
         guarded = next(found for found in modes if found["mode"] == GUARDED)
@@ -93,14 +98,14 @@ class Suite:
         return {"peaks": peaks, "networks": floor.floors(counted, medians, peaks)}
 
     def _extrapolated(self, modes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        if self.plan.extrapolate_to in (None, self.plan.num_inference_steps):
+        if self.settings.extrapolate_to in (None, self.settings.num_inference_steps):
             return []
-        return figures.extrapolated(modes, self.plan.num_inference_steps, self.plan.extrapolate_to)
+        return figures.extrapolated(modes, self.settings.num_inference_steps, self.settings.extrapolate_to)
 
     def _peers(self, manifest: Manifest) -> list[dict[str, Any]]:
         if not self.peers:
             return []
-        steps = self.plan.peer_steps or self.workload.num_inference_steps
+        steps = self.settings.peer_steps or self.workload.num_inference_steps
         default = manifest.guard.policy if manifest.guard is not None else Policy()
         safe, triggering = (
             Work(
@@ -116,7 +121,7 @@ class Suite:
             for mode, forced in ((GUARDED, 1.0), (TRIGGERED, 0.0))
         )
         with _bar("peers", len(self.peers)) as tick:
-            return contest(self.peers, self.target, safe, triggering, self.plan.peer_rounds, tick)
+            return contest(self.peers, self.target, safe, triggering, self.settings.peer_rounds, tick)
 
     def _describe(self, manifest: Manifest, device: str) -> dict[str, Any]:
         return {
@@ -133,8 +138,8 @@ class Suite:
     def _describe_workload(self) -> dict[str, Any]:
         return {
             **vars(self.workload),
-            "rounds": self.plan.rounds,
-            "warm_up_rounds": self.plan.warm_up_rounds,
+            "rounds": self.settings.rounds,
+            "warm_up_rounds": self.settings.warm_up_rounds,
             "prompts": {mode: self.workload.prompts(mode) for mode in MODES},
         }
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @dataclass(frozen=True)
-class Plan:
+class Settings:
     """How much to measure. `extrapolate_to` is a step count whose time is computed from the measured steps, or None."""
 
     num_inference_steps: int
@@ -42,10 +42,10 @@ class Plan:
         )
 
 
-SMALL = Plan(50, 20, 5, 5, Grid((1, 2, 4, 8), (32, 64, 96, 128), (10, 25, 50, 100), 3))
-FULL = Plan(2, 3, 1, 1, Grid((1,), (256, 384, 512), (2,), 1), extrapolate_to=50)  # a UNet call takes seconds
-SMALL_QUICK = Plan(10, 6, 1, 2, Grid((1, 2), (32, 64), (5, 10), 2))
-FULL_QUICK = Plan(1, 1, 0, 1, Grid((1,), (256,), (1,), 1), extrapolate_to=50)
+SMALL = Settings(50, 20, 5, 5, Grid((1, 2, 4, 8), (32, 64, 96, 128), (10, 25, 50, 100), 3))
+FULL = Settings(2, 3, 1, 1, Grid((1,), (256, 384, 512), (2,), 1), extrapolate_to=50)  # a UNet call takes seconds
+SMALL_QUICK = Settings(10, 6, 1, 2, Grid((1, 2), (32, 64), (5, 10), 2))
+FULL_QUICK = Settings(1, 1, 0, 1, Grid((1,), (256,), (1,), 1), extrapolate_to=50)
 SMALL_SIDE = 128  # pixels; a model of this size or less is measured as the demo is
 
 
@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def plan(arguments: argparse.Namespace, geometry: Geometry) -> Plan:
+def settings_for(arguments: argparse.Namespace, geometry: Geometry) -> Settings:
     """The defaults for a model of this size with what was asked for in their place."""
     small = max(geometry.default_height, geometry.default_width) <= SMALL_SIDE
     chosen = (SMALL_QUICK if small else FULL_QUICK) if arguments.quick else SMALL if small else FULL

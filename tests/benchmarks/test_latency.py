@@ -14,7 +14,7 @@ from benchmarks.latency import main
 from benchmarks.loading import cold_start
 from benchmarks.suite import page
 from benchmarks.suite.document import device_mebibytes, table
-from benchmarks.suite.settings import FULL, FULL_QUICK, SMALL, SMALL_QUICK, parser, peer_names, plan
+from benchmarks.suite.settings import FULL, FULL_QUICK, SMALL, SMALL_QUICK, parser, peer_names, settings_for
 from engines.manifest import Geometry
 
 RESULTS = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "results"
@@ -68,7 +68,7 @@ def test_published_results_fit_the_schema(path):
 
 def test_the_page_shows_the_published_results():
     text = page.PAGE.read_text(encoding="utf-8")
-    assert page.with_figures(text, RESULTS) == text, "write it again with: python benchmarks/suite/page.py"
+    assert page.with_figures(text, RESULTS) == text, "write it again with: python -m benchmarks.suite.page"
 
 
 def test_page_holds_every_figure_of_a_document(measured):
@@ -151,11 +151,11 @@ def test_cold_starts_come_in_turns_after_one_that_is_not_kept(monkeypatch):
     assert found[0]["peak_memory_bytes"]["load"] == 5 and cold_start.compare(Path(), calls, 0, lambda: None) == []
 
 
-def test_plans():
+def test_settings_follow_the_size_of_the_model_and_the_options():
     demo, full = Geometry(96, 4, 16, 64, 64), Geometry(768, 8, 64, 512, 512)
 
     def chosen(*given, geometry=demo):
-        return plan(parser().parse_args(list(given)), geometry)
+        return settings_for(parser().parse_args(list(given)), geometry)
 
     assert chosen() == SMALL and chosen("--quick") == SMALL_QUICK
     assert chosen(geometry=full) == FULL and chosen("--quick", geometry=full) == FULL_QUICK
