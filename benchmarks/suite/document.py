@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.suite.figures import INSIDE
+from benchmarks.suite.ratios import FEWEST, interval_text, range_text
 from benchmarks.suite.sampling import GUARDED
 from engines.store.atomic import replacing
 
@@ -43,11 +44,17 @@ def write(document: dict[str, Any], rows: Sequence[dict[str, Any]], folder: Path
 
 
 def percent(ratio: dict[str, Any]) -> str:
-    """A ratio as what it adds, with its interval and spread."""
-    median, low, high, p5, p95 = (100 * (ratio[key] - 1) for key in ("median", "low", "high", "p5", "p95"))
+    """A ratio as what it adds, with the number of pairs and, where these are enough, its interval and spread."""
+
+    def added(value: float) -> str:
+        return f"{100 * (value - 1):+.2f}"
+
+    median = f"{added(ratio['median']):>7} %"
+    if not (between := range_text(ratio, added)):
+        return f"{median}  {interval_text(ratio, added)}"
     return (
-        f"{median:+7.2f} %  [{low:+.2f}, {high:+.2f}] {100 * ratio['confidence']:.0f} % interval of the median; "
-        f"p5-p95 {p5:+.2f} to {p95:+.2f}; {ratio['count']} pairs"
+        f"{median}  n = {ratio['count']} pairs; {100 * ratio['confidence']:.0f} % interval of the median "
+        f"{interval_text(ratio, added)}; p5-p95 {between}"
     )
 
 
@@ -66,13 +73,14 @@ def _modes(document: dict[str, Any]) -> Iterator[str]:
     yield f"{'milliseconds of a call':<28} {'calls':>5} {'median':>10} {'p5':>10} {'p95':>10} {'share of run':>13}"
     for mode in document["modes"]:
         yield (
-            f"{mode['mode']}: {mode['images_per_second']['median']:.3g} images per second, {', '.join(mode['verdicts'])}; "
-            f"{_graph(mode['execution'])}"
+            f"{mode['mode']}: {mode['images_per_second']['median']:.3g} images per second, n = {mode['runs']} runs; "
+            f"{', '.join(mode['verdicts'])}; {_graph(mode['execution'])}"
         )
         for row in mode["networks"]:
-            found = row["milliseconds"]
+            times = row["milliseconds"]
+            ends = [f"{times[end]:.3f}" if times["count"] >= FEWEST else "" for end in ("p5", "p95")]
             yield (
-                f"  {row['network']:<26} {row['calls']:>5} {found['median']:>10.3f} {found['p5']:>10.3f} {found['p95']:>10.3f} "
+                f"  {row['network']:<26} {row['calls']:>5} {times['median']:>10.3f} {ends[0]:>10} {ends[1]:>10} "
                 f"{row['share']:>12.2%}"
             )
 
@@ -94,20 +102,21 @@ def _cost(document: dict[str, Any]) -> Iterator[str]:
 
 
 def _extrapolated(document: dict[str, Any]) -> Iterator[str]:
-    for found in document["extrapolated"]:
+    runs = {mode["mode"]: mode["runs"] for mode in document["modes"]}
+    for row in document["extrapolated"]:
         yield (
-            f"extrapolated to {found['steps']} steps from {found['from_steps']}: {found['mode']:<20} {found['seconds']:.2f} s, "
-            f"guard adds {100 * (found['over_rest'] - 1):.2f} %"
+            f"extrapolated to {row['steps']} steps from {row['from_steps']}: {row['mode']:<20} {row['seconds']:.2f} s, "
+            f"guard adds {100 * (row['over_rest'] - 1):.2f} %, n = {runs[row['mode']]} runs"
         )
 
 
 def _cold_start(document: dict[str, Any]) -> Iterator[str]:
-    for found in document["cold_start"]:
-        phases = ", ".join(f"{phase} {spread['median']:.2f} s" for phase, spread in found["seconds"].items())
+    for cold in document["cold_start"]:
+        phases = ", ".join(f"{phase} {spread['median']:.2f} s" for phase, spread in cold["seconds"].items())
         yield (
-            f"process start to first image, {found['mode']:<14} {found['to_first_image_seconds']['median']:.2f} s ({phases}), "
-            f"peak memory {max(found['peak_memory_bytes'].values()) / 2**20:.0f} MiB, "
-            f"on the GPU {device_mebibytes(found)}, {found['processes']} processes"
+            f"process start to first image, {cold['mode']:<14} {cold['to_first_image_seconds']['median']:.2f} s, "
+            f"n = {cold['processes']} ({phases}), peak memory {max(cold['peak_memory_bytes'].values()) / 2**20:.0f} MiB, "
+            f"on the GPU {device_mebibytes(cold)}"
         )
 
 
@@ -130,14 +139,14 @@ def _floor(document: dict[str, Any]) -> Iterator[str]:
 def _grid(document: dict[str, Any]) -> Iterator[str]:
     if document["grid"]:
         yield (
-            f"{'batch':>5} {'size':>9} {'steps':>5} {'guard, safe':>12} {'triggering':>11} {'images/s':>9} {'unet ms':>9} "
-            f"{'guard ms':>9}"
+            f"{'batch':>5} {'size':>9} {'steps':>5} {'n':>3} {'guard, safe':>12} {'triggering':>11} {'images/s':>9} "
+            f"{'unet ms':>9} {'guard ms':>9}"
         )
     for cell in document["grid"]:
         inside = [100 * (ratio["median"] - 1) for ratio in cell["cost_of_guard"] if ratio["method"] == INSIDE]
         failed = "  FAIL " + "; ".join(cell["failed_checks"]) if cell["failed_checks"] else ""
         yield (
-            f"{cell['batch_size']:>5} {cell['width']:>4}x{cell['height']:<4} {cell['num_inference_steps']:>5} "
+            f"{cell['batch_size']:>5} {cell['width']:>4}x{cell['height']:<4} {cell['num_inference_steps']:>5} {cell['rounds']:>3} "
             f"{inside[0]:>+10.2f} % {inside[1]:>+9.2f} % {cell['images_per_second'][GUARDED]:>9.3g} "
             f"{cell['milliseconds']['unet']:>9.2f} {cell['milliseconds']['guard']:>9.2f}{failed}"
         )
@@ -149,17 +158,18 @@ def _grid(document: dict[str, Any]) -> Iterator[str]:
 def _peers(document: dict[str, Any]) -> Iterator[str]:
     if document["peers"]:
         yield (
-            f"{'peer':<26} {'time / ours':>11} {'interval':>15} {'seconds':>9} {'load s':>7} {'MiB':>6}  "
+            f"{'peer':<29} {'time / ours':>11} {'n':>3} {'interval':>18} {'seconds':>9} {'load s':>7} {'MiB':>6}  "
             "pictures: largest, mean difference in grey levels"
         )
     for peer in document["peers"]:
         if peer["failure"] is not None:
-            yield f"{peer['peer']:<26} failed: {peer['failure']}"
+            yield f"{peer['peer']:<29} failed: {peer['failure']}"
             continue
         ratio, seconds = peer["ratio"], peer["seconds"]["median"]
-        pictures = "; ".join(f"{kind} {found['max']:.0f}, {found['mean']:.3f}" for kind, found in peer["pictures"].items())
+        between = interval_text(ratio, "{:.2f}".format)
+        pictures = "; ".join(f"{kind} {levels['max']:.0f}, {levels['mean']:.3f}" for kind, levels in peer["pictures"].items())
         verdict = "does not count: DIFFERENT PICTURE" if peer["agreement"] == "different" else peer["agreement"]
         yield (
-            f"{peer['peer']:<26} {ratio['median']:>10.2f}x {ratio['low']:>7.2f}-{ratio['high']:<7.2f} {seconds:>9.2f} "
+            f"{peer['peer']:<29} {ratio['median']:>10.2f}x {ratio['count']:>3} {between:>18} {seconds:>9.2f} "
             f"{peer['load_seconds']:>7.1f} {peer['peak_memory_bytes'] / 2**20:>6.0f}  {verdict} ({pictures})"
         )

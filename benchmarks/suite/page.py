@@ -1,20 +1,25 @@
-"""The figures of benchmarks/README.md, from the published documents. `python -m benchmarks.suite.page` writes them again."""
+"""The figures of benchmarks/results/README.md, from the published documents beside it.
+
+`python -m benchmarks.suite.page` writes them again.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.catalog import OWN
 from benchmarks.suite.document import device_mebibytes
 from benchmarks.suite.figures import INSIDE
+from benchmarks.suite.ratios import interval_text, range_text
 from benchmarks.suite.sampling import GUARDED, TRIGGERED
 from engines.store.atomic import replacing
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PAGE, RESULTS = ROOT / "benchmarks" / "README.md", ROOT / "benchmarks" / "results"
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = RESULTS / "README.md"
 START, END = "<!-- figures: written by benchmarks/suite/page.py -->", "<!-- end of figures -->"
 PLOTS = {
     "overhead": "Cost of the guard by step count and by picture size",
@@ -32,14 +37,16 @@ def update(page: Path = PAGE, results: Path = RESULTS) -> None:
 
 
 def with_figures(text: str, results: Path) -> str:
-    """The page's text with the figures of every document in `results`.
+    """The page's text with the figures of every document in the folder `results`.
 
     Raises:
         ValueError: the page lacks a marker.
     """
     for marker in (START, END):
         if text.count(marker) != 1:
-            raise ValueError(f"{PAGE.name}: expected the line {marker!r} once, found it {text.count(marker)} times")
+            raise ValueError(
+                f"benchmarks/results/{PAGE.name}: expected the line {marker!r} once, found it {text.count(marker)} times"
+            )
     before, rest = text.split(START)
     documents = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("latency-*.json"))]
     loads = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("load_time-*.json"))]
@@ -54,20 +61,23 @@ def with_figures(text: str, results: Path) -> str:
 
 
 def _overview(documents: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """A line for each document: what the guard adds, inside each run, and the fastest peer whose pictures count."""
+    """A line for each document: what the guard adds, inside each run, and the fastest peer whose pictures count; n of each."""
     rows = []
     for document in documents:
         target, work = document["target"], document["workload"]
-        inside = {found["mode"]: _percent(found["median"]) for found in document["cost_of_guard"] if found["method"] == INSIDE}
-        for found in document["extrapolated"]:
-            if found["mode"] in inside:
-                inside[found["mode"]] += f"; {_percent(found['over_rest'])} **extrapolated** to {found['steps']} steps"
+        costs = {cost["mode"]: cost for cost in document["cost_of_guard"] if cost["method"] == INSIDE}
+        inside = {mode: f"{_percent(cost['median'])} (n = {cost['count']})" for mode, cost in costs.items()}
+        for row in document["extrapolated"]:
+            if (mode := row["mode"]) in inside:
+                inside[mode] += (
+                    f"; {_percent(row['over_rest'])} **extrapolated** to {row['steps']} steps (n = {costs[mode]['count']})"
+                )
         peers = {
-            peer["peer"]: peer["ratio"]["median"]
+            peer["peer"]: peer["ratio"]
             for peer in document["peers"]
             if peer["failure"] is None and peer["agreement"] != "different" and peer["peer"] not in OWN
         }
-        nearest = min(peers, key=peers.__getitem__, default=None)
+        nearest = min(peers, key=lambda name: peers[name]["median"], default=None)
         rows.append(
             [
                 f"[{target['name']}](#{target['name']})",
@@ -75,7 +85,7 @@ def _overview(documents: Sequence[dict[str, Any]]) -> Iterator[str]:
                 f"{target['backend']}, {target['precision']}",
                 f"{work['batch_size']} of {work['width']}×{work['height']}, {work['num_inference_steps']} steps",
                 *inside.values(),
-                "" if nearest is None else f"{peers[nearest]:.2f} ({nearest})",
+                "" if nearest is None else f"{peers[nearest]['median']:.2f} ({nearest}; n = {peers[nearest]['count']})",
             ]
         )
     yield ""
@@ -111,13 +121,13 @@ def section(document: dict[str, Any], results: Path) -> Iterator[str]:
         yield from part(document)
     for name, text in PLOTS.items():
         if (results / f"latency-{target['name']}-{name}.png").is_file():
-            yield from (f"![{text}](results/latency-{target['name']}-{name}.png)", "")
+            yield from (f"![{text}](latency-{target['name']}-{name}.png)", "")
 
 
 def load_section(document: dict[str, Any]) -> Iterator[str]:
     """A document of `benchmarks/loading/load_time.py` as Markdown."""
     weights = document["weights_bytes"]
-    moments = max((found["memory_bytes"] for found in document["subjects"].values()), key=len)
+    moments = max((subject["memory_bytes"] for subject in document["subjects"].values()), key=len)
     yield from (
         "",
         f"### Loading {document['target']}",
@@ -131,6 +141,7 @@ def load_section(document: dict[str, Any]) -> Iterator[str]:
         [
             "process start to loaded",
             "s, median (p5 to p95)",
+            "n",
             "diffusers ÷ this",
             "95 % interval",
             *(f"resident after {moment}, × weights" for moment in moments),
@@ -139,13 +150,14 @@ def load_section(document: dict[str, Any]) -> Iterator[str]:
         [
             [
                 name,
-                "{median:.2f} ({p5:.2f} to {p95:.2f})".format(**found["seconds"]),
-                f"{found['diffusers_over_this']['median']:.2f}",
-                f"{found['diffusers_over_this']['low']:.2f} to {found['diffusers_over_this']['high']:.2f}",
-                *(f"{held['resident'] / weights:.2f}" for held in found["memory_bytes"].values()),
-                f"{max(held['peak'] for held in found['memory_bytes'].values()) / weights:.2f}",
+                _spread(subject["seconds"], "{:.2f}".format),
+                str(subject["seconds"]["count"]),
+                f"{subject['diffusers_over_this']['median']:.2f}",
+                interval_text(subject["diffusers_over_this"], "{:.2f}".format),
+                *(f"{memory['resident'] / weights:.2f}" for memory in subject["memory_bytes"].values()),
+                f"{max(memory['peak'] for memory in subject['memory_bytes'].values()) / weights:.2f}",
             ]
-            for name, found in document["subjects"].items()
+            for name, subject in document["subjects"].items()
         ],
     )
 
@@ -172,43 +184,45 @@ def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]
 def _cost(document: dict[str, Any]) -> Iterator[str]:
     rows = [
         [
-            found["mode"],
-            found["method"],
-            f"{_percent(found['median'])}",
-            f"{_percent(found['low'])} to {_percent(found['high'])}",
-            f"{_percent(found['p5'])} to {_percent(found['p95'])}",
-            str(found["count"]),
+            cost["mode"],
+            cost["method"],
+            _percent(cost["median"]),
+            interval_text(cost, _percent),
+            range_text(cost, _percent),
+            str(cost["count"]),
         ]
-        for found in document["cost_of_guard"]
+        for cost in document["cost_of_guard"]
     ]
+    runs = {mode["mode"]: mode["runs"] for mode in document["modes"]}
     rows += [
         [
-            found["mode"],
-            f"inside the run, **extrapolated** to {found['steps']} steps ({found['seconds']:.1f} s) from {found['from_steps']}",
-            _percent(found["over_rest"]),
+            row["mode"],
+            f"inside the run, **extrapolated** to {row['steps']} steps ({row['seconds']:.1f} s) from {row['from_steps']}",
+            _percent(row["over_rest"]),
             "",
             "",
-            "",
+            str(runs[row["mode"]]),
         ]
-        for found in document["extrapolated"]
-        if found["over_rest"] > 1
+        for row in document["extrapolated"]
+        if row["over_rest"] > 1
     ]
-    yield from _rows(["the guard adds", "method", "median", "95 % interval", "p5 to p95", "pairs"], rows)
+    yield from _rows(["the guard adds", "method", "median", "95 % interval", "p5 to p95", "n, pairs"], rows)
 
 
 def _networks(document: dict[str, Any]) -> Iterator[str]:
     rows = []
     for name in dict.fromkeys(row["network"] for mode in document["modes"] for row in mode["networks"]):
-        found = [next((row for row in mode["networks"] if row["network"] == name), None) for mode in document["modes"]]
-        calls = " or ".join(dict.fromkeys(str(row["calls"]) for row in found if row))
+        of_mode = [next((row for row in mode["networks"] if row["network"] == name), None) for mode in document["modes"]]
+        calls = " or ".join(dict.fromkeys(str(row["calls"]) for row in of_mode if row))
         rows.append(
             [
                 f"{name} × {calls}",
-                *("{median:.3f} ({p5:.3f} to {p95:.3f})".format_map(row["milliseconds"]) if row else "" for row in found),
+                *(_spread(row["milliseconds"], "{:.3f}".format) if row else "" for row in of_mode),
             ]
         )
     rows.append(["images per second", *(f"{mode['images_per_second']['median']:.3g}" for mode in document["modes"])])
-    yield from _rows(["milliseconds of a call, median (p5 to p95)", *(mode["mode"] for mode in document["modes"])], rows)
+    modes = [f"{mode['mode']} (n = {mode['runs']})" for mode in document["modes"]]
+    yield from _rows(["milliseconds of a call, median (p5 to p95) of n runs", *modes], rows)
 
 
 def _floor(document: dict[str, Any]) -> Iterator[str]:
@@ -241,6 +255,7 @@ def _cold_start(document: dict[str, Any]) -> Iterator[str]:
     yield from _rows(
         [
             "process of its own",
+            "n",
             "to first image, s",
             *(document["cold_start"][0]["seconds"] if document["cold_start"] else ()),
             "peak memory, MiB",
@@ -248,13 +263,14 @@ def _cold_start(document: dict[str, Any]) -> Iterator[str]:
         ],
         [
             [
-                found["mode"],
-                f"{found['to_first_image_seconds']['median']:.2f}",
-                *(f"{spread['median']:.2f}" for spread in found["seconds"].values()),
-                f"{max(found['peak_memory_bytes'].values()) / 2**20:.0f}",
-                device_mebibytes(found),
+                cold["mode"],
+                str(cold["processes"]),
+                f"{cold['to_first_image_seconds']['median']:.2f}",
+                *(f"{spread['median']:.2f}" for spread in cold["seconds"].values()),
+                f"{max(cold['peak_memory_bytes'].values()) / 2**20:.0f}",
+                device_mebibytes(cold),
             ]
-            for found in document["cold_start"]
+            for cold in document["cold_start"]
         ],
     )
 
@@ -263,7 +279,9 @@ def _peers(document: dict[str, Any]) -> Iterator[str]:
     rows = []
     for peer in document["peers"]:
         if peer["failure"] is not None:
-            rows.append([f"{peer['peer']}: {peer['description']}", peer["precision"], f"failed: {peer['failure']}", "", "", "", ""])
+            rows.append(
+                [f"{peer['peer']}: {peer['description']}", peer["precision"], f"failed: {peer['failure']}", "", "", "", "", ""]
+            )
             continue
         ratio, pictures = peer["ratio"], peer["pictures"].values()
         agreement = "**different: does not count**" if peer["agreement"] == "different" else peer["agreement"]
@@ -272,10 +290,11 @@ def _peers(document: dict[str, Any]) -> Iterator[str]:
                 f"{peer['peer']}: {peer['description']}",
                 peer["precision"],
                 f"{ratio['median']:.2f}",
-                f"{ratio['low']:.2f} to {ratio['high']:.2f}",
+                str(ratio["count"]),
+                interval_text(ratio, "{:.2f}".format),
                 f"{peer['load_seconds']:.1f}",
                 f"{peer['peak_memory_bytes'] / 2**20:.0f}",
-                f"{agreement}: {max(found['max'] for found in pictures):.0f}, {max(found['mean'] for found in pictures):.3f}",
+                f"{agreement}: {max(one['max'] for one in pictures):.0f}, {max(one['mean'] for one in pictures):.3f}",
             ]
         )
     steps = ", ".join(sorted({str(peer["num_inference_steps"]) for peer in document["peers"]}))
@@ -284,6 +303,7 @@ def _peers(document: dict[str, Any]) -> Iterator[str]:
             "peer",
             "precision",
             f"its time ÷ ours ({GUARDED}), {steps} steps",
+            "n, pairs",
             "95 % interval",
             "load, s",
             "peak memory, MiB",
@@ -291,6 +311,12 @@ def _peers(document: dict[str, Any]) -> Iterator[str]:
         ],
         rows,
     )
+
+
+def _spread(values: dict[str, Any], number: Callable[[float], str]) -> str:
+    """The median, and the range of percentiles where there are values enough."""
+    between = range_text(values, number)
+    return f"{number(values['median'])} ({between})" if between else number(values["median"])
 
 
 def _percent(ratio: float) -> str:

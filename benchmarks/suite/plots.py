@@ -14,6 +14,7 @@ from matplotlib.ticker import LogLocator
 
 from benchmarks.suite.curves import Curve
 from benchmarks.suite.figures import INSIDE, TIMELINE_STEPS
+from benchmarks.suite.ratios import FEWEST, interval
 from benchmarks.suite.sampling import GUARDED, MODES
 from benchmarks.suite.timing import LOOP_NETWORKS
 from engines.store.atomic import replacing
@@ -103,7 +104,10 @@ def overhead(document: dict[str, Any]) -> Figure | None:
     for axes in (left, right):
         axes.legend()
         axes.grid(axis="y", alpha=0.3)
-    figure.suptitle("Cost of the guard on safe prompts, every step checked (inside each run; bars: 95 % interval of the median)")
+    counts = sorted({ratio["count"] for cell in cells for ratio in cell["cost_of_guard"]})
+    bars = "bars: 95 % interval of the median" if max(counts) >= FEWEST else "no intervals"
+    pairs = " or ".join(map(str, counts))
+    figure.suptitle(f"Cost of the guard on safe prompts, every step checked (inside each run; n = {pairs} a point; {bars})")
     return figure
 
 
@@ -120,7 +124,8 @@ def _overhead_line(axes: Any, places: list[float], cells: list[dict[str, Any]], 
     ratios = [
         next(ratio for ratio in cell["cost_of_guard"] if ratio["mode"] == GUARDED and ratio["method"] == INSIDE) for cell in cells
     ]
-    middle, low, high = (np.array([100 * (ratio[key] - 1) for ratio in ratios]) for key in ("median", "low", "high"))
+    middle = np.array([100 * (ratio["median"] - 1) for ratio in ratios])
+    low, high = 100 * (np.array([interval(ratio) or (np.nan, np.nan) for ratio in ratios], np.float64).T - 1)  # NaN: no bar
     axes.errorbar(
         places, middle, yerr=[middle - low, high - middle], color=colour, label=label, marker="o", ms=4, capsize=3, lw=1.2
     )
@@ -158,7 +163,7 @@ def networks(document: dict[str, Any]) -> Figure:
     axes.set(
         xlabel="seconds, median call times number of calls",
         title=f"Where the time goes: {document['workload']['batch_size']} x {document['workload']['width']}x"
-        f"{document['workload']['height']}, {steps} steps",
+        f"{document['workload']['height']}, {steps} steps, n = {document['modes'][0]['runs']} runs of each",
     )
     figure.legend(loc="outside upper center", ncols=6)
     return figure
@@ -191,7 +196,7 @@ def timeline(document: dict[str, Any]) -> Figure:
         axes.grid(axis="x", alpha=0.3)
         axes.set_axisbelow(True)
     axes.set_xlabel("milliseconds since the first UNet call")
-    figure.suptitle(f"The first {TIMELINE_STEPS} steps of each mode's median run")
+    figure.suptitle(f"The first {TIMELINE_STEPS} steps of each mode's median run, of n = {document['modes'][0]['runs']}")
     return figure
 
 
@@ -217,7 +222,8 @@ def curves(document: dict[str, Any]) -> Figure | None:
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.suptitle("Cost of a call: measured medians and fitted curves")
+    rounds = " or ".join(map(str, sorted({cell["rounds"] for cell in cells})))
+    figure.suptitle(f"Cost of a call: measured medians (n = {rounds} runs a point) and fitted curves")
     return figure
 
 

@@ -71,6 +71,22 @@ def test_the_page_shows_the_published_results():
     assert page.with_figures(text, RESULTS) == text, "write it again with: python -m benchmarks.suite.page"
 
 
+def test_the_page_prints_no_interval_from_fewer_than_three_pairs():
+    """The documents of before that rule have numbers there."""
+    text, few = page.PAGE.read_text(encoding="utf-8"), 0
+    for path in RESULTS.glob("latency-*.json"):
+        document = json.loads(path.read_text(encoding="utf-8"))
+        lines = text.split(f"### {document['target']['name']}\n")[1].split("\n### ")[0].splitlines()
+        for cost in document["cost_of_guard"]:
+            (line,) = (line for line in lines if line.startswith(f"| {cost['mode']} | {cost['method']} |"))
+            assert line.endswith(f"| {cost['count']} |") and line.count("%") == (5 if cost["count"] >= 3 else 1)
+            few += cost["count"] < 3
+        for peer in document["peers"]:
+            (line,) = (line for line in lines if line.startswith(f"| {peer['peer']}: "))
+            assert ("no interval" in line) == (peer["ratio"]["count"] < 3)
+    assert few and text.count("no interval") > few
+
+
 def test_page_holds_every_figure_of_a_document(measured):
     text = page.with_figures(f"before\n{page.START}\noutdated\n{page.END}\nafter", measured[0])
     assert text.startswith("before") and text.endswith("after") and "outdated" not in text
@@ -80,6 +96,7 @@ def test_page_holds_every_figure_of_a_document(measured):
         "**extrapolated** to 20 steps",
         "guard × 2 or 1 |",
         "latency-measured-here-timeline.png",
+        "| n = 2, no interval |",
         "Peaks of the machine",
     ):
         assert phrase in text
@@ -95,7 +112,7 @@ def test_figures_agree_with_each_other(measured):
     assert {row["network"]: row["calls"] for row in guarded["networks"]}["guard"] == 2
     assert guarded["checks_per_image"] == [2]
     inside = next(found for found in document["cost_of_guard"] if found["mode"] == "guarded, safe")
-    assert inside["method"] == "inside each run" and inside["count"] == 2
+    assert inside["method"] == "inside each run" and inside["count"] == 2 and inside["low"] is inside["high"] is None
     assert inside["median"] == pytest.approx(1 / (1 - share["guard"]), rel=0.2)
     assert len(document["grid"]) == 4 and {curve["network"] for curve in document["curves"]} == {"unet", "guard", "sampler_step"}
     for found, mode in zip(document["extrapolated"], document["modes"], strict=True):
@@ -107,7 +124,14 @@ def test_figures_agree_with_each_other(measured):
 def test_table_and_files(measured):
     folder, document = measured
     text = table(document)
-    for phrase in ("what the guard adds", "extrapolated to 20 steps from 2", "ok   safe prompts are checked", "peaks: GEMM"):
+    for phrase in (
+        "what the guard adds",
+        "n = 2, no interval",
+        "images per second, n = 2 runs",
+        "extrapolated to 20 steps from 2",
+        "ok   safe prompts are checked",
+        "peaks: GEMM",
+    ):
         assert phrase in text
     with open(folder / "latency-measured-here.csv", newline="") as file:
         rows = list(csv.DictReader(file))

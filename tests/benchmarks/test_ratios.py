@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.peers.contest import agreement, difference, figures
 from benchmarks.suite.curves import fit
-from benchmarks.suite.ratios import RESAMPLES, Spread, paired_ratio
+from benchmarks.suite.ratios import RESAMPLES, Spread, interval, interval_text, paired_ratio, range_text
 
 
 def test_spread_of_known_values():
@@ -35,6 +35,19 @@ def test_interval_of_three_pairs_has_its_exact_probabilities():
     # The median of three draws from three values is the smallest in 7 of 27 cases, so both ends reach the extremes.
     ratio = paired_ratio([1.0, 2.0, 4.0], [1.0, 1.0, 1.0])
     assert (ratio.low, ratio.median, ratio.high) == (1.0, 2.0, 4.0) and RESAMPLES >= 1000
+
+
+@pytest.mark.parametrize("pairs", [1, 2])
+def test_fewer_than_three_pairs_have_no_interval(pairs):
+    ratio = paired_ratio([1.0, 2.0][:pairs], [1.0, 1.0][:pairs])
+    assert (ratio.count, ratio.low, ratio.high) == (pairs, None, None) and ratio.median == (1 + pairs) / 2
+
+
+@pytest.mark.parametrize("count, ends, between", [(3, "1.10 to 1.30", "1.15 to 1.25"), (2, "n = 2, no interval", "")])
+def test_an_interval_in_a_document_counts_from_three_pairs_on(count, ends, between):
+    published = {"median": 1.2, "p5": 1.15, "p95": 1.25, "low": 1.1, "high": 1.3, "count": count}
+    assert interval(published) == ((1.1, 1.3) if count == 3 else None)
+    assert interval_text(published, "{:.2f}".format) == ends and range_text(published, "{:.2f}".format) == between
 
 
 @pytest.mark.parametrize("above, below", [([1.0], [1.0, 2.0]), ([1.0], [0.0]), ([1.0], [float("nan")]), ([], [])], ids=str)
