@@ -25,8 +25,9 @@ import onnxruntime
 import openvino
 
 from engines.backends.contract import Backend, Engine
+from engines.backends.host_memory import HostMemory, check_arrays
 from engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
-from engines.backends.openvino_cpu import OpenVinoBackend, OpenVinoEngine
+from engines.backends.openvino_cpu import HINTS, OpenVinoBackend, OpenVinoEngine
 from engines.manifest import Manifest, Policy
 from engines.networks import LONGEST_HISTORY, NETWORKS, NetworkSpec
 from engines.store.default_folder import engine_folder
@@ -39,23 +40,49 @@ Call = Callable[[], None]
 Figures = dict[str, dict[str, object]]
 OURS, WARM_UP, STEPS = "onnxruntime float32", 1, 5  # the first candidate; rounds; of the loop
 LEVELS = onnxruntime.GraphOptimizationLevel
+CORE = openvino.Core()  # lives as long as the process: a second one that goes leaves a thread without its signal stack
 
 
-class EveryNetwork(OpenVinoBackend):
-    """The precision for every network, the guard, too."""
+class EveryNetwork(HostMemory):
+    """OpenVINO with one precision for every network, the guard, too."""
 
-    def load(self, path: Path, spec: NetworkSpec) -> OpenVinoEngine:
-        return OpenVinoEngine(self._core, self._core.read_model(path), spec, self._precision)
+    name = "openvino"
+
+    def __init__(self, precision: str) -> None:
+        self.precision = precision
+        self.device = f"OpenVINO {openvino.__version__}, CPU, {precision}"
+
+    def load(self, path: Path, spec: NetworkSpec) -> Engine:
+        return OpenVinoEngine(CORE, CORE.read_model(path), spec, self.precision)
 
 
 class Dynamic(EveryNetwork):
     """Compiled once, for any shape."""
 
-    def load(self, path: Path, spec: NetworkSpec) -> OpenVinoEngine:
-        engine = super().load(path, spec)
-        compiled = self._core.compile_model(engine._model, "CPU", {"INFERENCE_PRECISION_HINT": engine._hint})
-        engine._compile = lambda shapes: compiled  # type: ignore[method-assign]
-        return engine
+    def load(self, path: Path, spec: NetworkSpec) -> Engine:
+        return DynamicEngine(
+            CORE.compile_model(CORE.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": HINTS[self.precision]}), spec
+        )
+
+
+class DynamicEngine:
+    """A network that was compiled for any shape."""
+
+    def __init__(self, compiled: openvino.CompiledModel, spec: NetworkSpec) -> None:
+        self.spec, self._compiled = spec, compiled
+
+    def bind(self, **tensors: np.ndarray) -> Call:
+        """See `engines.backends.contract.Engine.bind`."""
+        check_arrays(self.spec, tensors)
+        request = self._compiled.create_infer_request()
+        for name, array in tensors.items():
+            request.set_tensor(name, openvino.Tensor(array, shared_memory=True))
+
+        def call(held: dict[str, np.ndarray] = tensors) -> None:  # OpenVINO knows addresses only: the call holds the arrays
+            request.start_async()
+            request.wait()
+
+        return call
 
 
 class WithOptions(OnnxRuntimeBackend):
@@ -107,7 +134,6 @@ LOOPS: dict[str, Callable[[], Backend]] = {
     "one thread": lambda: WithOptions("intra_op_num_threads", 1),
     "no NCHWc layout": lambda: WithOptions("graph_optimization_level", LEVELS.ORT_ENABLE_EXTENDED),
     "basic graph optimisation": lambda: WithOptions("graph_optimization_level", LEVELS.ORT_ENABLE_BASIC),
-    "no memory arena": lambda: WithOptions("enable_cpu_mem_arena", False),
     "no memory pattern": lambda: WithOptions("enable_mem_pattern", False),
     "denormals are zero": lambda: WithOptions("session.set_denormal_as_zero", "1"),
     "weights not prepacked": lambda: WithOptions("session.disable_prepacking", "1"),
@@ -115,22 +141,23 @@ LOOPS: dict[str, Callable[[], Backend]] = {
 
 
 def in_turns(calls: Mapping[str, Call], rounds: int) -> Figures:
-    """Medians of each call, and ratios to the first."""
+    """Medians of each call, and ratios to the first, of `rounds` rounds after one that is not counted."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds + WARM_UP):
         for name, call in calls.items():
             started = time.perf_counter()
             call()
             times[name].append(1000 * (time.perf_counter() - started))
-    times = {name: found[WARM_UP:] for name, found in times.items()}
+    times = {name: milliseconds[WARM_UP:] for name, milliseconds in times.items()}
     first, figures = np.array(next(iter(times.values()))), dict[str, dict[str, object]]()
-    for name, found in times.items():
-        low, middle, high = np.percentile(np.array(found) / first, [25, 50, 75])
+    for name, milliseconds in times.items():
+        low, middle, high = np.percentile(np.array(milliseconds) / first, [25, 50, 75])
         figures[name] = {
-            "median_ms": round(float(np.median(found)), 3),
-            "fastest_ms": round(min(found), 3),
+            "median_ms": round(float(np.median(milliseconds)), 3),
+            "fastest_ms": round(min(milliseconds), 3),
             "ratio": round(float(middle), 3),
             "ratio_quartiles": [round(float(low), 3), round(float(high), 3)],
+            "n": rounds,
         }
     return figures
 
@@ -188,14 +215,14 @@ def loops(folder: Path, manifest: Manifest, sizes: dict[str, int], rounds: int) 
 
         calls[name] = call
     figures = in_turns(calls, rounds)
-    for name, found in figures.items():
-        found |= {"outside_engines_ms_per_step": round(float(np.median(outside[name])), 4)}
+    for name, row in figures.items():
+        row |= {"outside_engines_ms_per_step": round(float(np.median(outside[name])), 4)}
     return figures
 
 
 def show(title: str, figures: Figures) -> Figures:
-    for name, found in figures.items():
-        print(f"{title:<13} {name:<34} {found}", flush=True)
+    for name, row in figures.items():
+        print(f"{title:<13} {name:<34} {row}", flush=True)
     gc.collect()
     return figures
 

@@ -5,8 +5,7 @@ own loop and capture. Compared, interleaved, after warm-up:
 
   eager        every network launched by itself, the streams forked and joined at each step
   loop graph   one graph of all steps
-  step graphs  one graph of two steps (the arrays that a step reads and the next one writes are there twice), replayed
-               for every pair, its row of the sampler's table copied in on the device
+  step graphs  one graph of two steps, replayed for every pair (`benchmarks.studies.step_graphs`)
   unguarded    one graph of all steps, without the guard
 
 `python -m benchmarks.studies.cuda_graph` writes benchmarks/results/cuda_graph.json. Needs a GPU, PyTorch's CUDA build, cuda-python.
@@ -18,79 +17,56 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from engines.backends.program import Execution, Progress
-from engines.cuda.device import DeviceArray, open_cuda
+from benchmarks.studies.step_graphs import RebindableEngine, StepGraphs
+from engines.backends.program import Execution, Program, Progress
+from engines.cuda.device import open_cuda
 from engines.cuda.graph import CudaProgram, Lanes
-from engines.errors import InputError
 from engines.manifest import Policy
 from engines.networks import NETWORKS
 from engines.store.atomic import replacing
-from runtime.loop import Loop
+from runtime.loop import Loop, Trace
 from runtime.samplers.schedules import NoiseSchedule
-from runtime.samplers.tables import SamplerTable, sampler_table
+from runtime.samplers.tables import sampler_table
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GUIDANCE = 7.5
 
 
-class StepGraphs:
-    """A loop of `table`, run as one graph of two steps that is replayed for every pair of rows.
+class TimedProgram:
+    """A program of `engines.backends.program.Program` that keeps the milliseconds of its last run.
 
-    The rows of the table are copied into the two rows that the graph reads, on the stream, before each replay, and what
-    the two steps report is copied out after it.
+    They count from the launch to the end of the device's work, without what the loop writes before and reads after.
     """
 
-    def __init__(self, loop: Loop, table: SamplerTable, cuda: Any, stream: Any) -> None:
-        """`loop` was made with the first two rows of `table`, which has an even number of rows."""
-        if table.rows % 2:
-            raise InputError(f"steps: expected an even number, found {table.rows}")
-        self._loop, self._cuda, self._stream = loop, cuda, stream
-        self._copies = [
-            (self._rows(loop._timesteps, table.timesteps), loop._timesteps),
-            (self._rows(loop._coefficients, table.coefficients), loop._coefficients),
-        ]
-        self._reports = [
-            (buffer, cuda.zeros((table.rows, *buffer.shape[1:]), buffer.dtype.name, rows=True))
-            for buffer in (loop._finite, loop._p_unsafe)
-        ]
-        self._pairs = table.rows // 2
-
-    def _rows(self, like: DeviceArray, values: np.ndarray) -> DeviceArray:
-        array = self._cuda.zeros(values.shape, like.dtype.name, rows=True)
-        self._cuda.write(array, values, self._stream)
-        return array
-
-    def run(self, progress: Progress | None = None) -> None:
-        """Enqueue all steps."""
-        for pair in range(self._pairs):
-            for row in (0, 1):
-                for origin, to in self._copies:
-                    self._cuda.copy(to[row, ...], origin[2 * pair + row, ...], self._stream)
-            self._loop._program.run()
-            for row in (0, 1):
-                for origin, to in self._reports:
-                    self._cuda.copy(to[2 * pair + row, ...], origin[row, ...], self._stream)
-
-    @property
-    def p_unsafe(self) -> np.ndarray:
-        """[R, B] of the last run."""
-        return self._cuda.read(self._reports[1][1], self._stream)
+    def __init__(self, program: Program, lanes: Lanes) -> None:
+        self._program, self._lanes = program, lanes
+        self.milliseconds = 0.0
 
     @property
     def execution(self) -> Execution:
-        return self._loop.execution
+        return self._program.execution
+
+    def run(self, progress: Progress | None = None) -> None:
+        """See `engines.backends.program.Program.run`. Waits for the device."""
+        self._wait()
+        started = time.perf_counter()
+        self._program.run(progress)
+        self._wait()
+        self.milliseconds = 1000 * (time.perf_counter() - started)
+
+    def _wait(self) -> None:
+        self._lanes.cuda.call("cudaStreamSynchronize", self._lanes.main)
 
 
-def first_rows(table: SamplerTable, rows: int) -> SamplerTable:
-    """The beginning of a table."""
-    return SamplerTable(
-        table.name, table.timesteps[:rows], table.coefficients[:rows], table.init_noise_sigma, table.input_scale, table.history_x
-    )
+def eager(lanes: Lanes, steps: Any) -> Program:
+    """Every network launched by itself."""
+    return CudaProgram(lanes, steps, eager=True)
 
 
 def modules() -> dict[str, Any]:
@@ -128,48 +104,50 @@ class Contest:
     def __init__(self, steps: int, images: int) -> None:
         import torch
 
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        self._cuda, self._modules = open_cuda(), modules()
+        schedule = NoiseSchedule.from_config(json.loads((ROOT / "demo/model/scheduler/scheduler_config.json").read_text()))
+        self._table = sampler_table("ddim", steps, schedule)
+        self._sizes = {"B": images, "CB": 2 * images, "H": 64, "W": 64, "D": 768}
+        draw = np.random.default_rng(0)
+        self._noise = draw.standard_normal((images, 4, 64, 64), np.float32)
+        self._embeds = draw.standard_normal((2 * images, 77, 768), np.float32)
+        self.device = ""
+        self.loops: dict[str, Loop] = {}
+        self._programs: dict[str, TimedProgram] = {}
+        for name, make, guarded in (
+            ("eager", eager, True),
+            ("loop graph", CudaProgram, True),
+            ("step graphs", StepGraphs, True),
+            ("unguarded", CudaProgram, False),
+        ):
+            before, started = self._cuda.used_memory(), time.perf_counter()
+            self.loops[name] = self._loop(name, make, guarded)
+            seconds, taken = time.perf_counter() - started, (self._cuda.used_memory() - before) / 2**20
+            print(f"{name}: ready after {seconds:.2f} s, {taken:.0f} MiB", flush=True)
+
+    def _loop(self, name: str, make: Callable[[Lanes, Any], Program], guarded: bool) -> Loop:
+        """A loop whose steps `make` turns into a program."""
         from benchmarks.studies.torch_cuda import TorchCudaBackend, TorchEngine
 
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        self.cuda, networks = open_cuda(), modules()
-        schedule = NoiseSchedule.from_config(json.loads((ROOT / "demo/model/scheduler/scheduler_config.json").read_text()))
-        table = sampler_table("ddim", steps, schedule)
-        sizes = {"B": images, "CB": 2 * images, "H": 64, "W": 64, "D": 768}
-        draw = np.random.default_rng(0)
-        self.noise = draw.standard_normal((images, 4, 64, 64), np.float32)
-        self.embeds = draw.standard_normal((2 * images, 77, 768), np.float32)
-        self.device = ""
-        self.runs: dict[str, tuple[Loop, Any, Lanes]] = {}
-        for name, rows, eager, guarded in (
-            ("eager", table, True, True),
-            ("loop graph", table, False, True),
-            ("step graphs", first_rows(table, 2), False, True),
-            ("unguarded", table, False, False),
-        ):
-            backend = TorchCudaBackend(self.cuda, lambda lanes, made, eager=eager: CudaProgram(lanes, made, eager))
-            engines = {
-                key: TorchEngine(module, NETWORKS[key], backend) for key, module in networks.items() if guarded or key != "guard"
-            }
-            before, started = self.cuda.used_memory(), time.perf_counter()
-            loop = Loop(engines, backend, rows, sizes)
-            runner = StepGraphs(loop, table, self.cuda, backend.lanes.main) if name == "step graphs" else loop._program
-            seconds, taken = time.perf_counter() - started, (self.cuda.used_memory() - before) / 2**20
-            print(f"{name}: ready after {seconds:.2f} s, {taken:.0f} MiB", flush=True)
-            self.runs[name], self.device = (loop, runner, backend.lanes), backend.device
+        def timed(lanes: Lanes, steps: Any) -> TimedProgram:
+            self._programs[name] = TimedProgram(make(lanes, steps), lanes)
+            return self._programs[name]
 
-    def once(self, name: str) -> float:
-        """Milliseconds of one run, from the launch to the end of the device's work."""
-        loop, runner, lanes = self.runs[name]
-        loop._start(self.embeds, self.noise, GUIDANCE, Policy(threshold=0.0) if name != "unguarded" else None)
-        started = time.perf_counter()
-        runner.run()
-        self.cuda.call("cudaStreamSynchronize", lanes.main)
-        return 1000 * (time.perf_counter() - started)
+        backend = TorchCudaBackend(self._cuda, timed)
+        self.device = backend.device
+        engines = {
+            network: RebindableEngine(TorchEngine(module, NETWORKS[network], backend))
+            for network, module in self._modules.items()
+            if guarded or network != "guard"
+        }
+        return Loop(engines, backend, self._table, self._sizes)
 
-    def latents(self, name: str) -> np.ndarray:
-        loop, runner, lanes = self.runs[name]
-        self.once(name)
-        return self.cuda.read(loop._pairs["sample"][0], lanes.main)
+    def once(self, name: str) -> tuple[float, Trace]:
+        """Milliseconds of one run, and what it left."""
+        policy = Policy(threshold=0.0) if name != "unguarded" else None
+        trace = self.loops[name].run(self._embeds, self._noise, GUIDANCE, policy)
+        return self._programs[name].milliseconds, trace
 
 
 def main() -> None:
@@ -181,12 +159,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "cuda_graph.json")
     arguments = parser.parse_args()
     contest = Contest(arguments.steps, arguments.batch_size)
-    final = {name: contest.latents(name) for name in contest.runs}
-    times: dict[str, list[float]] = {name: [] for name in contest.runs}
+    final = {name: contest.once(name)[1].latents for name in contest.loops}
+    times: dict[str, list[float]] = {name: [] for name in contest.loops}
     for turn in range(arguments.rounds):
-        names = list(contest.runs)
+        names = list(contest.loops)
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            times[name].append(contest.once(name))
+            times[name].append(contest.once(name)[0])
     base = np.array(times["loop graph"])
     result = {
         "command": " ".join(["python -m benchmarks.studies.cuda_graph", *sys.argv[1:]]),
@@ -199,12 +177,12 @@ def main() -> None:
         },
         "runs": {
             name: {
-                "median_ms": float(np.median(found)),
-                "p5_p95_ms": np.percentile(found, [5, 95]).tolist(),
-                "ratio_to_loop_graph": float(np.median(np.array(found) / base)),
-                "graph_memory_mib": contest.runs[name][1].execution.graph_memory / 2**20,
+                "median_ms": float(np.median(milliseconds)),
+                "p5_p95_ms": np.percentile(milliseconds, [5, 95]).tolist(),
+                "ratio_to_loop_graph": float(np.median(np.array(milliseconds) / base)),
+                "graph_memory_mib": contest.loops[name].execution.graph_memory / 2**20,
             }
-            for name, found in times.items()
+            for name, milliseconds in times.items()
         },
     }
     print(json.dumps(result, indent=2))

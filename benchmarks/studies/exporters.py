@@ -118,6 +118,7 @@ def main() -> None:
     first = next(iter(times))
     result = {
         "command": "python -m benchmarks.studies.exporters",
+        "rounds": arguments.rounds,
         "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__,
         "exporters": figures,

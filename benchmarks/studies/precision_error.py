@@ -131,7 +131,7 @@ def make_half(folder: Path, network: str, model: str, precision: str, way: str) 
 
 
 def errors(folder: Path, network: str, model: str, precision: str) -> dict[str, dict[str, float]]:
-    """Cosine, largest error and largest error over largest magnitude of each output of half.onnx but whole numbers and truths."""
+    """Cosine, largest error and largest error over largest magnitude of each output of half.onnx but integers and booleans."""
     backend, spec = open_backend("onnxruntime"), NETWORKS[network]
     with np.load(folder / "inputs.npz") as inputs, np.load(folder / "expected.npz") as expected:
         engine = backend.load(emulate(folder / "half.onnx", precision), spec)
@@ -222,7 +222,8 @@ def cpu_ratio(scratch: Path, rounds: int = 100) -> dict[str, float]:
     with np.load(scratch / "unet" / "inputs.npz") as inputs:
         times, _ = latencies(sessions, dict(inputs), rounds)
     quartiles = np.percentile(np.divide(times["float16"], times["float32"]), [25, 50, 75])
-    return {name: round(float(quartiles[index]), 3) for index, name in enumerate(("lower_quartile", "median", "upper_quartile"))}
+    names = ("lower_quartile", "median", "upper_quartile")
+    return {**{name: round(float(quartile), 3) for name, quartile in zip(names, quartiles, strict=True)}, "n": rounds}
 
 
 def main() -> None:
