@@ -33,7 +33,7 @@ def test_altered_and_missing_files(folder, network):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DigestError, match=f"{path.name}: altered: expected SHA-256 .* rebuild with: python"):
+    with pytest.raises(DigestError, match=f"{path.name}: altered: expected SHA-256 .* rebuild with: saferedir build"):
         GuardedPipeline(folder)
     path.write_bytes(content + b"x")
     with pytest.raises(DigestError, match="altered: expected .* bytes"):
