@@ -17,6 +17,12 @@ class Limits:
     relative_error: float  # at most
     grey_levels: int  # at most
 
+    def error(self, expected: np.ndarray) -> float:
+        """The largest absolute error of an output that should be `expected`; whole numbers and truths must be equal."""
+        if expected.dtype.kind == "f":
+            return self.relative_error * max(float(np.abs(expected).max()), 1e-6)
+        return float(self.grey_levels) if expected.dtype.kind == "u" else 0.0
+
 
 # By the precision that a network computes in; figures of several models are in benchmarks/results/precision.json.
 LIMITS = {
@@ -45,7 +51,7 @@ def compare(name: str, expected: np.ndarray, found: np.ndarray, limits: Limits) 
     error = float(np.abs(a - b).max())
     norms = np.linalg.norm(a) * np.linalg.norm(b)
     cosine = min(1.0, float(a @ b / norms)) if norms else float(error == 0)
-    limit = {"f": limits.relative_error * max(np.abs(a).max(), 1e-6), "u": limits.grey_levels}.get(expected.dtype.kind, 0)
+    limit = limits.error(expected)
     if error > limit or cosine < limits.cosine:
         raise ParityError(
             f"{name}: expected PyTorch's values (cosine at least {limits.cosine}, error at most {limit:.3g}), "
