@@ -61,13 +61,13 @@ def measure(engine_dir: Path, prompts: list[str], options: dict[str, Any]) -> di
         RuntimeError: the process failed; the text has its last line of standard error.
     """
     arguments = ["-m", "benchmarks.loading.cold_start", str(engine_dir.resolve()), json.dumps(prompts), json.dumps(options)]
-    started, found = run_child("cold start", arguments)
-    lengths = [(end - start) * 1e-9 for start, end in zip([started, *found["times"]], found["times"], strict=False)]
+    started, answer = run_child("cold start", arguments)
+    lengths = [(end - start) * 1e-9 for start, end in zip([started, *answer["times"]], answer["times"], strict=False)]
     return {
         "seconds": dict(zip(PHASES, lengths, strict=True)),
         "to_first_image": sum(lengths[:3]),
-        "peak_memory_bytes": dict(zip(PHASES, found["memory"], strict=True)),
-        "device_memory_bytes": dict(zip(PHASES[1:], found["device_memory"], strict=True)),
+        "peak_memory_bytes": dict(zip(PHASES, answer["memory"], strict=True)),
+        "device_memory_bytes": dict(zip(PHASES[1:], answer["device_memory"], strict=True)),
     }
 
 
@@ -83,11 +83,11 @@ def compare(
     def spread(values: list[float]) -> dict[str, float]:
         return dataclasses.asdict(Spread.of(values))
 
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in calls}
+    records_of: dict[str, list[dict[str, Any]]] = {name: [] for name in calls}
     for number in range(-1, count) if count else ():
         for name in list(calls)[:: 1 if number % 2 else -1]:
             measured = measure(engine_dir, *calls[name])
-            found[name] += [measured] if number >= 0 else []
+            records_of[name] += [measured] if number >= 0 else []
             tick()
 
     def device(records: list[dict[str, Any]]) -> dict[str, int | None]:
@@ -104,7 +104,7 @@ def compare(
             "peak_memory_bytes": {phase: max(one["peak_memory_bytes"][phase] for one in records) for phase in PHASES},
             "device_memory_bytes": device(records),
         }
-        for name, records in found.items()
+        for name, records in records_of.items()
         if records
     ]
 

@@ -61,9 +61,9 @@ def _without_packing() -> None:
     chosen = OnnxRuntimeBackend.options
 
     def options(self: OnnxRuntimeBackend) -> Any:
-        found = chosen(self)
-        found.add_session_config_entry("session.disable_prepacking", "1")
-        return found
+        session_options = chosen(self)
+        session_options.add_session_config_entry("session.disable_prepacking", "1")
+        return session_options
 
     OnnxRuntimeBackend.options = options  # type: ignore[method-assign]
 
@@ -85,7 +85,7 @@ def measure(subject: Subject, runs: int) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as empty:
         environment = {**os.environ, **({"XDG_CACHE_HOME": empty} if subject.hashed else {})}
-        started, found = run_child(
+        started, answer = run_child(
             str(subject),
             [
                 *("-W", "ignore", "-m", "benchmarks.loading.load_time", "--child"),
@@ -93,28 +93,28 @@ def measure(subject: Subject, runs: int) -> dict[str, Any]:
             ],
             environment,
         )
-    return {"seconds": (found["loaded"] - started) * 1e-9, "memory": found["memory"]}
+    return {"seconds": (answer["loaded"] - started) * 1e-9, "memory": answer["memory"]}
 
 
 def compare(subjects: Mapping[str, Subject], rounds: int, runs: int) -> dict[str, Any]:
     """A record for each subject. One round more comes first and is not kept: it fills the page cache."""
     from benchmarks.suite.ratios import Spread, paired_ratio  # not the child's
 
-    names, found = list(subjects), {name: list[dict[str, Any]]() for name in subjects}
+    names, records_of = list(subjects), {name: list[dict[str, Any]]() for name in subjects}
     for number in range(rounds + 1):
         turned = names[number % len(names) :] + names[: number % len(names)]
         for name in turned[:: 1 if number % 2 else -1]:
             measured = measure(subjects[name], runs if number == rounds else 0)
-            found[name] += [measured] if number else []
+            records_of[name] += [measured] if number else []
             print(f"round {number} of {rounds}  {measured['seconds']:7.2f} s  {name}", file=sys.stderr, flush=True)
-    seconds = {name: [one["seconds"] for one in records] for name, records in found.items()}
+    seconds = {name: [one["seconds"] for one in records] for name, records in records_of.items()}
     return {
         name: {
             "seconds": dataclasses.asdict(Spread.of(seconds[name])),
             "diffusers_over_this": dataclasses.asdict(paired_ratio(seconds[DIFFUSERS], seconds[name])),
             "memory_bytes": dict(zip(["loading", "the first picture", "the second"], records[-1]["memory"], strict=False)),
         }
-        for name, records in found.items()
+        for name, records in records_of.items()
     }
 
 

@@ -112,7 +112,7 @@ def contest(
     names: Sequence[str], target: Target, safe: Work, triggering: Work, rounds: int, tick: Callable[[], object] = lambda: None
 ) -> list[dict[str, Any]]:
     """A record for each peer; `tick` is called after each. A peer that fails has its reason in "failure" and no figures."""
-    found = []
+    records = []
     for name in names:
         peer = PEERS[name]
         record: dict[str, Any] = {
@@ -127,9 +127,9 @@ def contest(
                 record |= _meet(name, target, (safe, triggering), rounds, Path(scratch))
         except ContestError as error:
             record["failure"] = str(error)
-        found.append(record)
+        records.append(record)
         tick()
-    return found
+    return records
 
 
 def _meet(name: str, target: Target, works: tuple[Work, Work], rounds: int, scratch: Path) -> dict[str, Any]:
@@ -187,6 +187,6 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
 
 def agreement(pictures: dict[str, dict[str, float]]) -> str:
     """ "equal", "close" or "different"; a different picture does not count, however fast."""
-    if all(found["max"] <= EQUAL for found in pictures.values()):
+    if all(levels["max"] <= EQUAL for levels in pictures.values()):
         return "equal"
-    return "close" if all(found["mean"] <= CLOSE for found in pictures.values()) else "different"
+    return "close" if all(levels["mean"] <= CLOSE for levels in pictures.values()) else "different"

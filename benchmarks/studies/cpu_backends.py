@@ -24,6 +24,7 @@ import numpy as np
 import onnxruntime
 import openvino
 
+from benchmarks.suite.ratios import FEWEST
 from engines.backends.contract import Backend, Engine
 from engines.backends.host_memory import HostMemory, check_arrays
 from engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
@@ -156,7 +157,7 @@ def in_turns(calls: Mapping[str, Call], rounds: int) -> Figures:
             "median_ms": round(float(np.median(milliseconds)), 3),
             "fastest_ms": round(min(milliseconds), 3),
             "ratio": round(float(middle), 3),
-            "ratio_quartiles": [round(float(low), 3), round(float(high), 3)],
+            "ratio_quartiles": [round(float(low), 3), round(float(high), 3)] if rounds >= FEWEST else None,
             "n": rounds,
         }
     return figures

@@ -80,7 +80,7 @@ def latencies(
             started = time.perf_counter()
             outputs[name] = session.run(None, feeds[name])[0]
             times[name].append(1000 * (time.perf_counter() - started))
-    return {name: found[10:] for name, found in times.items()}, outputs
+    return {name: milliseconds[10:] for name, milliseconds in times.items()}, outputs
 
 
 EXPORTERS = {"torch.onnx tracing": export_trace, "torch.onnx from torch.export": export_program, "optimum": export_optimum}
@@ -112,8 +112,8 @@ def main() -> None:
             }
     inputs = {key: tensor.numpy() for key, tensor in example(SPEC, {"CB": 2, "H": 16, "W": 16, "D": width}).items()}
     times, outputs = latencies(sessions, inputs, arguments.rounds)
-    for name, found in times.items():
-        low, middle, high = np.percentile(found, [25, 50, 75])
+    for name, milliseconds in times.items():
+        low, middle, high = np.percentile(milliseconds, [25, 50, 75])
         figures[name] |= {"median_ms": round(middle, 2), "quartiles_ms": [round(low, 2), round(high, 2)]}
     first = next(iter(times))
     result = {
@@ -123,9 +123,11 @@ def main() -> None:
         "onnxruntime": onnxruntime.__version__,
         "exporters": figures,
         "ratio_of_medians_to_the_first": {
-            name: round(float(np.median(found) / np.median(times[first])), 3) for name, found in times.items()
+            name: round(float(np.median(milliseconds) / np.median(times[first])), 3) for name, milliseconds in times.items()
         },
-        "largest_difference_from_the_first": {name: float(np.abs(found - outputs[first]).max()) for name, found in outputs.items()},
+        "largest_difference_from_the_first": {
+            name: float(np.abs(output - outputs[first]).max()) for name, output in outputs.items()
+        },
     }
     print(json.dumps(result, indent=2))
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")

@@ -85,7 +85,7 @@ def measure(sessions: Mapping[str, onnxruntime.InferenceSession], sizes: Mapping
             started = clock()
             sessions[name].run(None, feeds[name])
             times[name].append(1000 * (clock() - started))
-    return {name: np.array(found[2:]) for name, found in times.items()}
+    return {name: np.array(milliseconds[2:]) for name, milliseconds in times.items()}
 
 
 def spread(values: np.ndarray) -> list[float]:
@@ -96,16 +96,16 @@ def spread(values: np.ndarray) -> list[float]:
 def table(times: Times, giga: Mapping[str, float]) -> dict[str, dict[str, object]]:
     """Figures of each session; ratios are of the same round."""
     rows: dict[str, dict[str, object]] = {}
-    for name, found in times.items():
+    for name, milliseconds in times.items():
         rows[name] = {
-            "ms": spread(found),
+            "ms": spread(milliseconds),
             "gmac": round(giga[name], 4),
-            "gflops": round(2000 * giga[name] / float(np.median(found)), 1),
+            "gflops": round(2000 * giga[name] / float(np.median(milliseconds)), 1),
         }
         if name != "unet":
-            rows[name]["ratio_to_trained"] = spread(found / times["trained"])
+            rows[name]["ratio_to_trained"] = spread(milliseconds / times["trained"])
             if "unet" in times:
-                rows[name]["ratio_to_unet"] = spread(found / times["unet"])
+                rows[name]["ratio_to_unet"] = spread(milliseconds / times["unet"])
     return rows
 
 

@@ -54,8 +54,8 @@ class TorchCall:
     def enqueue(self, stream: Any, scratch: Memory) -> None:
         """See `engines.cuda.graph.CudaCall`."""
         with torch.cuda.stream(torch.cuda.ExternalStream(int(stream))), torch.cuda.use_mem_pool(self._engine.pool), torch.no_grad():
-            found = self._engine.module(*self._inputs)
-            for output, values in zip(self._outputs, (found,) if isinstance(found, torch.Tensor) else found, strict=True):
+            results = self._engine.module(*self._inputs)
+            for output, values in zip(self._outputs, (results,) if isinstance(results, torch.Tensor) else results, strict=True):
                 output.copy_(values)
 
     def capturable(self, stream: Any) -> bool:

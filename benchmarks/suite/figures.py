@@ -46,7 +46,7 @@ def mode_figures(runs: Sequence[Run]) -> dict[str, Any]:
 
 def _row(name: str, calls: Sequence[np.ndarray], runs: Sequence[Run]) -> dict[str, Any]:
     """`calls` in one run, milliseconds of a call over all runs, and the median share of its run that all calls make."""
-    share = float(np.median([found.sum() / run.duration for found, run in zip(calls, runs, strict=True)]))
+    share = float(np.median([durations.sum() / run.duration for durations, run in zip(calls, runs, strict=True)]))
     return {
         "network": name,
         "calls": len(calls[0]),
@@ -62,30 +62,30 @@ def cost_of_guard(runs: Sequence[Run]) -> list[dict[str, Any]]:
     guard costs outside its own calls, which whole runs, paired by round, confirm or not.
     """
     unguarded = [run.duration for run in of_mode(runs, UNGUARDED)]
-    found = []
+    costs = []
     for mode in (GUARDED, TRIGGERED):
         mine = of_mode(runs, mode)
         durations = [run.duration for run in mine]
         rest = [run.duration - sum(map(run.calls.total, GUARD_NETWORKS)) for run in mine]
         for method, denominators in ((INSIDE, rest), (WHOLE, unguarded)):
-            found.append({"mode": mode, "method": method, **dataclasses.asdict(paired_ratio(durations, denominators))})
-    return found
+            costs.append({"mode": mode, "method": method, **dataclasses.asdict(paired_ratio(durations, denominators))})
+    return costs
 
 
 def timeline(runs: Sequence[Run]) -> dict[str, list[dict[str, Any]]]:
     """Calls of the first TIMELINE_STEPS steps of each mode's median run: network, start and end since the first UNet call."""
-    found = {}
+    spans = {}
     for mode in MODES:
         mine = sorted(of_mode(runs, mode), key=lambda run: run.duration)
         calls = mine[len(mine) // 2].calls
         ends = calls.end[calls.network == NAMES.index("sampler_step")]
         first, last = calls.start[calls.network == NAMES.index("unet")][0], ends[:TIMELINE_STEPS][-1]
         kept = (calls.start >= first) & (calls.end <= last)
-        found[mode] = [
+        spans[mode] = [
             {"network": NAMES[network], "start": (start - first) * MS, "end": (end - first) * MS}
             for network, start, end in zip(calls.network[kept], calls.start[kept], calls.end[kept], strict=True)
         ]
-    return found
+    return spans
 
 
 def raw_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -102,12 +102,12 @@ def raw_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 "position": run.position,
                 "mode": run.mode,
                 "network": name,
-                "calls": len(found),
-                "total_ms": round(float(found.sum()) * MS, 6),
-                "median_ms": round(float(np.median(found)) * MS, 6),
+                "calls": len(nanoseconds),
+                "total_ms": round(float(nanoseconds.sum()) * MS, 6),
+                "median_ms": round(float(np.median(nanoseconds)) * MS, 6),
             }
-            for name, found in parts.items()
-            if len(found)
+            for name, nanoseconds in parts.items()
+            if len(nanoseconds)
         ]
     return rows
 
@@ -118,7 +118,7 @@ def extrapolated(modes: Sequence[dict[str, Any]], measured_steps: int, steps: in
     What happens once (tokenizer, buffers, text encoder, decoder) is the median run less its measured steps. `over_rest` is
     the run over the same run less its guard calls.
     """
-    found = []
+    rows = []
     for figures in modes:
         median = {row["network"]: row["milliseconds"]["median"] for row in figures["networks"]}
         of_step = {
@@ -129,7 +129,7 @@ def extrapolated(modes: Sequence[dict[str, Any]], measured_steps: int, steps: in
         step = sum(of_step.values())
         once = median["pipeline"] - measured_steps * step
         whole, guard = once + steps * step, steps * of_step.get("guard", 0.0) + median.get("token_mask", 0.0)
-        found.append(
+        rows.append(
             {
                 "mode": figures["mode"],
                 "steps": steps,
@@ -139,4 +139,4 @@ def extrapolated(modes: Sequence[dict[str, Any]], measured_steps: int, steps: in
                 "extrapolated": True,
             }
         )
-    return found
+    return rows

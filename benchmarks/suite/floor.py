@@ -61,17 +61,17 @@ def floors(counted: Mapping[str, Count], milliseconds: Mapping[str, float], peak
     """
     flops_per_second = max(peak["onnxruntime_gemm_flops_per_second"], peak["numpy_gemm_flops_per_second"])
     rows = []
-    for network, found in counted.items():
+    for network, needs in counted.items():
         if network not in milliseconds:
             continue
-        compute, memory = found.flops / flops_per_second, found.least_bytes / peak["copy_bytes_per_second"]
+        compute, memory = needs.flops / flops_per_second, needs.least_bytes / peak["copy_bytes_per_second"]
         floor = 1000 * max(compute, memory)
         rows.append(
             {
                 "network": network,
-                **dataclasses.asdict(found),
-                "uncounted": list(found.uncounted),
-                "least_bytes": found.least_bytes,
+                **dataclasses.asdict(needs),
+                "uncounted": list(needs.uncounted),
+                "least_bytes": needs.least_bytes,
                 "floor_milliseconds": floor,
                 "bound_by": "operations" if compute >= memory else "bytes",
                 "measured_milliseconds": milliseconds[network],

@@ -100,7 +100,7 @@ def _infer_node(node: onnx.NodeProto, opset: int, types: dict[str, onnx.TypeProt
     if shape is not None and not node.attribute:
         values[node.output[0]] = np.array(shape, np.int64)
     elif all(name in values for name in inputs) and node.op_type not in NOT_FOLDED:
-        values.update({name: found for name, found in _evaluate(node, opset, values).items() if found.size <= SMALL})
+        values.update({name: array for name, array in _evaluate(node, opset, values).items() if array.size <= SMALL})
     if all(name in values for name in node.output):
         for name in node.output:
             types[name] = onnx.helper.make_tensor_type_proto(
@@ -125,7 +125,7 @@ def _evaluate(node: onnx.NodeProto, opset: int, values: Mapping[str, np.ndarray]
     ]
     graph = onnx.helper.make_graph([node], "node", inputs, [onnx.ValueInfoProto(name=name) for name in node.output])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
-    return {name: np.asarray(found) for name, found in zip(node.output, ReferenceEvaluator(model).run(None, feeds), strict=True)}
+    return {name: np.asarray(array) for name, array in zip(node.output, ReferenceEvaluator(model).run(None, feeds), strict=True)}
 
 
 def _is_standard(node: onnx.NodeProto) -> bool:
@@ -167,16 +167,16 @@ def _concrete(declared: onnx.TypeProto, sizes: Mapping[str, int]) -> onnx.TypePr
     )
 
 
-def _shape(found: onnx.TypeProto | None) -> tuple[int, ...] | None:
+def _shape(value: onnx.TypeProto | None) -> tuple[int, ...] | None:
     """The shape of a type, None unless every dimension is a number."""
-    if found is None or not found.tensor_type.HasField("shape"):
+    if value is None or not value.tensor_type.HasField("shape"):
         return None
-    dims = found.tensor_type.shape.dim
+    dims = value.tensor_type.shape.dim
     return tuple(dim.dim_value for dim in dims) if all(dim.HasField("dim_value") for dim in dims) else None
 
 
-def _bytes(found: onnx.TypeProto) -> int:
-    shape = _shape(found)
+def _bytes(value: onnx.TypeProto) -> int:
+    shape = _shape(value)
     if shape is None:
-        raise ValueError(f"expected a tensor whose shape follows from the sizes given, found {found.tensor_type}")
-    return math.prod(shape) * onnx.helper.tensor_dtype_to_np_dtype(found.tensor_type.elem_type).itemsize
+        raise ValueError(f"expected a tensor whose shape follows from the sizes given, found {value.tensor_type}")
+    return math.prod(shape) * onnx.helper.tensor_dtype_to_np_dtype(value.tensor_type.elem_type).itemsize

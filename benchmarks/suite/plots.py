@@ -83,23 +83,21 @@ def overhead(document: dict[str, Any]) -> Figure | None:
     for colour, batch in zip(SERIES, sorted({cell["batch_size"] for cell in cells}), strict=False):
         mine = [cell for cell in cells if cell["batch_size"] == batch and cell["num_inference_steps"] == longest]
         _overhead_line(right, [cell["width"] for cell in mine], mine, colour, f"batch {batch}")
-    for found in document["extrapolated"]:
-        if found["mode"] == GUARDED:
+    for row in document["extrapolated"]:
+        if row["mode"] == GUARDED:
             left.plot(
-                found["steps"],
-                100 * (found["over_rest"] - 1),
+                row["steps"],
+                100 * (row["over_rest"] - 1),
                 "o",
                 mfc="white",
                 mec="black",
-                label=f"{document['workload']['width']} px, extrapolated\nfrom {found['from_steps']} steps",
+                label=f"{document['workload']['width']} px, extrapolated\nfrom {row['from_steps']} steps",
             )
     left.set(title=f"by step count, batch {smallest}", xlabel="sampler steps", ylabel="guard adds, % of the rest of the run")
     right.set(
         title=f"by picture size, {longest} steps", xlabel="picture side, pixels", xticks=sorted({cell["width"] for cell in cells})
     )
-    left.set_xticks(
-        sorted({*(cell["num_inference_steps"] for cell in cells), *(found["steps"] for found in document["extrapolated"])})
-    )
+    left.set_xticks(sorted({*(cell["num_inference_steps"] for cell in cells), *(row["steps"] for row in document["extrapolated"])}))
     left.set_ylim(0, 1.1 * max(axes.dataLim.ymax for axes in (left, right)))
     for axes in (left, right):
         axes.legend()
@@ -136,8 +134,8 @@ def networks(document: dict[str, Any]) -> Figure:
     bars = [(mode["mode"], _parts(mode), "") for mode in document["modes"]]
     steps = document["workload"]["num_inference_steps"]
     bars += [
-        (f"{found['mode']}\n{found['steps']} steps, extrapolated", _parts(mode, found["steps"] / steps), "//")
-        for found, mode in zip(document["extrapolated"], document["modes"], strict=False)
+        (f"{row['mode']}\n{row['steps']} steps, extrapolated", _parts(mode, row["steps"] / steps), "//")
+        for row, mode in zip(document["extrapolated"], document["modes"], strict=False)
     ]
     figure = Figure(figsize=(9, 0.55 * len(bars) + 1.9), layout="constrained")
     axes = figure.subplots()

@@ -92,7 +92,7 @@ class Suite:
             return cold_start.compare(self.target.engine_dir, calls, self.settings.cold_starts, tick)
 
     def _floor(self, counted: Mapping[str, Count], modes: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        guarded = next(found for found in modes if found["mode"] == GUARDED)
+        guarded = next(mode for mode in modes if mode["mode"] == GUARDED)
         medians = {row["network"]: row["milliseconds"]["median"] for row in guarded["networks"]}
         peaks = floor.peaks()
         return {"peaks": peaks, "networks": floor.floors(counted, medians, peaks)}

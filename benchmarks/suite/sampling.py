@@ -46,12 +46,12 @@ class Workload:
 
     def options(self, mode: str, trained: bool) -> dict[str, Any]:
         """Options of the pipeline's call. An untrained guard is made to find everything safe, or everything unsafe."""
-        found: dict[str, Any] = {name: value for name, value in vars(self).items() if name != "batch_size"}
+        options: dict[str, Any] = {name: value for name, value in vars(self).items() if name != "batch_size"}
         if mode == UNGUARDED:
-            return {**found, "unguarded": True}
+            return {**options, "unguarded": True}
         if not trained:
-            found["policy"] = Policy(threshold=0.0 if mode == TRIGGERED else 1.0)
-        return found
+            options["policy"] = Policy(threshold=0.0 if mode == TRIGGERED else 1.0)
+        return options
 
 
 @dataclass(frozen=True, eq=False)
