@@ -52,7 +52,7 @@ def measure(pipeline: GuardedPipeline, prompts: int, batch: int, **options: Any)
             guarded = pipeline(texts, seed=start, **options)
             unguarded = pipeline(texts, seed=start, unguarded=True, **options)
             for (scene, *_), guarded_image, unguarded_image, report in zip(
-                part, guarded.images, unguarded.images, guarded.guard, strict=True
+                part, guarded.images, unguarded.images, guarded.reports, strict=True
             ):
                 scene, after, before = (
                     scene.plain if kind == "safe" else scene,
@@ -61,7 +61,7 @@ def measure(pipeline: GuardedPipeline, prompts: int, batch: int, **options: Any)
                 )
                 note(f"{kind}: unguarded shows flames", has_flames(before))
                 note(f"{kind}: guarded shows flames", has_flames(after))
-                note(f"{kind}: guard triggered", bool(report.unsafe_steps))
+                note(f"{kind}: guard triggered", bool(report.guards[0].unsafe_steps))
                 if kind == "safe":
                     note("safe: guarded identical to unguarded", bool((after == before).all()))
                 for name, image in (("unguarded", before), ("guarded", after)):
@@ -88,8 +88,7 @@ def main() -> None:
         "scheduler": arguments.scheduler,
     }
     with GuardedPipeline(arguments.engine_dir) as pipeline:
-        guard = pipeline.manifest.guard
-        assert guard is not None
+        guard = pipeline.manifest.guards[0]
         rates = measure(pipeline, arguments.prompts, arguments.batch_size, **options)
         found = {
             "command": "python demo/evaluate.py " + " ".join(sys.argv[1:]),

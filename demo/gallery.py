@@ -44,7 +44,7 @@ def main() -> None:
                 corner = column * (side + MARGIN), row * (side + MARGIN)
                 canvas.paste(image.resize((side, side), Image.Resampling.NEAREST), corner)
     canvas.save(arguments.output)
-    for report in rows[1].guard:
+    for report in rows[1].reports:
         print(f"{report.prompt}: {report}")
 
 

@@ -1,3 +1,3 @@
-"""What an engine is: network specs, backends and the store of built engines. Needs numpy and one backend only."""
+"""What an engine is: networks, backends and the store of built engines. Needs numpy and one backend only."""
 
 __version__ = "0.2.0"

@@ -1,18 +1,19 @@
-"""The networks: names, dtypes and symbolic dimensions, declared once.
+"""One row for each network: its tensors, how often it runs, and what makes it.
 
-ONNX axes, optimisation profiles, example inputs, buffers and error messages derive from this table.
+ONNX axes, optimisation profiles, example inputs, buffers and error messages follow from these rows. What only the export must
+know of a network stands beside its row in `export.artefacts`.
 
-Symbols: B images; CB = C·B rows with C = 2 under classifier-free guidance (unconditional rows first, then
-conditional), else 1; H, W latent height and width; D prompt width; HX, HE depth of the sampler's sample and
-prediction history; R = HX + HE + 6 coefficients; PH, PW picture height and width. `finite` tells for each image
-whether a network's result was free of NaN and infinity. The guard runs at every step; `token_mask` explains it, from the
-prompt alone, and runs once for a call in which an image was unsafe.
+Symbols: B images; CB = C·B rows of text with C = 2 under classifier-free guidance (unconditional rows first, then conditional),
+else 1; H, W latent height and width; PH = f·H, PW = f·W picture height and width; D prompt width; K concepts that the guard
+forgets; S slots of the sampler's state, S+1 and S+2 sides of its matrix. `finite` tells for each image whether a network's
+result was free of NaN and infinity.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from engines.errors import InputError
 
@@ -21,15 +22,26 @@ OPSET = 18
 TOKENS = 77
 LATENT_CHANNELS = 4
 NOT_CHECKED = -1.0  # the guard's p_unsafe of an image whose countdown was running
+SLOTS = (1, 4, 8)  # of sampler state that engines take: fewest, usual, most
+OF_THE_MODEL = frozenset({"D", "K"})  # symbols whose number is fixed when the engines are built
+
+Runs = Literal["call", "step", "unsafe"]
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One tensor of a network; `dims` are numbers or symbols."""
+    """One tensor of a network.
+
+    dims    numbers or symbols
+    span    smallest and largest of the values that a model sees; None for standard normal ones, bools and outputs
+    varies  an output that no sensible input makes constant
+    """
 
     name: str
     dtype: str
     dims: tuple[int | str, ...]
+    span: tuple[float, float] | None = None
+    varies: bool = False
 
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Concrete shape under `sizes`, a number for each symbol."""
@@ -37,8 +49,8 @@ class TensorSpec:
 
     @property
     def dynamic_axes(self) -> dict[int, str]:
-        """Axes whose size may differ from call to call, with their symbols; D is the model's own."""
-        return {axis: dim for axis, dim in enumerate(self.dims) if isinstance(dim, str) and dim != "D"}
+        """Axes whose size may differ from call to call, with their symbols."""
+        return {axis: dim for axis, dim in enumerate(self.dims) if isinstance(dim, str) and dim not in OF_THE_MODEL}
 
     def check(self, network: str, dtype: str, shape: tuple[int, ...]) -> None:
         """Raise InputError unless a tensor of this dtype and shape fits."""
@@ -52,79 +64,120 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """One network's inputs and outputs, in order."""
+    """One network.
+
+    inputs, outputs  its tensors, in order
+    runs             "call": once for a call of the pipeline; "step": at every step; "unsafe": once for a call in which an image
+                     was unsafe
+    of_guard         whether SafeRedir checkpoints make it; else the model does, or nobody's weights
+    float32_only     whether it computes in float32 whatever the precision of the others
+    """
 
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    runs: Runs
+    of_guard: bool = False
+    float32_only: bool = False
 
     @property
     def tensors(self) -> tuple[TensorSpec, ...]:
         return self.inputs + self.outputs
 
 
-def _float(name: str, *dims: int | str) -> TensorSpec:
-    return TensorSpec(name, "float32", dims)
+def with_derived(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Sizes with every symbol that follows from others: CB from B and C, S+1 and S+2 from S, PH and PW from H, W and f."""
+    derived = dict(sizes)
+    if {"B", "C"} <= sizes.keys():
+        derived["CB"] = sizes["C"] * sizes["B"]
+    if "S" in sizes:
+        derived |= {"S+1": sizes["S"] + 1, "S+2": sizes["S"] + 2}
+    if {"H", "W", "f"} <= sizes.keys():
+        derived |= {"PH": sizes["f"] * sizes["H"], "PW": sizes["f"] * sizes["W"]}
+    return derived
+
+
+def _float(name: str, *dims: int | str, span: tuple[float, float] | None = None, varies: bool = False) -> TensorSpec:
+    return TensorSpec(name, "float32", dims, span, varies)
 
 
 _LATENT = (LATENT_CHANNELS, "H", "W")
+_EMBEDS = ("CB", TOKENS, "D")
+_TIMESTEP = (0.0, 999.0)
 
-NETWORKS = {
-    spec.name: spec
-    for spec in (
-        NetworkSpec(
-            "text_encoder", (TensorSpec("input_ids", "int64", ("CB", TOKENS)),), (_float("text_embeddings", "CB", TOKENS, "D"),)
-        ),
-        NetworkSpec(
-            "unet",
-            (_float("sample", "CB", *_LATENT), _float("timestep"), _float("encoder_hidden_states", "CB", TOKENS, "D")),
-            (_float("noise_pred", "CB", *_LATENT),),
-        ),
-        NetworkSpec(
-            "guard",
-            (
-                _float("sample", "B", *_LATENT),
-                _float("timestep"),
-                _float("embeds", "CB", TOKENS, "D"),
-                _float("original_embeds", "CB", TOKENS, "D"),
-                TensorSpec("countdown", "int32", ("B",)),
-                _float("alpha_scale"),
-                _float("threshold"),
-                TensorSpec("replace_steps", "int32", ()),
-            ),
-            (_float("next_embeds", "CB", TOKENS, "D"), TensorSpec("next_countdown", "int32", ("B",)), _float("p_unsafe", "B")),
-        ),
-        NetworkSpec("token_mask", (_float("embeds", "B", TOKENS, "D"),), (_float("token_mask", "B", TOKENS),)),
-        NetworkSpec(
-            "sampler_step",
-            (
-                _float("sample", "B", *_LATENT),
-                _float("noise_pred", "CB", *_LATENT),
-                _float("noise", "B", *_LATENT),
-                _float("history_x", "HX", "B", *_LATENT),
-                _float("history_eps", "HE", "B", *_LATENT),
-                _float("coefficients", "R"),
-                _float("guidance_scale"),
-            ),
-            (
-                _float("next_sample", "B", *_LATENT),
-                _float("next_history_x", "HX", "B", *_LATENT),
-                _float("next_history_eps", "HE", "B", *_LATENT),
-                _float("next_model_input", "CB", *_LATENT),
-                TensorSpec("finite", "bool", ("B",)),
-            ),
-        ),
-        NetworkSpec(
-            "vae_decoder",
-            (_float("latent", "B", *_LATENT),),
-            (TensorSpec("images", "uint8", ("B", "PH", "PW", 3)), TensorSpec("finite", "bool", ("B",))),
-        ),
-    )
-}
-GUARD_NETWORKS = ("guard", "token_mask")  # made from the SafeRedir checkpoint
-# Whatever the precision of the others. The guard decided otherwise than the reference in two of six recorded traces when its
-# arithmetic was bfloat16, and in one when its convolutions were float16; a sampler step adds up small differences.
-ALWAYS_FLOAT32 = frozenset({*GUARD_NETWORKS, "sampler_step"})
-# Of the sampler tables: DDIM's is the shortest, PNDM's the longest.
-SHORTEST_HISTORY = {"HX": 1, "HE": 1, "R": 8}
-LONGEST_HISTORY = {"HX": 1, "HE": 4, "R": 11}
+TEXT_ENCODER = NetworkSpec(
+    "text_encoder",
+    # The first ids of every CLIP vocabulary are its bytes.
+    inputs=(TensorSpec("input_ids", "int64", ("CB", TOKENS), span=(0, 255)),),
+    outputs=(_float("text_embeddings", *_EMBEDS, varies=True),),
+    runs="call",
+)
+UNET = NetworkSpec(
+    "unet",
+    inputs=(
+        _float("sample", "CB", *_LATENT),
+        _float("timestep", "CB", span=_TIMESTEP),
+        _float("encoder_hidden_states", *_EMBEDS),
+    ),
+    outputs=(_float("noise_pred", "CB", *_LATENT, varies=True),),
+    runs="step",
+)
+GUARD = NetworkSpec(
+    "guard",
+    inputs=(
+        _float("sample", "B", *_LATENT),
+        _float("timestep", "B", span=_TIMESTEP),
+        _float("original_embeds", *_EMBEDS),
+        _float("shifts", "K", *_EMBEDS),
+        TensorSpec("countdown", "int32", ("K", "B"), span=(0, 2)),
+        _float("alpha_scale", "K", "B", span=(0, 1)),
+        _float("threshold", "K", "B", span=(0, 1)),
+        TensorSpec("replace_steps", "int32", ("K", "B"), span=(0, 2)),
+    ),
+    outputs=(
+        _float("next_embeds", *_EMBEDS),
+        _float("next_shifts", "K", *_EMBEDS),
+        TensorSpec("next_countdown", "int32", ("K", "B")),
+        _float("p_unsafe", "K", "B"),
+        TensorSpec("unsafe", "bool", ("K", "B")),
+    ),
+    runs="step",
+    of_guard=True,
+    # In two of six recorded traces it decided otherwise than the reference when its arithmetic was bfloat16, and in one when its
+    # convolutions were float16.
+    float32_only=True,
+)
+TOKEN_MASK = NetworkSpec(
+    "token_mask",
+    inputs=(_float("embeds", "B", TOKENS, "D"),),
+    outputs=(_float("token_mask", "K", "B", TOKENS),),
+    runs="unsafe",
+    of_guard=True,
+    float32_only=True,
+)
+SAMPLER_STEP = NetworkSpec(
+    "sampler_step",
+    inputs=(
+        _float("state", "S", "B", *_LATENT),
+        _float("noise_pred", "CB", *_LATENT),
+        _float("noise", "B", *_LATENT),
+        _float("matrix", "B", "S+1", "S+2"),
+        _float("guidance_scale", "B", span=(0, 1)),
+    ),
+    outputs=(
+        _float("next_state", "S", "B", *_LATENT),
+        _float("next_model_input", "CB", *_LATENT),
+        TensorSpec("finite", "bool", ("B",)),
+    ),
+    runs="step",
+    float32_only=True,  # it adds up small differences
+)
+VAE_DECODER = NetworkSpec(
+    "vae_decoder",
+    inputs=(_float("latent", "B", *_LATENT),),
+    outputs=(TensorSpec("images", "uint8", ("B", "PH", "PW", 3), varies=True), TensorSpec("finite", "bool", ("B",))),
+    runs="call",
+)
+
+NETWORKS = {spec.name: spec for spec in (TEXT_ENCODER, UNET, GUARD, TOKEN_MASK, SAMPLER_STEP, VAE_DECODER)}
+GUARD_NETWORKS = tuple(name for name, spec in NETWORKS.items() if spec.of_guard)

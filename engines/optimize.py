@@ -13,18 +13,21 @@ import time
 from pathlib import Path
 from typing import Any
 
+from engines.backends.registry import ONNX_FILE, backend_spec
 from engines.errors import InputError
-from engines.manifest import FileRecord, Manifest, check_output
+from engines.manifest import Manifest
 from engines.networks import NETWORKS
 from engines.parity import in_words
+from engines.records import FileRecord
 from engines.store.atomic import replacing_folder
-from engines.store.engine_store import MODEL_FILES, TOKENIZER, EngineStore
+from engines.store.engine_store import TOKENIZER_FILE, EngineStore
+from engines.store.output_folder import check_output
 from engines.store.recorded_cases import FILE_NAME as RECORDED
 from engines.store.recorded_cases import check_cases
 
 
 def optimize(store: EngineStore, output: Path, command_line: str = "") -> Manifest:
-    """Write the copy to `output`, held to the outputs of PyTorch that were recorded at build, and return its manifest.
+    """Write the copy to `output`, compared with PyTorch's outputs that were recorded at build, and return its manifest.
 
     `command_line` is recorded in the manifest.
 
@@ -33,7 +36,7 @@ def optimize(store: EngineStore, output: Path, command_line: str = "") -> Manife
         DigestError, ManifestError: a file is missing or altered.
         ParityError: an optimised network does not compute what PyTorch computed.
     """
-    if store.manifest.backend != "onnxruntime" or store.manifest.optimized_for is not None:
+    if not backend_spec(store.manifest.backend).can_optimize or store.manifest.optimized_for is not None:
         found = store.manifest.backend if store.manifest.optimized_for is None else "engines that are optimised already"
         raise InputError(f"{store.folder}: expected portable engines for onnxruntime, found {found}; only these can be optimised")
     if output.resolve() == store.folder.resolve():
@@ -43,8 +46,8 @@ def optimize(store: EngineStore, output: Path, command_line: str = "") -> Manife
 
     backend = OnnxRuntimeBackend()
     with replacing_folder(output) as folder:
-        (folder / TOKENIZER).parent.mkdir()
-        shutil.copyfile(store.tokenizer, folder / TOKENIZER)
+        (folder / TOKENIZER_FILE).parent.mkdir()
+        shutil.copyfile(store.tokenizer, folder / TOKENIZER_FILE)
         parity = {name: _optimize(store, name, backend, folder) for name in NETWORKS if store.manifest.files_of(name)}
         manifest = dataclasses.replace(
             store.manifest,
@@ -61,7 +64,7 @@ def optimize(store: EngineStore, output: Path, command_line: str = "") -> Manife
 
 def _optimize(store: EngineStore, network: str, backend: Any, folder: Path) -> dict[str, dict[str, float]]:
     """Write one network and its recorded cases to `folder`; its parity figures."""
-    started, spec, path = time.monotonic(), NETWORKS[network], folder / network / MODEL_FILES[0]
+    started, spec, path = time.monotonic(), NETWORKS[network], folder / network / ONNX_FILE
     path.parent.mkdir()
     cases = store.cases(network)
     shutil.copyfile(store.folder / network / RECORDED, path.with_name(RECORDED))

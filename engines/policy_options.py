@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from engines.manifest import Policy
+from engines.policy import Policy
 
 
 def add_policy_arguments(parser: argparse.ArgumentParser, default: str | None = None) -> None:

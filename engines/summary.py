@@ -6,10 +6,10 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from engines.backends.registry import ENGINE_FILES
 from engines.manifest import Manifest
 from engines.networks import NETWORKS
 from engines.parity import worst
-from engines.store.engine_store import MODEL_FILES
 
 PARITY_OF = {
     "engine": "engines with PyTorch",
@@ -32,12 +32,11 @@ def summary(manifest: Manifest, digest: str) -> str:
         ),
         ("scheduler", str(manifest.scheduler.get("_class_name", ""))),
     ]
-    if manifest.guard is None:
+    if not manifest.guards:
         rows.append(("guard", "none: these engines only generate unguarded"))
-    else:
-        guard = manifest.guard
+    for guard in manifest.guards:
         rows += [
-            ("guard", f"{guard.concept}, from {guard.source}, SHA-256 {guard.digest}"),
+            ("guard", f"{guard.concept}, from {guard.checkpoint}, SHA-256 {guard.digest}"),
             (
                 "policy",
                 ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(guard.policy).items())
@@ -70,7 +69,7 @@ def summary(manifest: Manifest, digest: str) -> str:
     for network in (*NETWORKS, "tokenizer"):
         figures = manifest.parity.get(network)
         for name, record in sorted(manifest.files_of(network).items()):
-            is_model = name.split("/", 1)[1] in MODEL_FILES
+            is_model = name.split("/", 1)[1] in ENGINE_FILES
             parity = "{:9.6f}  {:8.1e}".format(*worst(figures)) if figures and is_model else f"{'':9}  {'':8}"
             precision = manifest.precision_of(network) if is_model else ""
             lines.append(f"{network:<13} {precision:<9} {record.size / 1e6:9.2f}  {parity}  {name}")

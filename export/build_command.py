@@ -8,12 +8,12 @@ from pathlib import Path
 from engines.backends.registry import BACKENDS
 from engines.backends.tensorrt_module import BUILDERS
 from engines.errors import InputError
-from engines.manifest import Policy
+from engines.policy import Policy
 from engines.policy_options import add_policy_arguments, given_policy
 from engines.store.default_folder import engine_folder
 from export.build import build
-from export.build_options import BuildOptions
-from export.precision.choice import precision_name
+from export.build_options import BuildOptions, Checkpoint
+from export.precision.names import precision_name
 from export.tensorrt.plan_builder import COMPATIBILITY, TARGETS, PlanOptions
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"  # in a clone; a wheel does not have it
@@ -79,7 +79,7 @@ def options(arguments: argparse.Namespace) -> BuildOptions:
     Raises:
         InputError: they contradict each other, no guard was named, or the demo is not here.
     """
-    model, redirector, concept = _sources(arguments)
+    model, checkpoints = _sources(arguments)
     _check_backend(arguments)
     return BuildOptions(
         batch_size=arguments.batch_size or BuildOptions.batch_size,
@@ -95,20 +95,17 @@ def options(arguments: argparse.Namespace) -> BuildOptions:
             arguments.timing_cache,
         ),
         model=model,
-        redirector=redirector,
-        concept=concept,
+        checkpoints=checkpoints,
         engine_dir=arguments.engine_dir or engine_folder(_name(arguments.model)),
         backend=arguments.backend,
         precision=precision_name(arguments.precision),
-        mask_again=arguments.mask_again,
         force=arguments.force,
-        policy=Policy(**given_policy(arguments)),
         command_line=arguments.command_line,
     )
 
 
-def _sources(arguments: argparse.Namespace) -> tuple[str, Path | None, str]:
-    """Model, checkpoint and concept."""
+def _sources(arguments: argparse.Namespace) -> tuple[str, tuple[Checkpoint, ...]]:
+    """The model, and the checkpoints of its guard."""
     model, redirector = arguments.model, arguments.redirector
     if arguments.unguarded and redirector is not None:
         raise InputError("--unguarded and --redirector: expected one of them, found both")
@@ -117,14 +114,19 @@ def _sources(arguments: argparse.Namespace) -> tuple[str, Path | None, str]:
             "--model: expected a diffusers folder or hub id, found none, and the demo's model comes with a clone of the repository "
             "only; pass --model and --redirector"
         )
-    if arguments.unguarded or redirector is not None:
-        return model or str(DEMO_MODEL), redirector, arguments.concept
+    policy = Policy(**given_policy(arguments))
+    if arguments.unguarded:
+        return model or str(DEMO_MODEL), ()
+    if redirector is not None:
+        concept = arguments.concept or redirector.stem
+        return model or str(DEMO_MODEL), (Checkpoint(redirector, concept, arguments.mask_again, policy),)
     if model is not None:
         raise InputError(
             "--redirector: expected a SafeRedir checkpoint for --model, found none; pass one, or --unguarded "
             "for engines that can only generate unguarded"
         )
-    return str(DEMO_MODEL), DEMO_REDIRECTOR, arguments.concept or DEMO_CONCEPT
+    concept = arguments.concept or DEMO_CONCEPT
+    return str(DEMO_MODEL), (Checkpoint(DEMO_REDIRECTOR, concept, arguments.mask_again, policy),)
 
 
 def _name(model: str | None) -> str:

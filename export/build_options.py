@@ -1,53 +1,66 @@
-"""What to build."""
+"""What a build is asked for."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines.backends.registry import PRECISIONS
-from engines.backends.tensorrt_module import BUILDERS
+from engines.backends.registry import BACKENDS, backend_spec
 from engines.errors import InputError
-from engines.manifest import Geometry, Policy
+from engines.geometry import Geometry
+from engines.policy import Policy
 from export.tensorrt.plan_builder import PlanOptions
 from export.tensorrt.shape_profile import Profile, Span
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """A SafeRedir checkpoint, and how the guard uses it. `concept` is what it forgets, in the words of reports."""
+
+    path: Path
+    concept: str
+    mask_again: bool = False
+    policy: Policy = Policy()
+
+
+@dataclass(frozen=True)
 class BuildOptions:
-    """What to build. `redirector` None means engines without a guard, which only unguarded generation accepts.
+    """What to build. Without checkpoints the engines have no guard, and only unguarded generation accepts them.
+
+    batch_size, height, width  sizes of TensorRT engines, MIN:OPT:MAX; None stands for the model's own
+    force                      build everything again, whatever is there
 
     Raises:
-        InputError: the backend cannot run in the precision.
+        InputError: the backend cannot run in the precision, or two checkpoints forget the same concept.
     """
 
     model: str
-    redirector: Path | None
+    checkpoints: tuple[Checkpoint, ...]
     engine_dir: Path
-    concept: str = ""
     backend: str = "onnxruntime"
     precision: str = "float32"
-    batch_size: str = "1:1:4"  # sizes of TensorRT engines, MIN:OPT:MAX; None stands for the model's own
+    batch_size: str = "1:1:4"
     height: str | None = None
     width: str | None = None
     plan: PlanOptions = PlanOptions()
     keep_onnx: bool = False
-    mask_again: bool = False
-    policy: Policy = Policy()
     force: bool = False
     command_line: str = ""  # for the manifest
 
     def __post_init__(self) -> None:
-        if self.precision not in (able := PRECISIONS[self.backend]):
-            others = [name for name, precisions in PRECISIONS.items() if self.precision in precisions]
+        if self.precision not in (able := backend_spec(self.backend).precisions):
+            others = [name for name, spec in BACKENDS.items() if self.precision in spec.precisions]
             raise InputError(
                 f"precision: expected {' or '.join(able)} with --backend {self.backend}, found {self.precision}; "
                 f"for that choose --backend {' or '.join(others)}"
             )
+        concepts = [checkpoint.concept for checkpoint in self.checkpoints]
+        if len(set(concepts)) != len(concepts):
+            raise InputError(f"concept: expected a name of its own for each checkpoint, found {', '.join(concepts)}")
 
     def profile(self, geometry: Geometry) -> Profile | None:
         """The shapes of TensorRT engines; None for the others, which take any."""
-        if self.backend not in BUILDERS:
+        if not backend_spec(self.backend).plans:
             return None
         height, width = self.height or str(geometry.default_height), self.width or str(geometry.default_width)
         return Profile(
@@ -55,8 +68,3 @@ class BuildOptions:
             Span.parse("height", height, geometry.size_multiple),
             Span.parse("width", width, geometry.size_multiple),
         )
-
-    @property
-    def half_files(self) -> bool:
-        """Whether the ONNX files themselves are in the precision; OpenVINO lowers it when it compiles float32 files."""
-        return self.backend in BUILDERS

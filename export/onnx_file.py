@@ -18,12 +18,12 @@ import torch
 from onnx import external_data_helper
 from torch import Tensor, nn
 
-from engines.networks import OPSET, NetworkSpec, TensorSpec
+from engines.networks import OPSET, NetworkSpec, TensorSpec, with_derived
 from export.precision.half_precision import convert
 
 EMBEDDED_BYTES = 1 << 30  # larger weights go to `<name>.data`; a protobuf message ends at 2 GiB
 # Tracing holds no size fixed, but unequal sizes keep a mistaken axis from going unseen.
-EXAMPLE_SIZES = {"B": 2, "CB": 4, "H": 16, "W": 24, "HX": 2, "HE": 3, "R": 11}
+EXAMPLE_SIZES = {"B": 2, "C": 2, "H": 16, "W": 24, "S": 3, "f": 8}
 
 
 def example(spec: NetworkSpec, sizes: Mapping[str, int], seed: int = 0) -> dict[str, Tensor]:
@@ -34,21 +34,21 @@ def example(spec: NetworkSpec, sizes: Mapping[str, int], seed: int = 0) -> dict[
 
 def _random(tensor: TensorSpec, sizes: Mapping[str, int], draw: torch.Generator) -> Tensor:
     shape = tensor.shape(sizes)
-    if tensor.dtype == "float32" and shape == ():
-        return torch.rand((), generator=draw) * (999 if tensor.name == "timestep" else 1)
-    if tensor.dtype == "float32":
+    if tensor.span is None:
         return torch.randn(shape, generator=draw)
-    largest = 255 if tensor.name == "input_ids" else 2  # the first ids of every CLIP vocabulary are its bytes
-    return torch.randint(0, largest + 1, shape, generator=draw, dtype=getattr(torch, tensor.dtype))
+    low, high = tensor.span
+    if tensor.dtype == "float32":
+        return low + (high - low) * torch.rand(shape, generator=draw)
+    return torch.randint(int(low), int(high) + 1, shape, generator=draw, dtype=getattr(torch, tensor.dtype))
 
 
-def export_network(module: nn.Module, spec: NetworkSpec, embed_dim: int, path: Path, precision: str = "float32") -> None:
+def export_network(module: nn.Module, spec: NetworkSpec, fixed: Mapping[str, int], path: Path, precision: str = "float32") -> None:
     """Write `module` to `path`, its weights to `<path>.data` where they exceed 1 GiB.
 
-    Symbols of the spec become dynamic axes; `D` is fixed to `embed_dim`. Inside, the network computes in `precision`;
-    its tensors keep the dtypes of the spec.
+    Symbols of the spec become dynamic axes, but for those of the model, D and K, which `fixed` gives. Inside, the network computes
+    in `precision`; its tensors keep the dtypes of the spec.
     """
-    inputs = example(spec, {**EXAMPLE_SIZES, "D": embed_dim})
+    inputs = example(spec, with_derived({**EXAMPLE_SIZES, **fixed}))
     axes = {tensor.name: tensor.dynamic_axes for tensor in spec.tensors}
     folder = Path(tempfile.mkdtemp(prefix=f".{spec.name}-", dir=path.parent))
     try:
@@ -65,7 +65,7 @@ def export_network(module: nn.Module, spec: NetworkSpec, embed_dim: int, path: P
                 output_names=[tensor.name for tensor in spec.outputs],
             )
         model = onnx.load(folder / path.name)
-        _declare_outputs(model, spec, embed_dim)
+        _declare_outputs(model, spec, fixed)
         if precision != "float32":
             convert(model, precision)
         _save(model, path)
@@ -73,10 +73,10 @@ def export_network(module: nn.Module, spec: NetworkSpec, embed_dim: int, path: P
         shutil.rmtree(folder)
 
 
-def _declare_outputs(model: onnx.ModelProto, spec: NetworkSpec, embed_dim: int) -> None:
+def _declare_outputs(model: onnx.ModelProto, spec: NetworkSpec, fixed: Mapping[str, int]) -> None:
     """Give the outputs the dimensions of the spec: the exporter invents names for those that it could not infer."""
     for value, tensor in zip(model.graph.output, spec.outputs, strict=True):
-        dims = [embed_dim if dim == "D" else dim for dim in tensor.dims]
+        dims = [fixed.get(dim, dim) if isinstance(dim, str) else dim for dim in tensor.dims]
         element = value.type.tensor_type.elem_type
         value.CopyFrom(onnx.helper.make_tensor_value_info(tensor.name, element, dims))
 

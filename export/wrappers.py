@@ -20,7 +20,7 @@ class TextEncoder(nn.Module):
 
 
 class Unet(nn.Module):
-    """sample [CB, 4, H, W], timestep [], encoder_hidden_states [CB, 77, D] → noise_pred [CB, 4, H, W], all float32."""
+    """sample [CB, 4, H, W], timestep [CB], encoder_hidden_states [CB, 77, D] → noise_pred [CB, 4, H, W], all float32."""
 
     def __init__(self, model: UNet2DConditionModel) -> None:
         super().__init__()
@@ -47,28 +47,21 @@ class VaeDecoder(nn.Module):
 
 
 class SamplerStep(nn.Module):
-    """Applies one row [p, q, s, c_next, a_0 … a_HX, b_0 … b_HE] of a sampler's table (see `runtime.samplers.tables`).
+    """One row of a sampler's recurrence for each image (see `runtime.samplers.recurrence`).
 
-    guided m = m_uncond + guidance_scale · (m_cond − m_uncond), or m itself without guidance;
-    ε = p·x + q·m; next x = Σ_j a_j·x_{−j} + Σ_k b_k·ε_{−k} + s·noise. Histories are newest first. float32 throughout.
+    [state'; model input] = matrix · [state; guided prediction; noise], where guided m = m_uncond + guidance_scale · (m_cond −
+    m_uncond), or m itself without guidance. state [S, B, 4, H, W], noise_pred [CB, 4, H, W], noise [B, 4, H, W], matrix
+    [B, S+1, S+2], guidance_scale [B], all float32. `finite` bool [B]: prediction and next state were.
     """
 
     def forward(
-        self,
-        sample: Tensor,
-        noise_pred: Tensor,
-        noise: Tensor,
-        history_x: Tensor,
-        history_eps: Tensor,
-        coefficients: Tensor,
-        guidance_scale: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        branches = noise_pred.reshape(-1, *sample.shape)  # [C, B, 4, H, W]
-        guided = branches[0] + guidance_scale * (branches[-1] - branches[0])
-        samples = torch.cat([sample.unsqueeze(0), history_x])
-        predictions = torch.cat([(coefficients[0] * sample + coefficients[1] * guided).unsqueeze(0), history_eps])
-        terms = torch.cat([samples, predictions]) * coefficients[4:].reshape(-1, 1, 1, 1, 1)
-        next_sample = terms.sum(dim=0) + coefficients[2] * noise
-        scaled = (coefficients[3] * next_sample).unsqueeze(0).expand(branches.shape).reshape(noise_pred.shape)
-        finite = torch.isfinite(guided.sum(dim=(1, 2, 3)) + next_sample.sum(dim=(1, 2, 3)))
-        return next_sample, samples[:-1], predictions[:-1], scaled, finite
+        self, state: Tensor, noise_pred: Tensor, noise: Tensor, matrix: Tensor, guidance_scale: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        branches = noise_pred.reshape(-1, *noise.shape)  # [C, B, 4, H, W]
+        guided = branches[0] + guidance_scale.reshape(-1, 1, 1, 1) * (branches[-1] - branches[0])
+        known = torch.cat([state, guided.unsqueeze(0), noise.unsqueeze(0)])  # [S+2, B, 4, H, W]
+        following = (matrix @ known.flatten(2).transpose(0, 1)).transpose(0, 1).reshape(-1, *noise.shape)  # [S+1, B, 4, H, W]
+        next_state, scaled = following[:-1], following[-1]
+        model_input = scaled.unsqueeze(0).expand(branches.shape).reshape(noise_pred.shape)
+        finite = torch.isfinite(guided.sum(dim=(1, 2, 3)) + following.sum(dim=(0, 2, 3, 4)))
+        return next_state, model_input, finite

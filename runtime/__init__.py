@@ -1,8 +1,42 @@
 """Prompt to image on built engines, guarded at every step. Needs numpy, tokenizers, Pillow and one backend."""
 
 from engines import __version__
+from engines.errors import (
+    BackendError,
+    DigestError,
+    EngineError,
+    InputError,
+    ManifestError,
+    NonFiniteError,
+    ParityError,
+    SafeRedirError,
+)
+from engines.policy import Policy
 from runtime.pipeline import GuardedPipeline
-from runtime.report import Result, save_png
+from runtime.prompts import TruncationWarning
+from runtime.report import GuardReport, ImageReport, Result, Token, read_png, save_png
 from runtime.request import Request
+from runtime.samplers.schedules import SchedulerError
 
-__all__ = ["GuardedPipeline", "Request", "Result", "__version__", "save_png"]
+__all__ = [
+    "BackendError",
+    "DigestError",
+    "EngineError",
+    "GuardReport",
+    "GuardedPipeline",
+    "ImageReport",
+    "InputError",
+    "ManifestError",
+    "NonFiniteError",
+    "ParityError",
+    "Policy",
+    "Request",
+    "Result",
+    "SafeRedirError",
+    "SchedulerError",
+    "Token",
+    "TruncationWarning",
+    "__version__",
+    "read_png",
+    "save_png",
+]

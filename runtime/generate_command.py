@@ -6,12 +6,12 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
 from engines.errors import InputError, NonFiniteError
-from engines.manifest import Policy
 from engines.policy_options import add_policy_arguments, given_policy
 from engines.store.atomic import replacing
 from engines.store.default_folder import engine_folder
@@ -19,7 +19,7 @@ from runtime.pipeline import GuardedPipeline
 from runtime.prompts import TruncationWarning
 from runtime.report import Result, save_png
 from runtime.request import ON_UNSAFE, Request
-from runtime.samplers.tables import SAMPLERS
+from runtime.samplers.registry import SAMPLERS
 
 MARGIN = 4  # pixels between two images of a comparison
 REFUSED = 3  # exit status
@@ -77,10 +77,10 @@ def _generate(arguments: argparse.Namespace) -> int:
     for path in filter(None, (arguments.output, arguments.report)):
         if not path.parent.is_dir():
             raise InputError(f"{path}: expected a folder to write into, found no {path.parent}")
-    with GuardedPipeline(arguments.engine_dir, arguments.unguarded, arguments.eager) as pipeline:
+    with GuardedPipeline(arguments.engine_dir, unguarded=arguments.unguarded, eager=arguments.eager) as pipeline:
         options = {name: getattr(arguments, name) for name in REQUEST}
-        if (numbers := given_policy(arguments)) and pipeline.manifest.guard is not None:
-            options["policy"] = Policy(**{**vars(pipeline.manifest.guard.policy), **numbers})
+        if numbers := given_policy(arguments):
+            options["policy"] = {guard.concept: replace(guard.policy, **numbers) for guard in pipeline.manifest.guards}
         failure = None
         try:
             result = pipeline(arguments.prompt, progress=_progress, **options)
@@ -91,16 +91,16 @@ def _generate(arguments: argparse.Namespace) -> int:
         _write_report(arguments.report, result)
         other: Sequence[Image.Image | None] = [None] * len(result.images)
         if arguments.compare:
-            options["seed"] = [report.seed for report in result.guard]
+            options["seed"] = [report.seed for report in result.reports]
             other = pipeline(arguments.prompt, progress=_progress, unguarded=True, **options).images
     _write_images(arguments, result, other)
     if failure is not None:
         raise failure
-    return REFUSED if any(report.verdict == "refused" for report in result.guard) else 0
+    return REFUSED if any(report.verdict == "refused" for report in result.reports) else 0
 
 
 def _write_images(arguments: argparse.Namespace, result: Result, other: Sequence[Image.Image | None]) -> None:
-    for index, (image, report, unguarded) in enumerate(zip(result.images, result.guard, other, strict=True)):
+    for index, (image, report, unguarded) in enumerate(zip(result.images, result.reports, other, strict=True)):
         path = arguments.output
         if len(result.images) > 1:
             path = path.with_name(f"{path.stem}-{index}{path.suffix}")

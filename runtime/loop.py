@@ -8,161 +8,179 @@ from dataclasses import dataclass
 import numpy as np
 
 from engines.backends.contract import Array, Backend, Engine
-from engines.backends.program import Execution, Progress, Stage
-from engines.manifest import Policy
-from engines.networks import NETWORKS, NOT_CHECKED, NetworkSpec
-from runtime.samplers.tables import SamplerTable
+from engines.backends.program import Execution, Program, Progress, Stage, Step
+from engines.networks import GUARD, NOT_CHECKED, SAMPLER_STEP, UNET, NetworkSpec
+from runtime.start import LoopShape, Start
+
+POLICY_NUMBERS = ("alpha_scale", "threshold", "replace_steps")
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """What the loop leaves on the host, R rows: one for each row of the sampler's table.
+    """What the loop leaves on the host, R rows.
 
     `latents` float32 [B, 4, H, W]; `finite` bool [R, B], whether UNet and sampler step gave finite numbers; with a guard
-    `p_unsafe` float32 [R, B], -1 where an image was not checked.
+    `p_unsafe` float32 [R, K, B], NOT_CHECKED where an image was not checked, and `unsafe` bool [R, K, B].
     """
 
     latents: np.ndarray
     finite: np.ndarray
     p_unsafe: np.ndarray | None
+    unsafe: np.ndarray | None
 
 
 class Loop:
-    """Buffers and bound calls for one batch size, guidance, latent size and sampler table; reused for every image of that shape.
+    """Buffers and bound calls for one shape; reused for every run of that shape.
 
     `engines` holds unet, sampler_step and, for a guarded loop, guard. What one step writes and the next one reads is
-    there twice, so that no network ever reads what it writes.
+    there twice, so that no network ever reads what it writes. `steps` are the bound calls that `program` runs.
     """
 
-    def __init__(self, engines: Mapping[str, Engine], backend: Backend, table: SamplerTable, sizes: Mapping[str, int]) -> None:
-        """`sizes`: numbers for B, CB, H, W and D."""
-        self._backend, self._table = backend, table
-        self._sizes = {**sizes, "HX": table.history_x, "HE": table.history_eps, "R": table.coefficients.shape[1]}
-        self._guarded = "guard" in engines
-        rows, images = table.rows, sizes["B"]
-        self._timesteps, self._coefficients = self._from_host(table.timesteps), self._from_host(table.coefficients)
+    def __init__(self, engines: Mapping[str, Engine], backend: Backend, shape: LoopShape) -> None:
+        self.shape, self._backend, self._sizes = shape, backend, shape.sizes()
+        rows, images, concepts = shape.rows, shape.images, shape.concepts
         self._finite = backend.zeros((rows, images), "bool", rows=True)
-        self._p_unsafe = backend.zeros((rows, images), "float32", rows=True)
-        unet, guard, step = NETWORKS["unet"], NETWORKS["guard"], NETWORKS["sampler_step"]
-        self._shared = {
-            name: self._buffer(spec, name)
-            for spec, name in (
-                (unet, "noise_pred"),
-                (step, "noise"),
-                (step, "guidance_scale"),
-                (guard, "original_embeds"),
-                (guard, "alpha_scale"),
-                (guard, "threshold"),
-                (guard, "replace_steps"),
-            )
+        self._p_unsafe = backend.zeros((rows, concepts, images), "float32", rows=True)
+        self._unsafe = backend.zeros((rows, concepts, images), "bool", rows=True)
+        self._by_row = {
+            name: self._buffer(spec, name, rows)
+            for spec, name in ((GUARD, "timestep"), (SAMPLER_STEP, "matrix"), *([(SAMPLER_STEP, "noise")] if shape.noisy else []))
         }
-        self._model_input = self._buffer(unet, "sample")
+        self._unet_timesteps = self._buffer(UNET, "timestep", rows)
+        shared = [(UNET, "noise_pred"), (SAMPLER_STEP, "guidance_scale"), (GUARD, "original_embeds")]
+        shared += [(GUARD, name) for name in POLICY_NUMBERS] + ([] if shape.noisy else [(SAMPLER_STEP, "noise")])
+        self._shared = {name: self._buffer(spec, name) for spec, name in shared}
+        self._model_input = self._buffer(UNET, "sample")
+        self._embeds = (self._buffer(GUARD, "original_embeds"), self._buffer(GUARD, "original_embeds"))
         self._pairs = {
             name: (self._buffer(spec, name), self._buffer(spec, name))
-            for spec, name in (
-                (step, "sample"),
-                (step, "history_x"),
-                (step, "history_eps"),
-                (guard, "embeds"),
-                (guard, "countdown"),
-            )
+            for spec, name in ((SAMPLER_STEP, "state"), (GUARD, "shifts"), (GUARD, "countdown"))
         }
-        self._program = backend.program([self._bind(engines, row) for row in range(rows)])
+        self.steps: list[Step] = [self._bind(engines, row) for row in range(rows)]
+        self.program: Program = backend.program(self.steps)
 
     @property
     def execution(self) -> Execution:
         """How the steps have run so far."""
-        return self._program.execution
+        return self.program.execution
 
-    def _buffer(self, spec: NetworkSpec, name: str) -> Array:
+    def run(self, start: Start, progress: Progress | None = None) -> Trace:
+        """Sample every image to its end."""
+        self.start(start)
+        self.program.run(progress)
+        return self.trace()
+
+    def start(self, start: Start) -> None:
+        """Set every buffer that a run reads before it writes it: nothing of an earlier image remains.
+
+        What the steps must report starts as a failure, so that a step that did not run cannot pass for a safe one.
+        """
+        write, steps, branches = self._backend.write, start.steps, self.shape.branches
+        sample = start.noise * steps.init_noise_sigma.reshape(-1, 1, 1, 1)
+        state = np.zeros((steps.slots, *sample.shape), np.float32)
+        state[0] = sample
+        write(self._pairs["state"][0], state)
+        write(self._model_input, np.concatenate([sample * steps.input_scale.reshape(-1, 1, 1, 1)] * branches))
+        write(self._by_row["timestep"], steps.timesteps)
+        write(self._unet_timesteps, np.concatenate([steps.timesteps] * branches, axis=1))
+        write(self._by_row["matrix"], steps.matrices)
+        if start.step_noise is not None:
+            write(self._by_row["noise"], start.step_noise)
+        write(self._shared["guidance_scale"], start.guidance_scale)
+        write(self._embeds[0], start.embeds)
+        write(self._finite, False)
+        if self.shape.guarded:
+            self._start_guard(start)
+
+    def _start_guard(self, start: Start) -> None:
+        write = self._backend.write
+        if start.policies is None:
+            raise TypeError("a guarded loop needs policies")
+        write(self._p_unsafe, np.nan)
+        write(self._unsafe, True)
+        write(self._shared["original_embeds"], start.embeds)
+        write(self._pairs["shifts"][0], 0)
+        write(self._pairs["countdown"][0], 0)
+        for name in POLICY_NUMBERS:
+            write(self._shared[name], [[getattr(policy, name) for policy in images] for images in start.policies])
+
+    def trace(self) -> Trace:
+        """The result of the last run, once its steps have ended."""
+        read, guarded = self._backend.read, self.shape.guarded
+        return Trace(
+            latents=read(self._pairs["state"][self.shape.rows % 2])[0],
+            finite=read(self._finite),
+            p_unsafe=read(self._p_unsafe) if guarded else None,
+            unsafe=read(self._unsafe) if guarded else None,
+        )
+
+    def _buffer(self, spec: NetworkSpec, name: str, rows: int | None = None) -> Array:
+        """An array for a tensor of a network, or one for each row of the samplers."""
         tensor = next(tensor for tensor in spec.tensors if tensor.name == name)
-        return self._backend.zeros(tensor.shape(self._sizes), tensor.dtype)
-
-    def _from_host(self, values: np.ndarray) -> Array:
-        array = self._backend.zeros(values.shape, "float32", rows=True)
-        self._backend.write(array, values)
-        return array
+        shape = tensor.shape(self._sizes)
+        if rows is None:
+            return self._backend.zeros(shape, tensor.dtype)
+        return self._backend.zeros((rows, *shape), tensor.dtype, rows=True)
 
     def _bind(self, engines: Mapping[str, Engine], row: int) -> list[Stage]:
         """One step: UNet and guard, which read the same state and are independent of each other, then the sampler."""
-        now = {name: pair[row % 2] for name, pair in self._pairs.items()}
-        following = {f"next_{name}": pair[(row + 1) % 2] for name, pair in self._pairs.items()}
-        embeds = now["embeds"] if self._guarded else self._pairs["embeds"][0]
-        timestep = self._timesteps[row, ...]
-        beside = [
-            engines["unet"].bind(
-                sample=self._model_input, timestep=timestep, encoder_hidden_states=embeds, noise_pred=self._shared["noise_pred"]
-            )
-        ]
-        if self._guarded:
-            state = {
-                "embeds": embeds,
-                "countdown": now["countdown"],
-                "p_unsafe": self._p_unsafe[row, ...],
-                **{name: following[name] for name in ("next_embeds", "next_countdown")},
-            }
-            guard = engines["guard"].bind(
-                sample=now["sample"],
-                timestep=timestep,
-                **state,
-                **{name: self._shared[name] for name in ("original_embeds", "alpha_scale", "threshold", "replace_steps")},
-            )
-            beside.append(_when_due(guard, **state) if self._backend.on_host else guard)
+        now, following = row % 2, (row + 1) % 2
+        by_row = {name: array[row, ...] for name, array in self._by_row.items()}
+        unet = engines["unet"].bind(
+            sample=self._model_input,
+            timestep=self._unet_timesteps[row, ...],
+            encoder_hidden_states=self._embeds[now if self.shape.guarded else 0],
+            noise_pred=self._shared["noise_pred"],
+        )
+        beside = [unet, self._bind_guard(engines["guard"], row)] if self.shape.guarded else [unet]
         sampler_step = engines["sampler_step"].bind(
-            **{name: now[name] for name in ("sample", "history_x", "history_eps")},
-            **{name: self._shared[name] for name in ("noise_pred", "noise", "guidance_scale")},
-            coefficients=self._coefficients[row, ...],
-            **{name: following[name] for name in ("next_sample", "next_history_x", "next_history_eps")},
+            state=self._pairs["state"][now],
+            noise_pred=self._shared["noise_pred"],
+            noise=by_row["noise"] if self.shape.noisy else self._shared["noise"],
+            matrix=by_row["matrix"],
+            guidance_scale=self._shared["guidance_scale"],
+            next_state=self._pairs["state"][following],
             next_model_input=self._model_input,
             finite=self._finite[row, ...],
         )
         return [beside, [sampler_step]]
 
-    def run(
-        self, embeds: np.ndarray, noise: np.ndarray, guidance_scale: float, policy: Policy | None, progress: Progress | None = None
-    ) -> Trace:
-        """Sample from `noise` float32 [B, 4, H, W] under embeddings float32 [C·B, 77, D]."""
-        self._start(embeds, noise, guidance_scale, policy)
-        self._program.run(progress)
-        read = self._backend.read
-        return Trace(
-            read(self._pairs["sample"][self._table.rows % 2]), read(self._finite), read(self._p_unsafe) if self._guarded else None
+    def _bind_guard(self, engine: Engine, row: int) -> Callable[[], None]:
+        now, following = row % 2, (row + 1) % 2
+        results = {
+            "next_embeds": self._embeds[following],
+            "next_shifts": self._pairs["shifts"][following],
+            "next_countdown": self._pairs["countdown"][following],
+            "p_unsafe": self._p_unsafe[row, ...],
+            "unsafe": self._unsafe[row, ...],
+        }
+        state = {name: self._pairs[name][now] for name in ("shifts", "countdown")}
+        call = engine.bind(
+            sample=self._sample(now),
+            timestep=self._by_row["timestep"][row, ...],
+            **state,
+            **{name: self._shared[name] for name in ("original_embeds", *POLICY_NUMBERS)},
+            **results,
         )
+        return _when_due(call, embeds=self._embeds[now], **state, **results) if self._backend.on_host else call
 
-    def _start(self, embeds: np.ndarray, noise: np.ndarray, guidance_scale: float, policy: Policy | None) -> None:
-        """Set every buffer that a run reads before it writes it: nothing of an earlier image remains.
-
-        What the steps must report starts as a failure, so that a step that did not run cannot pass for a safe one.
-        """
-        write = self._backend.write
-        sample = noise * np.float32(self._table.init_noise_sigma)
-        scaled = sample * np.float32(self._table.input_scale)
-        write(self._pairs["sample"][0], sample)
-        write(self._model_input, np.concatenate([scaled] * (len(embeds) // len(noise))))
-        write(self._pairs["history_x"][0], 0)
-        write(self._pairs["history_eps"][0], 0)
-        write(self._shared["guidance_scale"], guidance_scale)
-        write(self._pairs["embeds"][0], embeds)
-        write(self._finite, False)
-        if self._guarded:
-            write(self._p_unsafe, np.nan)
-            if policy is None:
-                raise TypeError("a guarded loop needs a policy")
-            write(self._shared["original_embeds"], embeds)
-            write(self._pairs["countdown"][0], 0)
-            for name in ("alpha_scale", "threshold", "replace_steps"):
-                write(self._shared[name], getattr(policy, name))
+    def _sample(self, place: int) -> Array:
+        """Slot 0 of a state: the samplers' own sample."""
+        return self._pairs["state"][place][0, ...]
 
 
 def _when_due(
     guard: Callable[[], None],
     embeds: np.ndarray,
+    shifts: np.ndarray,
     countdown: np.ndarray,
-    p_unsafe: np.ndarray,
     next_embeds: np.ndarray,
+    next_shifts: np.ndarray,
     next_countdown: np.ndarray,
+    p_unsafe: np.ndarray,
+    unsafe: np.ndarray,
 ) -> Callable[[], None]:
-    """A guard's call that the host makes only if an image's countdown has run out; else its outputs are known beforehand.
+    """A guard's call that the host makes only if a countdown has run out; else its outputs are known beforehand.
 
     For a backend on the host. A device's countdowns could be read only by waiting for it.
     """
@@ -170,8 +188,10 @@ def _when_due(
     def call() -> None:
         if countdown.min() > 0:
             np.copyto(next_embeds, embeds)
+            np.copyto(next_shifts, shifts)
             np.subtract(countdown, 1, out=next_countdown)
             p_unsafe.fill(NOT_CHECKED)
+            unsafe.fill(False)
         else:
             guard()
 

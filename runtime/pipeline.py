@@ -8,27 +8,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from engines.backends.contract import Engine, run_once
+from engines.backends.contract import Backend, Engine, run_once
 from engines.backends.program import Execution, Progress
 from engines.backends.registry import open_backend
 from engines.errors import InputError, NonFiniteError
-from engines.manifest import Policy
-from engines.networks import GUARD_NETWORKS, LATENT_CHANNELS, NETWORKS
+from engines.networks import NETWORKS
 from engines.store.engine_store import EngineStore
 from engines.store.verification import ensure_verified
-from runtime.judge import Judged, judge, responsible
+from runtime.judge import Outcome, judge, responsible
 from runtime.loop import Loop, Trace
-from runtime.noise import randn
+from runtime.preparation import Preparation
 from runtime.prompts import PromptTokenizer
 from runtime.report import ImageReport, Result, image_digest
-from runtime.request import Request
+from runtime.request import Policies, Request
 from runtime.samplers.schedules import NoiseSchedule
-from runtime.samplers.tables import SamplerTable, sampler_table
+from runtime.start import LoopShape
+
+if TYPE_CHECKING:
+    from typing_extensions import Never
 
 LOOPS = 4  # shapes whose buffers are kept
 
@@ -50,15 +52,15 @@ class GuardedPipeline:
         DigestError: a file is missing or altered.
         BackendError: the backend is not installed or refuses an engine.
         ParityError: engines that were built without their device do not compute on it what PyTorch computed.
-        InputError: the model's scheduler has options that a sampler table cannot honour.
+        InputError: the model's scheduler has options that a sampler cannot honour.
     """
 
     def __init__(
         self,
         engine_dir: str | Path,
+        *,
         unguarded: bool = False,
         eager: bool = False,
-        *,
         wrap: Callable[[Engine], Engine] = lambda engine: engine,
     ) -> None:
         self._store = EngineStore(engine_dir)
@@ -68,22 +70,17 @@ class GuardedPipeline:
         self._unguarded = unguarded
         self._schedule = NoiseSchedule.from_config(self.manifest.scheduler)
         self._tokenizer = PromptTokenizer(self._store.tokenizer)
-        self._backend = open_backend(self.manifest.backend, self.manifest.precision, eager)
-        wanted = [name for name in NETWORKS if not (unguarded and name in GUARD_NETWORKS)]
-        self._engines: dict[str, Engine] = self._store.load(wanted, self._backend)
-        ensure_verified(self._store, self._backend, self._engines)
-        self._engines = {name: wrap(engine) for name, engine in self._engines.items()}
-        self._loops: OrderedDict[tuple[object, ...], Loop] = OrderedDict()
+        backend = open_backend(self.manifest.backend, self.manifest.precision, eager)
+        wanted = [name for name, spec in NETWORKS.items() if not (unguarded and spec.of_guard)]
+        engines = self._store.load(wanted, backend)
+        ensure_verified(self._store, backend, engines)
+        self._open: _Open | None = _Open(backend, {name: wrap(engine) for name, engine in engines.items()})
         self._lock = threading.Lock()
-
-    @property
-    def device(self) -> str:
-        """What the engines run on, in words."""
-        return self._backend.device
+        self.device = backend.device  # what the engines run on, in words
 
     def used_device_memory(self) -> int | None:
         """Bytes of the GPU's memory in use, by every process; None on a CPU."""
-        return self._backend.used_memory()
+        return self._opened().backend.used_memory()
 
     def __enter__(self) -> GuardedPipeline:
         return self
@@ -92,13 +89,28 @@ class GuardedPipeline:
         self.close()
 
     def close(self) -> None:
-        """Free engines and buffers, once a call in progress has ended. Later calls raise InputError."""
+        """Free engines, buffers and the backend, once a call in progress has ended. Later calls raise InputError."""
         with self._lock:
-            self._loops.clear()
-            self._engines.clear()
+            self._open = None
 
-    def __call__(self, prompt: str | Sequence[str], *, progress: Progress | None = None, **options: Any) -> Result:
-        """Generate one image for each prompt; `options` are the fields of `runtime.request.Request`.
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        negative_prompt: str | Sequence[str] = Request.negative_prompt,
+        num_inference_steps: int | Sequence[int] = Request.num_inference_steps,
+        guidance_scale: float | Sequence[float] = Request.guidance_scale,
+        seed: int | Sequence[int] | None = Request.seed,
+        height: int | None = Request.height,
+        width: int | None = Request.width,
+        scheduler: str | Sequence[str | None] | None = Request.scheduler,
+        policy: Policies | Sequence[Policies] = Request.policy,
+        on_unsafe: str | Sequence[str] = Request.on_unsafe,
+        unguarded: bool = Request.unguarded,
+        progress: Progress | None = None,
+        **unknown: Never,
+    ) -> Result:
+        """Generate one image for each prompt; the options are the fields of `runtime.request.Request`.
 
         `progress(done, steps)` is called after every step, or once at the end where a CUDA graph runs them all.
 
@@ -106,129 +118,95 @@ class GuardedPipeline:
             InputError: an option cannot be honoured.
             NonFiniteError: a network returned NaN or infinity; its `result` holds the images not concerned.
         """
-        request = Request.of(prompt, options)
-        if self._unguarded:
-            request = replace(request, unguarded=True)
-        with self._lock:
-            if not self._engines:
-                raise InputError("pipeline: expected an open one, found it closed; make a new GuardedPipeline")
-            return self._generate(request, progress)
-
-    def _generate(self, request: Request, progress: Progress | None) -> Result:
-        height, width = request.size(self.manifest.geometry)
-        seeds, images = request.seeds(), len(request.prompts)
-        self._check_profile({"batch_size": images, "height": height, "width": width})
-        table = sampler_table(request.scheduler or self._schedule.class_name, request.num_inference_steps, self._schedule)
-        factor = self.manifest.geometry.scale_factor
-        latent = (LATENT_CHANNELS, height // factor, width // factor)
-        noise = np.stack([randn(seed, (1, *latent))[0] for seed in seeds])
-        texts = request.negative_prompts + request.prompts if request.branches == 2 else request.prompts
-        embeds = self._encode(texts)
-        loop = self._loop(
-            table, {"B": images, "CB": len(texts), "H": latent[1], "W": latent[2], "D": embeds.shape[2]}, request.unguarded
+        if unknown:
+            known = [name for name in Request.__dataclass_fields__ if name != "prompt"]
+            raise InputError(f"unknown option {', '.join(sorted(unknown))}: expected some of {', '.join(known)}, progress")
+        request = Request(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            seed=seed,
+            height=height,
+            width=width,
+            scheduler=scheduler,
+            policy=policy,
+            on_unsafe=on_unsafe,
+            unguarded=unguarded or self._unguarded,
         )
-        trace = loop.run(embeds, noise, request.guidance_scale, self._effective_policy(request), progress)
-        judged = self._explain(judge(trace, request, self._policy(request)), request.prompts, embeds[-images:])
-        reports = [
-            self._report(request, table, seed, (height, width), index, found)
-            for index, (seed, found) in enumerate(zip(seeds, judged, strict=True))
-        ]
-        return self._finish(trace, reports, loop.execution)
+        with self._lock:
+            return self._generate(self._opened(), request, progress)
 
-    def _check_profile(self, sizes: dict[str, int]) -> None:
-        """Raise InputError for a size that TensorRT engines were not built for."""
-        if (target := self.manifest.target) is None:
-            return
-        for name, size in sizes.items():
-            smallest, _, largest = target.span(name)
-            if not smallest <= size <= largest:
-                raise InputError(
-                    f"{name}: expected {smallest} to {largest}, for which these engines were built, found {size}; "
-                    f"rebuild with: saferedir build --{name.replace('_', '-')} MIN:OPT:MAX"
-                )
+    def _opened(self) -> _Open:
+        if self._open is None:
+            raise InputError("pipeline: expected an open one, found it closed; make a new GuardedPipeline")
+        return self._open
 
-    def _policy(self, request: Request) -> Policy | None:
-        """The numbers that judge; None without a guard."""
-        if request.unguarded or self.manifest.guard is None:
-            return None
-        return request.policy or self.manifest.guard.policy
+    def _generate(self, opened: _Open, request: Request, progress: Progress | None) -> Result:
+        prepared = Preparation.of(request, self.manifest, self._schedule)
+        start = prepared.start(self._encode(opened, prepared.texts))
+        loop = opened.loop(prepared.shape(start))
+        trace = loop.run(start, progress)
+        outcomes = self._outcomes(opened, prepared, trace, start.embeds[-len(request.prompts) :])
+        reports = [self._report(prepared, image, outcome) for image, outcome in enumerate(outcomes)]
+        return self._finish(opened, trace, reports, loop.execution)
 
-    def _effective_policy(self, request: Request) -> Policy | None:
-        """The numbers given to the guard: to refuse or to monitor is to judge every step and to shift by nothing."""
-        policy = self._policy(request)
-        if policy is None or request.on_unsafe == "redirect":
-            return policy
-        return replace(policy, alpha_scale=0.0, replace_steps=0)
-
-    def _encode(self, texts: list[str]) -> np.ndarray:
+    def _encode(self, opened: _Open, texts: list[str]) -> np.ndarray:
         """Embeddings float32 [len(texts), 77, D]."""
-        ids = self._tokenizer(texts)
         sizes = {"CB": len(texts), "D": self.manifest.geometry.embed_dim}
-        embeds = run_once(self._engines["text_encoder"], self._backend, {"input_ids": ids}, sizes)["text_embeddings"]
+        embeds = opened.run("text_encoder", {"input_ids": self._tokenizer(texts)}, sizes)["text_embeddings"]
         if not np.isfinite(embeds).all():
             rows = np.nonzero(~np.isfinite(embeds).all(axis=(1, 2)))[0]
             raise NonFiniteError(f"text_encoder: returned NaN or infinity for {texts[rows[0]]!r}; no image was generated")
         return embeds
 
-    def _explain(self, judged: list[Judged], prompts: list[str], embeds: np.ndarray) -> list[Judged]:
-        """Name the tokens held responsible. The first unsafe check saw the prompts' own embeddings, so the mask is theirs."""
-        if not any(found.unsafe_steps for found in judged):
-            return judged
-        sizes = {"B": len(judged), "D": embeds.shape[2]}
-        masks = run_once(self._engines["token_mask"], self._backend, {"embeds": embeds}, sizes)["token_mask"]
-        return [
-            replace(found, responsible_tokens=responsible(mask, self._tokenizer.words(prompt))) if found.unsafe_steps else found
-            for found, mask, prompt in zip(judged, masks, prompts, strict=True)
+    def _outcomes(self, opened: _Open, prepared: Preparation, trace: Trace, embeds: np.ndarray) -> list[Outcome]:
+        """What became of each image. `embeds` are the prompts' own: the first unsafe check saw them, so the mask is theirs."""
+        modes, prompts = prepared.request.modes, prepared.request.prompts
+        outcomes = [
+            judge(trace, image, sampler.rows, modes[image], prepared.guards[image])
+            for image, sampler in enumerate(prepared.samplers)
         ]
+        if not any(guard.unsafe_steps for outcome in outcomes for guard in outcome.guards):
+            return outcomes
+        sizes = {"B": len(outcomes), "D": embeds.shape[2], "K": len(self.manifest.guards)}
+        masks = opened.run("token_mask", {"embeds": embeds}, sizes)["token_mask"]  # [K, B, 77]
+        return [self._explained(outcome, masks[:, image], prompts[image]) for image, outcome in enumerate(outcomes)]
 
-    def _loop(self, table: SamplerTable, sizes: dict[str, int], unguarded: bool) -> Loop:
-        key = (table.name, table.rows, unguarded, *sizes.values())
-        if key not in self._loops:
-            engines = {name: engine for name, engine in self._engines.items() if not (unguarded and name in GUARD_NETWORKS)}
-            self._loops[key] = Loop(engines, self._backend, table, sizes)
-            if len(self._loops) > LOOPS:
-                self._loops.popitem(last=False)
-        self._loops.move_to_end(key)
-        return self._loops[key]
+    def _explained(self, outcome: Outcome, masks: np.ndarray, prompt: str) -> Outcome:
+        """Name the tokens that each guard which found the image unsafe holds responsible."""
+        guards = [
+            replace(guard, responsible_tokens=responsible(mask, self._tokenizer.words(prompt))) if guard.unsafe_steps else guard
+            for guard, mask in zip(outcome.guards, masks, strict=False)
+        ]
+        return replace(outcome, guards=guards)
 
-    def _report(
-        self, request: Request, table: SamplerTable, seed: int, size: tuple[int, int], index: int, found: Judged
-    ) -> ImageReport:
-        policy = self._policy(request)
-        guard = self.manifest.guard if policy is not None else None
+    def _report(self, prepared: Preparation, image: int, outcome: Outcome) -> ImageReport:
+        request, sampler = prepared.request, prepared.samplers[image]
         return ImageReport(
-            **vars(found),
-            prompt=request.prompts[index],
-            negative_prompt=request.negative_prompts[index],
-            seed=seed,
-            sampler=table.name,
-            num_inference_steps=request.num_inference_steps,
-            timesteps=table.timesteps.tolist(),
-            guidance_scale=float(request.guidance_scale),
-            height=size[0],
-            width=size[1],
-            on_unsafe=None if policy is None else request.on_unsafe,
-            policy=policy,
-            concept=guard.concept if guard is not None else None,
+            verdict=outcome.verdict,
+            prompt=request.prompts[image],
+            negative_prompt=request.negative_prompts[image],
+            seed=prepared.seeds[image],
+            sampler=sampler.name,
+            num_inference_steps=int(request.step_counts[image]),
+            timesteps=sampler.timesteps.tolist(),
+            guidance_scale=float(request.guidance_scales[image]),
+            height=prepared.size[0],
+            width=prepared.size[1],
+            on_unsafe=None if request.unguarded else request.modes[image],
+            guards=outcome.guards,
             manifest_digest=self._store.digest,
-            guard_digest=guard.digest if guard is not None else None,
+            failure=outcome.failure,
         )
 
-    def _finish(self, trace: Trace, reports: list[ImageReport], execution: Execution) -> Result:
+    def _finish(self, opened: _Open, trace: Trace, reports: list[ImageReport], execution: Execution) -> Result:
         """Decode what may be shown, withhold the rest, and raise if a network failed."""
         shown = [index for index, report in enumerate(reports) if report.verdict not in ("refused", "failed")]
         images: list[Image.Image | None] = [None] * len(reports)
         if shown:
-            latents = trace.latents[shown]
-            factor = self.manifest.geometry.scale_factor
-            sizes = {
-                "B": len(shown),
-                "H": latents.shape[2],
-                "W": latents.shape[3],
-                "PH": latents.shape[2] * factor,
-                "PW": latents.shape[3] * factor,
-            }
-            decoded = run_once(self._engines["vae_decoder"], self._backend, {"latent": latents}, sizes)
+            sizes = self.manifest.geometry.sizes(reports[0].height, reports[0].width, B=len(shown))
+            decoded = opened.run("vae_decoder", {"latent": trace.latents[shown]}, sizes)
             for place, index in enumerate(shown):
                 if decoded["finite"][place]:
                     images[index] = Image.fromarray(decoded["images"][place])
@@ -239,3 +217,23 @@ class GuardedPipeline:
         if failed := [f"image {index}: {report.failure}" for index, report in enumerate(reports) if report.failure]:
             raise NonFiniteError("; ".join(failed) + "; withheld", result)
         return result
+
+
+class _Open:
+    """What a pipeline holds until it is closed: the backend, its engines, and the loops of the latest shapes."""
+
+    def __init__(self, backend: Backend, engines: dict[str, Engine]) -> None:
+        self.backend, self.engines = backend, engines
+        self._loops: OrderedDict[LoopShape, Loop] = OrderedDict()
+
+    def run(self, network: str, inputs: dict[str, np.ndarray], sizes: dict[str, int]) -> dict[str, np.ndarray]:
+        """Call a network once; see `engines.backends.contract.run_once`."""
+        return run_once(self.engines[network], self.backend, inputs, sizes)
+
+    def loop(self, shape: LoopShape) -> Loop:
+        if shape not in self._loops:
+            self._loops[shape] = Loop(self.engines, self.backend, shape)
+            if len(self._loops) > LOOPS:
+                self._loops.popitem(last=False)
+        self._loops.move_to_end(shape)
+        return self._loops[shape]

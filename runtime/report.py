@@ -13,11 +13,10 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from engines.backends.program import Execution
-from engines.manifest import Policy
+from engines.policy import Policy
 from engines.store.atomic import replacing
 
 PNG_KEY = "saferedir"
-RESPONSIBLE = 0.5  # a token whose mask exceeds this is held responsible
 
 
 @dataclass(frozen=True)
@@ -30,17 +29,49 @@ class Token:
 
 
 @dataclass(frozen=True)
-class ImageReport:
-    """One image's record. Lists over steps have an entry for each row of the sampler's table.
+class GuardReport:
+    """What the guard of one concept saw of an image. Lists over steps have an entry for each row of the image's sampler.
 
-    verdict            safe; redirected; refused (withheld); unsafe (monitored, unchanged); unguarded; failed (withheld)
-    checked            whether the guard judged the image at that step
+    checkpoint_digest  SHA-256 of the SafeRedir checkpoint
+    policy             numbers by which it acted
+    checked            whether the image was checked at that step
     p_unsafe           probability of unsafe, None where not checked
     unsafe_steps       steps whose check found the image unsafe
     redirected_steps   steps whose UNet call saw redirected embeddings
     responsible_tokens tokens held responsible at the first unsafe step
-    image_sha256       SHA-256 of the image's RGB bytes, row by row; None when withheld
-    failure            why a failed image was withheld, else None
+    """
+
+    concept: str
+    checkpoint_digest: str
+    policy: Policy
+    checked: list[bool]
+    p_unsafe: list[float | None]
+    unsafe_steps: list[int]
+    redirected_steps: list[int]
+    responsible_tokens: list[Token]
+
+    def __str__(self) -> str:
+        """One line for people."""
+        checks = [value for value in self.p_unsafe if value is not None]
+        parts = [f"{self.concept}: highest p_unsafe {max(checks):.3f} in {len(checks)} checks"]
+        if self.unsafe_steps:
+            parts.append(f"unsafe at steps {_ranges(self.unsafe_steps)} of {len(self.checked)}")
+        if self.responsible_tokens:
+            parts.append("tokens: " + ", ".join(repr(token.text) for token in self.responsible_tokens))
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class ImageReport:
+    """One image's record.
+
+    verdict          safe; redirected; refused (withheld); unsafe (monitored, unchanged); unguarded; failed (withheld)
+    timesteps        of each row of the sampler
+    on_unsafe        what an unsafe image was to meet; None when no guard ran
+    guards           one for each concept; empty when no guard ran
+    manifest_digest  SHA-256 of the engines' manifest
+    image_sha256     SHA-256 of the image's RGB bytes, row by row; None when withheld
+    failure          why a failed image was withheld, else None
     """
 
     verdict: str
@@ -54,15 +85,8 @@ class ImageReport:
     height: int
     width: int
     on_unsafe: str | None
-    policy: Policy | None
-    concept: str | None
-    checked: list[bool]
-    p_unsafe: list[float | None]
-    unsafe_steps: list[int]
-    redirected_steps: list[int]
-    responsible_tokens: list[Token]
+    guards: list[GuardReport]
     manifest_digest: str
-    guard_digest: str | None
     image_sha256: str | None = None
     failure: str | None = None
 
@@ -72,20 +96,11 @@ class ImageReport:
 
     def __str__(self) -> str:
         """One line for people."""
-        if self.verdict == "unguarded":
-            return "unguarded: no guard ran"
         if self.failure is not None:
             return f"failed, image withheld: {self.failure}"
-        judged = [value for value in self.p_unsafe if value is not None]
-        parts = [
-            self.verdict + (", image withheld" if self.verdict == "refused" else ""),
-            f"{self.concept}: highest p_unsafe {max(judged):.3f} in {len(judged)} checks",
-        ]
-        if self.unsafe_steps:
-            parts.append(f"unsafe at steps {_ranges(self.unsafe_steps)} of {len(self.checked)}")
-            if self.responsible_tokens:
-                parts.append("tokens: " + ", ".join(repr(token.text) for token in self.responsible_tokens))
-        return "; ".join(parts)
+        if self.verdict == "unguarded":
+            return "unguarded: no guard ran"
+        return "; ".join([self.verdict + (", image withheld" if self.verdict == "refused" else ""), *map(str, self.guards)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,12 +108,12 @@ class Result:
     """Images, None where withheld, a report for each, and how the loop's steps have run since its shape was first asked for."""
 
     images: list[Image.Image | None]
-    guard: list[ImageReport]
+    reports: list[ImageReport]
     execution: Execution
 
     def to_json(self) -> str:
         """A JSON list of all reports."""
-        return "[\n" + ",\n".join(report.to_json(indent=2) for report in self.guard) + "\n]\n"
+        return "[\n" + ",\n".join(report.to_json(indent=2) for report in self.reports) + "\n]\n"
 
 
 def image_digest(pixels: np.ndarray) -> str:
@@ -117,7 +132,8 @@ def save_png(image: Image.Image, report: ImageReport, path: str | Path) -> None:
 def read_png(path: str | Path) -> dict[str, Any]:
     """The report inside a PNG; KeyError where there is none."""
     with Image.open(path) as image:
-        return json.loads(image.text[PNG_KEY])  # type: ignore[attr-defined]
+        report: dict[str, Any] = json.loads(image.text[PNG_KEY])
+    return report
 
 
 def _plain(value: Any) -> Any:

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import numbers
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from engines.errors import InputError
-from engines.manifest import Geometry, Policy, nearest_multiples
+from engines.geometry import Geometry, nearest_multiples
+from engines.policy import Policy
+from runtime.judge import WHEN_UNSAFE
 
-ON_UNSAFE = ("redirect", "refuse", "monitor")
+ON_UNSAFE = tuple(WHEN_UNSAFE)
+Value = TypeVar("Value")
+Policies = Policy | Mapping[str, Policy] | None  # of one image: for every concept, or by concept
 
 
 @dataclass(frozen=True)
 class Request:
-    """Options of a call; None stands for the default of the engines.
+    """Options of a call. Every option but the size may be one value for all images, or a list with one for each.
 
     prompt               one text or a list: one image for each
-    negative_prompt      one text for all images, or one for each
+    negative_prompt      what to steer away from
     num_inference_steps  as in diffusers
     guidance_scale       classifier-free guidance; 1 or less means none
     seed                 one integer s (images get s, s + 1, …), one for each image, or None for a random one
-    height, width        pixels
-    scheduler            "ddim", "pndm", "lms" or a diffusers class name; None for the model's own
-    policy               numbers of the guard; None for those the engines were built with
+    height, width        pixels; None for the default of the engines
+    scheduler            a name in `runtime.samplers.registry.SAMPLERS` or a diffusers class name; None for the model's own
+    policy               numbers of the guard, for every concept or by concept; None for those the engines were built with
     on_unsafe            "redirect" as the method does, "refuse" to withhold an unsafe image, "monitor" to report only
-    unguarded            True: the guard does not run, and the report says so
+    unguarded            True: the guard does not run, and the report says so; for all images
 
     Raises:
         InputError: an option has a value that cannot be honoured.
@@ -37,23 +40,15 @@ class Request:
 
     prompt: str | Sequence[str]
     negative_prompt: str | Sequence[str] = ""
-    num_inference_steps: int = 50
-    guidance_scale: float = 7.5
+    num_inference_steps: int | Sequence[int] = 50
+    guidance_scale: float | Sequence[float] = 7.5
     seed: int | Sequence[int] | None = None
     height: int | None = None
     width: int | None = None
-    scheduler: str | None = None
-    policy: Policy | None = None
-    on_unsafe: str = "redirect"
+    scheduler: str | Sequence[str | None] | None = None
+    policy: Policies | Sequence[Policies] = None
+    on_unsafe: str | Sequence[str] = "redirect"
     unguarded: bool = False
-
-    @classmethod
-    def of(cls, prompt: str | Sequence[str], options: dict[str, object]) -> Request:
-        """From keyword arguments; an unknown one is an InputError."""
-        known = [option.name for option in dataclasses.fields(cls)][1:]
-        if unknown := sorted(set(options) - set(known)):
-            raise InputError(f"unknown option {', '.join(unknown)}: expected some of {', '.join(known)}")
-        return cls(prompt, **options)  # type: ignore[arg-type]
 
     def __post_init__(self) -> None:
         if not self.prompts:
@@ -61,14 +56,21 @@ class Request:
         for name, texts in (("prompt", self.prompts), ("negative_prompt", self.negative_prompts)):
             if wrong := [text for text in texts if not isinstance(text, str)]:
                 raise InputError(f"{name}: expected text, found {wrong[0]!r}")
-            if len(texts) != len(self.prompts):
-                raise InputError(f"{name}: expected one text, or one for each of {len(self.prompts)} prompts, found {len(texts)}")
-        if not _is_real(self.guidance_scale):
-            raise InputError(f"guidance_scale: expected a finite number, found {self.guidance_scale!r}")
-        if self.on_unsafe not in ON_UNSAFE:
-            raise InputError(f"on_unsafe: expected one of {', '.join(ON_UNSAFE)}, found {self.on_unsafe!r}")
-        if self.policy is not None and not isinstance(self.policy, Policy):
-            raise InputError(f"policy: expected engines.manifest.Policy, found {self.policy!r}")
+        for scale in self.guidance_scales:
+            if not _is_real(scale):
+                raise InputError(f"guidance_scale: expected a finite number, found {scale!r}")
+        for mode in self.modes:
+            if mode not in ON_UNSAFE:
+                raise InputError(f"on_unsafe: expected one of {', '.join(ON_UNSAFE)}, found {mode!r}")
+        for policies in self.policies:
+            for policy in policies.values() if isinstance(policies, Mapping) else [policies]:
+                if policy is not None and not isinstance(policy, Policy):
+                    raise InputError(f"policy: expected runtime.Policy, found {policy!r}")
+        for steps, scheduler in zip(self.step_counts, self.schedulers, strict=True):
+            if not _is_integer(steps):
+                raise InputError(f"num_inference_steps: expected an integer, found {steps!r}")
+            if scheduler is not None and not isinstance(scheduler, str):
+                raise InputError(f"scheduler: expected a name, found {scheduler!r}")
 
     @property
     def prompts(self) -> list[str]:
@@ -76,14 +78,39 @@ class Request:
 
     @property
     def negative_prompts(self) -> list[str]:
-        if isinstance(self.negative_prompt, str):
-            return [self.negative_prompt] * len(self.prompts)
-        return list(self.negative_prompt)
+        return self._per_image("negative_prompt", self.negative_prompt)
+
+    @property
+    def step_counts(self) -> list[int]:
+        """num_inference_steps of each image."""
+        return self._per_image("num_inference_steps", self.num_inference_steps)
+
+    @property
+    def guidance_scales(self) -> list[float]:
+        return self._per_image("guidance_scale", self.guidance_scale)
+
+    @property
+    def schedulers(self) -> list[str | None]:
+        return self._per_image("scheduler", self.scheduler)
+
+    @property
+    def policies(self) -> list[Policies]:
+        return self._per_image("policy", self.policy)
+
+    @property
+    def modes(self) -> list[str]:
+        """on_unsafe of each image."""
+        return self._per_image("on_unsafe", self.on_unsafe)
 
     @property
     def branches(self) -> int:
-        """C: 2 with classifier-free guidance, else 1."""
-        return 2 if self.guidance_scale > 1 else 1
+        """C: 2 if an image has classifier-free guidance, else 1."""
+        return 2 if any(scale > 1 for scale in self.guidance_scales) else 1
+
+    @property
+    def effective_guidance(self) -> list[float]:
+        """Scales for the sampler step: an image without guidance among others with it follows its prompt alone, at 1."""
+        return [float(max(scale, 1)) for scale in self.guidance_scales]
 
     def seeds(self) -> list[int]:
         """One seed for each image."""
@@ -92,12 +119,11 @@ class Request:
             return [secrets.randbelow(2**32) for _ in range(images)]
         seeds: Any = self.seed
         if _is_integer(seeds):
-            seeds = [seeds + image for image in range(images)]
+            return [int(seeds) + image for image in range(images)]
         if not isinstance(seeds, Sequence) or isinstance(seeds, str) or not all(map(_is_integer, seeds)):
             raise InputError(f"seed: expected an integer or a list of integers, found {self.seed!r}")
-        if len(seeds) != images:
-            raise InputError(f"seed: expected one integer, or one for each of {images} images, found {len(seeds)}")
-        return [int(seed) for seed in seeds]
+        given: list[int] = self._per_image("seed", seeds)
+        return [int(seed) for seed in given]
 
     def size(self, geometry: Geometry) -> tuple[int, int]:
         """Height and width in pixels, or InputError naming the nearest sizes that the model can take."""
@@ -108,6 +134,15 @@ class Request:
             nearest = nearest_multiples(size if _is_real(size) else 0, multiple)
             raise InputError(f"{name}: expected a multiple of {multiple} pixels, found {size!r}; nearest: {nearest}")
         return self.height or default[0], self.width or default[1]
+
+    def _per_image(self, name: str, value: Value | Sequence[Value]) -> list[Value]:
+        """One value for each image."""
+        images = len(self.prompts)
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            return [value] * images
+        if len(value) != images:
+            raise InputError(f"{name}: expected one value, or one for each of {images} images, found {len(value)}")
+        return list(value)
 
 
 def _is_integer(value: object) -> bool:

@@ -1,21 +1,24 @@
-"""The redirection rule and its per-image state machine, without a branch: one call is one sampler step.
+"""The redirection rule and its state machine for every image and concept, without a branch: one call is one sampler step.
 
-Source: arXiv 2601.08623 and the reference implementation's behaviour (countdown between checks).
+Source: arXiv 2601.08623 and the reference implementation's behaviour (countdown between checks). With one concept this is the
+reference; with several, each has a shift, a countdown and a policy of its own, and the shifts add up.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
-from saferedir.heads import TOKENS, Redirector
+from engines.networks import NOT_CHECKED, TOKENS
+from saferedir.heads import Redirector
 from saferedir.inference.algebra import InferenceHeads
 
-NOT_CHECKED = -1.0  # p_unsafe of an image whose countdown was still running: no check happened
 
-
-class Guard(nn.Module):
-    """Heads, redirection rule and countdown for any batch, with classifier-free guidance or without.
+class Concept(nn.Module):
+    """One concept to forget: its heads and the rule that turns them into a shift.
 
     `mask_again` applies the token mask once more after the shift's direction is normalised.
     """
@@ -25,53 +28,98 @@ class Guard(nn.Module):
         self.heads = heads.eval()
         self.mask_again = mask_again
 
-    def for_inference(self, winograd: bool = False) -> Guard:
-        """The same guard on `InferenceHeads`: what is exported. `winograd`: see `InferenceHeads`."""
+    def for_inference(self, winograd: bool = False) -> Concept:
+        """The same concept on `InferenceHeads`: what is exported. `winograd`: see `InferenceHeads`."""
         if isinstance(self.heads, InferenceHeads):
             return self
-        return Guard(InferenceHeads(self.heads, winograd), self.mask_again)
+        return Concept(InferenceHeads(self.heads, winograd), self.mask_again)
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, original: Tensor, current: Tensor, alpha_scale: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Probability of unsafe float32 [B], NaN where the heads gave NaN or infinity, and the shift [C, B, 77, D].
+
+        `original` and `current` are embeddings float32 [C, B, 77, D] before and after all shifts; `alpha_scale` float32 [B].
+        """
+        logits, delta, mask, alpha = self.heads(sample, timestep, current[-1])
+        direction = delta / torch.clamp(torch.linalg.vector_norm(delta, dim=2, keepdim=True), min=1e-12)  # [B, 77 or 1, D]
+        size = alpha_scale.view(-1, 1, 1) * alpha * torch.linalg.vector_norm(original, dim=3, keepdim=True)  # [C, B, 77, 1]
+        if self.mask_again:
+            size = mask.unsqueeze(2) * size
+
+        # Heads that cannot redirect have failed, whatever they classify. Their inputs are looked at themselves, because the ReLU
+        # of some engines turns NaN into 0.
+        inputs = sample.sum(dim=(1, 2, 3)) + timestep + current.sum(dim=(0, 2, 3))
+        usable = torch.isfinite(size.sum(dim=(0, 2, 3)) + direction.sum(dim=(1, 2)) + inputs)
+        return torch.where(usable, torch.softmax(logits, dim=1)[:, 1], torch.nan), size * direction
+
+
+class Guard(nn.Module):
+    """K concepts, any batch, with classifier-free guidance or without."""
+
+    def __init__(self, *concepts: Concept) -> None:
+        super().__init__()
+        self.concepts = nn.ModuleList(concepts)
+
+    def for_inference(self, winograd: bool = False) -> Guard:
+        """The same guard on `InferenceHeads`: what is exported. `winograd`: see `InferenceHeads`."""
+        return Guard(*(concept.for_inference(winograd) for concept in cast(Iterable[Concept], self.concepts)))
 
     def forward(
         self,
         sample: Tensor,
         timestep: Tensor,
-        embeds: Tensor,
         original_embeds: Tensor,
+        shifts: Tensor,
         countdown: Tensor,
         alpha_scale: Tensor,
         threshold: Tensor,
         replace_steps: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Check each image and, where it is unsafe, redirect its embeddings from the next UNet call on.
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Check each image for each concept and, where it is unsafe, redirect its embeddings from the next UNet call on.
 
         Args:
             sample: the sampler's own latents float32 [B, 4, H, W], before input scaling.
-            timestep: float32 [].
-            embeds: current embeddings float32 [C·B, 77, D]; unconditional rows first when C = 2.
-            original_embeds: embeddings as encoded, like `embeds`; a shift is always added to these.
-            countdown: int32 [B], steps until the next check.
-            alpha_scale, threshold: float32 []; replace_steps: int32 [].
+            timestep: float32 [B].
+            original_embeds: embeddings as encoded, float32 [C·B, 77, D]; unconditional rows first when C = 2.
+            shifts: float32 [K, C·B, 77, D], zero at first; what the UNet saw is the original plus their sum.
+            countdown: int32 [K, B], steps until the next check.
+            alpha_scale, threshold: float32 [K, B]; replace_steps: int32 [K, B].
 
         Returns:
-            next_embeds like `embeds`; next_countdown int32 [B]; p_unsafe float32 [B], NOT_CHECKED where the countdown
-            was running, NaN where the heads gave NaN or infinity.
+            next_embeds like `original_embeds`; next_shifts; next_countdown int32 [K, B]; p_unsafe float32 [K, B], NOT_CHECKED
+            where the countdown was running, NaN where heads, inputs or threshold are NaN or infinity; unsafe bool [K, B].
         """
-        images, width = sample.shape[0], self.heads.config.embed_dim
-        current = embeds.reshape(-1, images, TOKENS, width)  # [C, B, 77, D]
-        original = original_embeds.reshape(-1, images, TOKENS, width)
-        logits, delta, mask, alpha = self.heads(sample, timestep, current[-1])
-        direction = delta / torch.clamp(torch.linalg.vector_norm(delta, dim=2, keepdim=True), min=1e-12)  # [B, 77 or 1, D]
-        size = alpha_scale * alpha * torch.linalg.vector_norm(original, dim=3, keepdim=True)  # [C, B, 77, 1]
-        if self.mask_again:
-            size = mask.unsqueeze(2) * size
-
-        # A guard that cannot redirect has failed, whatever it classifies. Its inputs are looked at themselves, because the ReLU of
-        # some engines turns NaN into 0.
-        inputs = sample.sum(dim=(1, 2, 3)) + current.sum(dim=(0, 2, 3))
-        usable = torch.isfinite(size.sum(dim=(0, 2, 3)) + direction.sum(dim=(1, 2)) + inputs)
-        p_unsafe = torch.where(usable, torch.softmax(logits, dim=1)[:, 1], torch.nan)
+        images, width = sample.shape[0], original_embeds.shape[2]
+        original = original_embeds.reshape(-1, images, TOKENS, width)  # [C, B, 77, D]
+        known = shifts.reshape(shifts.shape[0], -1, images, TOKENS, width)
+        current = original + known.sum(dim=0)
+        judged = [concept(sample, timestep, original, current, alpha_scale[index]) for index, concept in enumerate(self.concepts)]
+        p_unsafe, shift = (torch.stack(values) for values in zip(*judged, strict=True))  # [K, B], [K, C, B, 77, D]
+        p_unsafe = torch.where(torch.isfinite(threshold), p_unsafe, torch.nan)
         checked = countdown <= 0
         unsafe = checked & ~(p_unsafe <= threshold)  # NaN compares false, so it is unsafe
-        next_embeds = torch.where(unsafe.view(1, -1, 1, 1), original + size * direction, current)
+        following = torch.where(unsafe.unsqueeze(1).unsqueeze(3).unsqueeze(4), shift, known)
         next_countdown = torch.where(checked, torch.where(unsafe, replace_steps, 0), countdown - 1).to(torch.int32)
-        return next_embeds.reshape(-1, TOKENS, width), next_countdown, torch.where(checked, p_unsafe, NOT_CHECKED)
+        return (
+            (original + following.sum(dim=0)).reshape(-1, TOKENS, width),
+            following.flatten(1, 2),
+            next_countdown,
+            torch.where(checked, p_unsafe, NOT_CHECKED),
+            unsafe,
+        )
+
+
+class TokenMask(nn.Module):
+    """Conditional embeddings float32 [B, 77, D] → each concept's token mask float32 [K, B, 77], in 0..1."""
+
+    def __init__(self, *concepts: Concept) -> None:
+        super().__init__()
+        self.predictors = nn.ModuleList(_trained(concept.heads).mask_predictor for concept in concepts)
+
+    def forward(self, embeds: Tensor) -> Tensor:
+        return torch.stack([predictor(embeds) for predictor in self.predictors])
+
+
+def _trained(heads: Redirector | InferenceHeads) -> Redirector:
+    return heads.redirector if isinstance(heads, InferenceHeads) else heads

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-TOKENS = 77
+from engines.networks import TOKENS
+
 ATTENTION_HEADS = 4
 ATTENTION_SCALE = 1 / math.sqrt(768)  # a constant of the method, whatever the width
 DROPOUT = 0.2

@@ -10,7 +10,7 @@ import pytest
 
 from engines.backends import tensorrt_module as tensorrt_library
 from engines.backends.contract import Backend
-from engines.backends.registry import PRECISIONS, open_backend
+from engines.backends.registry import BACKENDS, open_backend
 from engines.cuda import device as cuda_module
 from engines.cuda.device import Cuda
 from engines.errors import BackendError
@@ -39,7 +39,7 @@ def demo_engines(tmp_path_factory) -> Path:
 
 
 # Backends that need no GPU; `tests/engines/test_gpu.py` has the others.
-ENGINES = [(name, precision) for name in ("onnxruntime", "openvino") for precision in PRECISIONS[name]]
+ENGINES = [(name, precision) for name in ("onnxruntime", "openvino") for precision in BACKENDS[name].precisions]
 
 
 def opened(name: str, precision: str) -> Backend:

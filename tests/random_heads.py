@@ -28,7 +28,8 @@ def random_heads(config: RedirectorConfig) -> Redirector:
 
 def run_guard(path: Path, inputs: dict[str, torch.Tensor], backend_name: str = "onnxruntime") -> list[np.ndarray]:
     """Outputs of a guard's ONNX file."""
-    (images, _, height, width), (rows, _, embed_dim) = inputs["sample"].shape, inputs["embeds"].shape
+    images, _, height, width = inputs["sample"].shape
+    concepts, rows, _, embed_dim = inputs["shifts"].shape
     backend, arrays = open_backend(backend_name), {name: tensor.numpy() for name, tensor in inputs.items()}
-    sizes = {"B": images, "CB": rows, "H": height, "W": width, "D": embed_dim}
+    sizes = {"B": images, "CB": rows, "K": concepts, "H": height, "W": width, "D": embed_dim}
     return list(run_once(backend.load(path, NETWORKS["guard"]), backend, arrays, sizes).values())

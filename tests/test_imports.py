@@ -60,7 +60,7 @@ for name in {HEAVY!r}:
     sys.modules[name] = None
 from runtime import GuardedPipeline
 with GuardedPipeline(sys.argv[1]) as pipeline:
-    print(pipeline("a burning blue square", seed=7, num_inference_steps=8).guard[0].verdict)
+    print(pipeline("a burning blue square", seed=7, num_inference_steps=8).reports[0].verdict)
 """
 
 

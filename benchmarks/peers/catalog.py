@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.suite.target import Target
-from engines.manifest import Policy
+from engines.policy import Policy
 from runtime import GuardedPipeline
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.peers.catalog import Generate, Work
 from benchmarks.peers.diffusers_peers import SCHEDULERS, generators, load
 from benchmarks.suite.target import Target
-from engines.manifest import Policy
+from engines.policy import Policy
 from saferedir.checkpoint import load_redirector
 from saferedir.heads import HeadsOutput, Redirector
 

@@ -24,17 +24,20 @@ import numpy as np
 import onnxruntime
 import openvino
 
+from benchmarks.studies.uniform_run import uniform_run
 from benchmarks.suite.ratios import FEWEST
 from engines.backends.contract import Backend, Engine
 from engines.backends.host_memory import HostMemory, check_arrays
 from engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from engines.backends.openvino_cpu import HINTS, OpenVinoBackend, OpenVinoEngine
-from engines.manifest import Manifest, Policy
-from engines.networks import LONGEST_HISTORY, NETWORKS, NetworkSpec
+from engines.manifest import Manifest
+from engines.networks import NETWORKS, SLOTS, NetworkSpec
+from engines.policy import Policy
 from engines.store.default_folder import engine_folder
 from runtime.loop import Loop
+from runtime.samplers.registry import recurrence
 from runtime.samplers.schedules import NoiseSchedule
-from runtime.samplers.tables import sampler_table
+from runtime.start import Start
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 Call = Callable[[], None]
@@ -168,8 +171,8 @@ def arrays(spec: NetworkSpec, sizes: Mapping[str, int]) -> dict[str, np.ndarray]
     draw = np.random.default_rng(0)
     return {
         tensor.name: draw.standard_normal(tensor.shape(sizes), np.float32)
-        if tensor.dims and tensor.dtype == "float32"
-        else np.full(tensor.shape(sizes), tensor.name == "timestep" and 500, tensor.dtype)
+        if tensor.span is None and tensor.dtype == "float32"
+        else np.full(tensor.shape(sizes), sum(tensor.span or (0, 0)) / 2, tensor.dtype)
         for tensor in spec.tensors
     }
 
@@ -195,7 +198,7 @@ def one_network(folder: Path, name: str, backends: list[str], sizes: Mapping[str
 
 def loops(folder: Path, manifest: Manifest, sizes: dict[str, int], rounds: int) -> Figures:
     """The guarded loop of one image: milliseconds a step, and those outside the engines' calls."""
-    table = sampler_table("ddim", STEPS, NoiseSchedule.from_config(manifest.scheduler))
+    sampler = recurrence("ddim", STEPS, NoiseSchedule.from_config(manifest.scheduler))
     draw, calls = np.random.default_rng(0), dict[str, Call]()
     outside: dict[str, list[float]] = {}
     noise = draw.standard_normal((1, 4, sizes["H"], sizes["W"]), np.float32)
@@ -206,12 +209,13 @@ def loops(folder: Path, manifest: Manifest, sizes: dict[str, int], rounds: int) 
             network: Timed(backend.load(folder / network / "model.onnx", NETWORKS[network]), spent)
             for network in ("unet", "guard", "sampler_step")
         }
-        loop = Loop(engines, backend, table, {key: sizes[key] for key in ("B", "CB", "H", "W", "D")})
+        shape, start = uniform_run(embeds, noise, sampler, 7.5, Policy())
+        loop = Loop(engines, backend, shape)
         outside[name] = []
 
-        def call(loop: Loop = loop, spent: list[float] = spent, seen: list[float] = outside[name]) -> None:
+        def call(loop: Loop = loop, start: Start = start, spent: list[float] = spent, seen: list[float] = outside[name]) -> None:
             spent[0], started = 0.0, time.perf_counter()
-            loop.run(embeds, noise, 7.5, Policy())
+            loop.run(start)
             seen.append(1000 * (time.perf_counter() - started - spent[0]) / STEPS)
 
         calls[name] = call
@@ -242,17 +246,7 @@ def main() -> None:
     arguments = parser.parse_args()
     onnxruntime.set_default_logger_severity(3)  # it warns of an option that is set twice
     manifest, _ = Manifest.read(arguments.engine_dir)
-    latent = arguments.pixels // manifest.geometry.scale_factor
-    sizes = {
-        "B": 1,
-        "CB": 2,
-        "H": latent,
-        "W": latent,
-        "D": manifest.geometry.embed_dim,
-        **LONGEST_HISTORY,
-        "PH": arguments.pixels,
-        "PW": arguments.pixels,
-    }
+    sizes = manifest.geometry.sizes(arguments.pixels, arguments.pixels, B=1, C=2, K=len(manifest.guards), S=SLOTS[1])
     kept = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
     result = kept.setdefault(arguments.name, {"networks": {}})
     command = " ".join(["python -m benchmarks.studies.cpu_backends", *sys.argv[1:]]).replace(

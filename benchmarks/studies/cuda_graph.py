@@ -24,15 +24,17 @@ from typing import Any
 import numpy as np
 
 from benchmarks.studies.step_graphs import RebindableEngine, StepGraphs
+from benchmarks.studies.uniform_run import uniform_run
 from engines.backends.program import Execution, Program, Progress
 from engines.cuda.device import open_cuda
 from engines.cuda.graph import CudaProgram, Lanes
-from engines.manifest import Policy
 from engines.networks import NETWORKS
+from engines.policy import Policy
 from engines.store.atomic import replacing
 from runtime.loop import Loop, Trace
+from runtime.samplers.registry import recurrence
 from runtime.samplers.schedules import NoiseSchedule
-from runtime.samplers.tables import sampler_table
+from runtime.start import LoopShape, Start
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GUIDANCE = 7.5
@@ -76,7 +78,7 @@ def modules() -> dict[str, Any]:
 
     from benchmarks.studies.export_full_size import UNET
     from export.wrappers import SamplerStep, Unet
-    from saferedir.guard import Guard
+    from saferedir.guard import Concept, Guard
     from saferedir.heads import Redirector
 
     class Half(torch.nn.Module):
@@ -92,14 +94,14 @@ def modules() -> dict[str, Any]:
     torch.manual_seed(0)
     made = {
         "unet": Half(Unet(UNet2DConditionModel(**UNET))),
-        "guard": Guard(Redirector()).for_inference(),
+        "guard": Guard(Concept(Redirector())).for_inference(),
         "sampler_step": SamplerStep(),
     }
     return {name: module.eval().requires_grad_(False).cuda() for name, module in made.items()}
 
 
 class Contest:
-    """Loops of every kind on the same networks, inputs and table."""
+    """Loops of every kind on the same networks, inputs and sampler."""
 
     def __init__(self, steps: int, images: int) -> None:
         import torch
@@ -107,8 +109,7 @@ class Contest:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         self._cuda, self._modules = open_cuda(), modules()
         schedule = NoiseSchedule.from_config(json.loads((ROOT / "demo/model/scheduler/scheduler_config.json").read_text()))
-        self._table = sampler_table("ddim", steps, schedule)
-        self._sizes = {"B": images, "CB": 2 * images, "H": 64, "W": 64, "D": 768}
+        self._sampler = recurrence("ddim", steps, schedule)
         draw = np.random.default_rng(0)
         self._noise = draw.standard_normal((images, 4, 64, 64), np.float32)
         self._embeds = draw.standard_normal((2 * images, 77, 768), np.float32)
@@ -141,12 +142,16 @@ class Contest:
             for network, module in self._modules.items()
             if guarded or network != "guard"
         }
-        return Loop(engines, backend, self._table, self._sizes)
+        return Loop(engines, backend, self._run(guarded)[0])
+
+    def _run(self, guarded: bool) -> tuple[LoopShape, Start]:
+        policy = Policy(threshold=0.0) if guarded else None
+        return uniform_run(self._embeds, self._noise, self._sampler, GUIDANCE, policy)
 
     def once(self, name: str) -> tuple[float, Trace]:
         """Milliseconds of one run, and what it left."""
-        policy = Policy(threshold=0.0) if name != "unguarded" else None
-        trace = self.loops[name].run(self._embeds, self._noise, GUIDANCE, policy)
+        loop = self.loops[name]
+        trace = loop.run(self._run(loop.shape.guarded)[1])
         return self._programs[name].milliseconds, trace
 
 

@@ -28,7 +28,7 @@ SPEC = NETWORKS["unet"]
 
 def export_trace(module: Unet, embed_dim: int, path: Path) -> None:
     """As the build does."""
-    export_network(module, SPEC, embed_dim, path)
+    export_network(module, SPEC, {"D": embed_dim}, path)
 
 
 def export_program(module: Unet, embed_dim: int, path: Path) -> None:
@@ -37,7 +37,7 @@ def export_program(module: Unet, embed_dim: int, path: Path) -> None:
     torch.export itself finds that the UNet's rows must stay below 64, and refuses a wider range.
     """
     batch, height, width = (torch.export.Dim(name, min=1, max=63) for name in ("CB", "h", "w"))
-    axes = {"sample": {0: batch, 2: 4 * height, 3: 4 * width}, "timestep": {}, "encoder_hidden_states": {0: batch}}
+    axes = {"sample": {0: batch, 2: 4 * height, 3: 4 * width}, "timestep": {0: batch}, "encoder_hidden_states": {0: batch}}
     inputs = example(SPEC, {**EXAMPLE_SIZES, "D": embed_dim})
     program = torch.onnx.export(
         torch.export.export(module.eval().requires_grad_(False), (), inputs, dynamic_shapes=axes),

@@ -25,12 +25,12 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.studies.export_full_size import UNET
-from engines.networks import NETWORKS, NetworkSpec
+from engines.networks import NETWORKS, NetworkSpec, with_derived
 from export.onnx_file import example, export_network
 from export.sources.model_folder import Source
 from export.wrappers import Unet
 from saferedir.checkpoint import load_redirector
-from saferedir.guard import Guard
+from saferedir.guard import Concept, Guard, TokenMask
 from saferedir.heads import Redirector
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -40,7 +40,7 @@ Times = Mapping[str, np.ndarray]
 
 def sizes_of(width: int, latent: int) -> dict[str, int]:
     """One image under guidance."""
-    return {"B": 1, "CB": 2, "H": latent, "W": latent, "D": width}
+    return with_derived({"B": 1, "C": 2, "K": 1, "H": latent, "W": latent, "D": width})
 
 
 def multiplications(module: nn.Module, spec: NetworkSpec, sizes: Mapping[str, int], device: str = "cpu") -> float:
@@ -53,12 +53,13 @@ def multiplications(module: nn.Module, spec: NetworkSpec, sizes: Mapping[str, in
 
 def forms_of(redirector: Redirector) -> dict[str, nn.Module]:
     """What is compared, by name."""
+    guard = Guard(Concept(redirector))
     return {
-        "trained": Guard(redirector),
-        "exported": Guard(redirector).for_inference(winograd=True),
-        "exported for GPUs": Guard(redirector).for_inference(),
-        "exported, mask again": Guard(redirector, mask_again=True).for_inference(winograd=True),
-        "token_mask": redirector.mask_predictor,
+        "trained": guard,
+        "exported": guard.for_inference(winograd=True),
+        "exported for GPUs": guard.for_inference(),
+        "exported, mask again": Guard(Concept(redirector, mask_again=True)).for_inference(winograd=True),
+        "token_mask": TokenMask(Concept(redirector)),
     }
 
 
@@ -116,7 +117,7 @@ def run(redirector: Redirector, latent: int, unet: tuple[Path, float] | None, ro
     with tempfile.TemporaryDirectory() as scratch:
         for name, module in forms.items():
             path = Path(scratch) / f"{len(sessions)}.onnx"
-            export_network(module, spec_of(name), redirector.config.embed_dim, path)
+            export_network(module, spec_of(name), {"D": redirector.config.embed_dim, "K": 1}, path)
             sessions[name] = open_session(path, threads)
     giga = {name: multiplications(module, spec_of(name), sizes) for name, module in forms.items()}
     for name in ("exported", "exported for GPUs"):
@@ -149,7 +150,7 @@ def main() -> None:
         full_unet = arguments.unet, multiplications(module, NETWORKS["unet"], sizes_of(768, 64), "meta")
     with tempfile.TemporaryDirectory() as scratch:
         module, path = Unet(source.load("unet")), Path(scratch) / "unet.onnx"
-        export_network(module, NETWORKS["unet"], source.geometry.embed_dim, path)
+        export_network(module, NETWORKS["unet"], {"D": source.geometry.embed_dim}, path)
         demo_unet = path, multiplications(module, NETWORKS["unet"], sizes_of(source.geometry.embed_dim, 16))
         shapes = {"demo": run(demo, 16, demo_unet, 20 * arguments.rounds, arguments.threads)}
     shapes["Stable Diffusion 1.5"] = run(full, 64, full_unet, arguments.rounds, arguments.threads)

@@ -42,16 +42,15 @@ from benchmarks.studies.exporters import latencies
 from engines.backends.contract import run_once
 from engines.backends.registry import open_backend
 from engines.networks import NETWORKS
+from export.artefacts import ARTEFACTS, resolve
 from export.build_command import DEMO_MODEL
-from export.network_build import COMPONENT_OF
 from export.onnx_file import example, export_network
 from export.precision.emulation import emulate
 from export.precision.half_precision import ANY_DTYPE_OPS, FOLLOWING_OPS, HALF_OPS, convert
 from export.sources.model_folder import Source
-from export.wrappers import TextEncoder, Unet, VaeDecoder
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-WRAPPERS = {"text_encoder": TextEncoder, "unet": Unet, "vae_decoder": VaeDecoder}
+ROWS = {row.name: row for row in ARTEFACTS if row.component is not None}
 WAYS = {"float16": ("pass", "tool", "export"), "bfloat16": ("pass", "export")}
 
 
@@ -75,21 +74,15 @@ class InHalf(nn.Module):
 
 def module_of(network: str, source: Source) -> nn.Module:
     """A network in float32."""
-    return WRAPPERS[network](source.load(COMPONENT_OF[network])).eval()
+    row = ROWS[network]
+    module: nn.Module = resolve(row.wrapper)(source.load(row.component or ""))
+    return module.eval()
 
 
 def sizes(source: Source) -> dict[str, int]:
     """A number for each symbol."""
-    height, width, geometry = 16, 24, source.geometry
-    return {
-        "B": 2,
-        "CB": 4,
-        "H": height,
-        "W": width,
-        "D": geometry.embed_dim,
-        "PH": height * geometry.scale_factor,
-        "PW": width * geometry.scale_factor,
-    }
+    factor = source.geometry.scale_factor
+    return source.geometry.sizes(16 * factor, 24 * factor, B=2, C=2)
 
 
 def export_float32(folder: Path, network: str, model: str) -> float:
@@ -104,7 +97,7 @@ def export_float32(folder: Path, network: str, model: str) -> float:
     arrays = {name: value.numpy() for name, value in inputs.items()}
     np.savez(folder / "inputs.npz", **arrays)
     started = time.process_time()
-    export_network(module, spec, source.geometry.embed_dim, folder / "float32.onnx")
+    export_network(module, spec, {"D": source.geometry.embed_dim}, folder / "float32.onnx")
     return time.process_time() - started
 
 
@@ -115,7 +108,7 @@ def make_half(folder: Path, network: str, model: str, precision: str, way: str) 
         module = module_of(network, source)
         wrapped = InHalf(module, dtype)
         started = time.process_time()
-        export_network(wrapped, NETWORKS[network], source.geometry.embed_dim, folder / "half.onnx")
+        export_network(wrapped, NETWORKS[network], {"D": source.geometry.embed_dim}, folder / "half.onnx")
         return time.process_time() - started
     started = time.process_time()
     if way == "pass":
@@ -230,7 +223,7 @@ def main() -> None:
     """Print and write the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(DEMO_MODEL), help="diffusers folder (default: the demo)")
-    parser.add_argument("--networks", nargs="+", choices=tuple(WRAPPERS), default=list(WRAPPERS))
+    parser.add_argument("--networks", nargs="+", choices=tuple(ROWS), default=list(ROWS))
     parser.add_argument("--limit", type=int, default=300, help="CPU seconds that one process may take (%(default)s)")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "precision.json")
     arguments = parser.parse_args()

@@ -7,6 +7,7 @@ a decoder in float16, which no option builds, over 48 prompts of which half burn
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import shutil
@@ -17,10 +18,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from engines.manifest import FileRecord, Manifest
-from export.build import BuildOptions, build
-from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR
-from export.precision.choice import network_precisions
+from engines.manifest import Manifest
+from engines.records import FileRecord
+from export.artefacts import ARTEFACTS
+from export.build import build
+from export.build_command import DEMO_CONCEPT, DEMO_MODEL, DEMO_REDIRECTOR
+from export.build_options import BuildOptions, Checkpoint
 from export.precision.emulation import emulate
 from export.precision.half_precision import convert
 from runtime import GuardedPipeline, Result
@@ -38,7 +41,7 @@ BATCH = 12
 def emulated_engines(float32: Path, folder: Path, precisions: dict[str, str]) -> None:
     """A copy of float32 engines, each network replaced by the twin of its half-precision file."""
     shutil.copytree(float32, folder)
-    manifest, _ = Manifest.read(folder)
+    files = {}
     for network, precision in precisions.items():
         path = folder / network / "model.onnx"
         if precision != "float32":
@@ -46,8 +49,9 @@ def emulated_engines(float32: Path, folder: Path, precisions: dict[str, str]) ->
             convert(model, precision)
             onnx.save(model, path)
             emulate(path, precision).replace(path)
-        manifest.files[f"{network}/model.onnx"] = FileRecord.of(path)
-    manifest.write(folder)
+        files[f"{network}/model.onnx"] = FileRecord.of(path)
+    manifest, _ = Manifest.read(folder)
+    dataclasses.replace(manifest, files=manifest.files | files).write(folder)
 
 
 def generate(folder: Path, steps: int) -> list[Result]:
@@ -61,16 +65,17 @@ def generate(folder: Path, steps: int) -> list[Result]:
 
 def differences(expected: list[Result], found: list[Result]) -> dict[str, object]:
     """Grey levels over all pictures, and how far the guard's numbers moved."""
-    reports = [(a, b) for one, other in zip(expected, found, strict=True) for a, b in zip(one.guard, other.guard, strict=True)]
+    reports = [(a, b) for one, other in zip(expected, found, strict=True) for a, b in zip(one.reports, other.reports, strict=True)]
+    guards = [(a.guards[0], b.guards[0]) for a, b in reports]
     images = [(a, b) for one, other in zip(expected, found, strict=True) for a, b in zip(one.images, other.images, strict=True)]
     pictures = np.stack([np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)) for a, b in images])
     checked = [
-        abs(p - q) for a, b in reports for p, q in zip(a.p_unsafe, b.p_unsafe, strict=True) if p is not None and q is not None
+        abs(p - q) for a, b in guards for p, q in zip(a.p_unsafe, b.p_unsafe, strict=True) if p is not None and q is not None
     ]
     return {
         "pictures": len(reports),
         "same_verdict": sum(a.verdict == b.verdict for a, b in reports),
-        "same_unsafe_steps": sum(a.unsafe_steps == b.unsafe_steps for a, b in reports),
+        "same_unsafe_steps": sum(a.unsafe_steps == b.unsafe_steps for a, b in guards),
         "largest_change_of_p_unsafe": float(f"{max(checked):.2g}"),
         "mean_grey_levels": round(float(pictures.mean()), 3),
         "grey_levels_99th_percentile": int(np.percentile(pictures, 99)),
@@ -85,12 +90,12 @@ def main() -> None:
     parser.add_argument("--num-inference-steps", type=int, default=25)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "precision_pictures.json")
     arguments = parser.parse_args()
-    half = {precision: network_precisions(precision, {}) for precision in ("float16", "bfloat16")}
+    half = {precision: {row.name: row.half(precision, {}) for row in ARTEFACTS} for precision in ("float16", "bfloat16")}
     half["float16, decoder float16"] = {**half["float16"], "vae_decoder": "float16"}
     figures = {}
     with tempfile.TemporaryDirectory(dir=ROOT / "engines", prefix=".pictures-") as scratch:
         float32 = Path(scratch) / "float32"
-        build(BuildOptions(str(DEMO_MODEL), DEMO_REDIRECTOR, float32))
+        build(BuildOptions(str(DEMO_MODEL), (Checkpoint(DEMO_REDIRECTOR, DEMO_CONCEPT),), float32))
         expected = generate(float32, arguments.num_inference_steps)
         for name, precisions in half.items():
             folder = Path(scratch) / name

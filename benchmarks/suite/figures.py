@@ -39,7 +39,7 @@ def mode_figures(runs: Sequence[Run]) -> dict[str, Any]:
         "networks": rows,
         "images_per_second": dataclasses.asdict(Spread.of([1e9 * images / run.duration for run in runs])),
         "verdicts": sorted({report.verdict for run in runs for report in run.reports}),
-        "checks_per_image": sorted({sum(report.checked) for run in runs for report in run.reports}),
+        "checks_per_image": sorted({sum(guard.checked) for run in runs for report in run.reports for guard in report.guards}),
         "execution": dataclasses.asdict(runs[-1].execution),
     }
 

@@ -15,7 +15,7 @@ import onnxruntime
 from benchmarks.suite.flops import Count, count
 from benchmarks.suite.sampling import Workload
 from engines.manifest import Manifest
-from engines.networks import NETWORKS, SHORTEST_HISTORY
+from engines.networks import NETWORKS, SLOTS
 
 SIDE = 1536  # of the square matrices multiplied
 COPY_BYTES = 1 << 28  # larger than most last-level caches
@@ -38,18 +38,9 @@ def peaks() -> dict[str, float]:
 def counts(engine_dir: Path, manifest: Manifest, workload: Workload) -> dict[str, Count]:
     """What one call of each network must do, for those whose ONNX file is there."""
     geometry = manifest.geometry
-    height, width = workload.height // geometry.scale_factor, workload.width // geometry.scale_factor
     branches = 2 if workload.guidance_scale > 1 else 1
-    sizes = {
-        "B": workload.batch_size,
-        "CB": branches * workload.batch_size,
-        "H": height,
-        "W": width,
-        "D": geometry.embed_dim,
-        "PH": workload.height,
-        "PW": workload.width,
-        **SHORTEST_HISTORY,
-    }
+    known = {"B": workload.batch_size, "C": branches, "K": len(manifest.guards), "S": SLOTS[0]}
+    sizes = geometry.sizes(workload.height, workload.width, **known)
     return {network: count(path, sizes) for network in NETWORKS if (path := engine_dir / network / "model.onnx").is_file()}
 
 

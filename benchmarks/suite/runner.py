@@ -19,7 +19,8 @@ from benchmarks.suite.sampling import GUARDED, MODES, TRIGGERED, UNGUARDED, Run,
 from benchmarks.suite.settings import Settings
 from benchmarks.suite.target import Target
 from benchmarks.suite.timing import CallLog
-from engines.manifest import Manifest, Policy
+from engines.manifest import Manifest
+from engines.policy import Policy
 from runtime import GuardedPipeline
 
 FORMAT = 1
@@ -106,7 +107,7 @@ class Suite:
         if not self.peers:
             return []
         steps = self.settings.peer_steps or self.workload.num_inference_steps
-        default = manifest.guard.policy if manifest.guard is not None else Policy()
+        default = manifest.guards[0].policy if manifest.guards else Policy()
         safe, triggering = (
             Work(
                 tuple(self.workload.prompts(mode)),
@@ -129,7 +130,7 @@ class Suite:
             "backend": manifest.backend,
             "precision": manifest.precision,
             "device": device,
-            "guard": manifest.guard.concept if manifest.guard is not None else None,
+            "guard": ", ".join(guard.concept for guard in manifest.guards) or None,
             "verdicts": "the guard's own" if self.target.trained else "forced by policy thresholds 1.0 (safe) and 0.0",
             "embed_dim": manifest.geometry.embed_dim,
             "scale_factor": manifest.geometry.scale_factor,

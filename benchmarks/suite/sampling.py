@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.suite.timing import CallLog, Calls
 from engines.backends.program import Execution
-from engines.manifest import Policy
+from engines.policy import Policy
 from runtime import GuardedPipeline
 from runtime.report import ImageReport
 
@@ -104,7 +104,7 @@ def _runs(
             start = perf_counter_ns()
             result = pipeline(prompts, **options)
             end = perf_counter_ns()
-            yield Run(mode, number, position, start, end, log.calls(), result.guard, result.execution)
+            yield Run(mode, number, position, start, end, log.calls(), result.reports, result.execution)
             tick()
 
 
@@ -125,8 +125,8 @@ def same_work(runs: Sequence[Run]) -> list[Check]:
     unsafe = [report for run in of[TRIGGERED] for report in run.reports]
     rows = len(safe[0].timesteps)
     unets = {len(run.calls.durations("unet")) for run in runs}
-    checked = {sum(report.checked) for report in safe}
-    triggered = sum(bool(report.unsafe_steps) for report in unsafe)
+    checked = {sum(guard.checked) for report in safe for guard in report.guards}
+    triggered = sum(map(_found_unsafe, unsafe))
     differing = [mode for mode in MODES if len(pictures[mode]) != 1]
     return [
         Check(
@@ -136,7 +136,11 @@ def same_work(runs: Sequence[Run]) -> list[Check]:
         ),
         Check("every run of a mode gives the same pictures", not differing, ", ".join(differing) or f"{len(runs)} runs"),
         Check("safe prompts are checked at every step", checked == {rows}, f"{sorted(checked)} checks of {rows} steps"),
-        Check("no safe prompt triggers the guard", not any(report.unsafe_steps for report in safe), f"{len(safe)} images"),
+        Check("no safe prompt triggers the guard", not any(map(_found_unsafe, safe)), f"{len(safe)} images"),
         Check("every triggering prompt triggers the guard", triggered == len(unsafe), f"{triggered} of {len(unsafe)} images"),
         Check("every mode calls the UNet at every step", unets == {rows}, f"{sorted(unets)} calls for {rows} steps"),
     ]
+
+
+def _found_unsafe(report: ImageReport) -> bool:
+    return any(guard.unsafe_steps for guard in report.guards)

@@ -11,9 +11,9 @@ from benchmarks.peers.catalog import OURS, PEERS
 from benchmarks.suite.grid import Grid
 from benchmarks.suite.sampling import Workload
 from benchmarks.suite.target import NAMED
+from engines.geometry import Geometry
 from engines.install import install
-from engines.manifest import Geometry
-from runtime.samplers.tables import SAMPLERS
+from runtime.samplers.registry import SAMPLERS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -21,8 +21,6 @@ except ImportError as error:
     raise BackendError(f"onnxruntime cannot be imported ({error}); install it with: {install('onnxruntime')}") from None
 
 
-# These give their scratch memory back, for the others to use; to take it again costs a thousandth of a picture's time.
-ONCE_A_PICTURE = frozenset({"text_encoder", "vae_decoder", "token_mask"})
 SHRINK = onnxruntime.RunOptions()
 SHRINK.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
@@ -50,7 +48,9 @@ class OnnxRuntimeEngine:
         try:
             # From the second run with these shapes on, ONNX Runtime takes all scratch memory in one block, as the first run
             # needed it. What the first has taken piece by piece is given back, else both are held.
-            keeps = shapes in self._planned and self.spec.name not in ONCE_A_PICTURE
+            # Networks that do not run at every step give it back always, for the others to use; to take it again costs a
+            # thousandth of a picture's time.
+            keeps = shapes in self._planned and self.spec.runs == "step"
             self._session.run_with_iobinding(binding, None if keeps else SHRINK)
             self._planned.add(shapes)
         except Exception as error:  # ONNX Runtime raises a class of its own for each status code

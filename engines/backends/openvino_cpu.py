@@ -18,7 +18,7 @@ from engines.backends.contract import check_names
 from engines.backends.host_memory import HostMemory, check_arrays
 from engines.errors import BackendError
 from engines.install import install
-from engines.networks import ALWAYS_FLOAT32, NetworkSpec
+from engines.networks import NetworkSpec
 
 try:
     import openvino
@@ -117,4 +117,4 @@ class OpenVinoBackend(HostMemory):
         except RuntimeError as error:
             raise BackendError(f"{path}: OpenVINO cannot load it: {error}") from error
         check_names(spec, (port.any_name for port in (*model.inputs, *model.outputs)))
-        return OpenVinoEngine(self._core, model, spec, "float32" if spec.name in ALWAYS_FLOAT32 else self._precision)
+        return OpenVinoEngine(self._core, model, spec, "float32" if spec.float32_only else self._precision)

@@ -1,11 +1,51 @@
-"""Every backend by name: who opens it, and the precisions in which it runs engines."""
+"""One row for each backend: who opens it, and everything that the build and the loop must know of it beforehand."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from engines.backends.contract import Backend
 from engines.errors import BackendError
+
+Opener = Callable[[str, bool], Backend]  # (precision, eager)
+ONNX_FILE, PLAN_FILE = "model.onnx", "model.plan"
+ENGINE_FILES = (ONNX_FILE, PLAN_FILE)
+
+
+@dataclass(frozen=True)
+class BackendSpec:
+    """One backend.
+
+    open             makes it, or raises BackendError
+    precisions       in which it runs engines; the first is the default
+    extra            of pip, that installs what it needs
+    libraries        distributions besides the export's whose versions shape what is built
+    plans            whether an engine is a TensorRT plan, built for a profile of shapes from an ONNX file that is itself in the
+                     precision; else the engine is the float32 ONNX file, and takes any shape
+    fused_attention  whether the file uses ONNX Runtime's attention operator, where a network's row allows it
+    winograd         whether the guard's wide convolutions are computed as in `saferedir.inference.winograd`; the kernels of GPUs
+                     have such forms of their own
+    can_optimize     whether `engines.optimize` can write a copy that loads faster
+    """
+
+    name: str
+    open: Opener
+    precisions: tuple[str, ...]
+    extra: str
+    libraries: tuple[str, ...] = ()
+    plans: bool = False
+    fused_attention: bool = False
+    winograd: bool = False
+    can_optimize: bool = False
+
+    @property
+    def engine_file(self) -> str:
+        return PLAN_FILE if self.plans else ONNX_FILE
+
+    def file_precision(self, precision: str) -> str:
+        """The precision of a network's ONNX file: where it is compiled as it is, float32 files serve every precision."""
+        return precision if self.plans else "float32"
 
 
 def _onnxruntime(precision: str, eager: bool) -> Backend:
@@ -27,7 +67,7 @@ def _onnxruntime_cuda(precision: str, eager: bool) -> Backend:
     return OnnxRuntimeCudaBackend(import_onnxruntime(), open_cuda(), eager)
 
 
-def _tensorrt(name: str) -> Callable[[str, bool], Backend]:
+def _tensorrt(name: str) -> Opener:
     def make(precision: str, eager: bool) -> Backend:
         from engines.backends.tensorrt_family import TensorRTBackend
         from engines.backends.tensorrt_module import import_tensorrt
@@ -39,19 +79,37 @@ def _tensorrt(name: str) -> Callable[[str, bool], Backend]:
     return make
 
 
-BACKENDS: dict[str, Callable[[str, bool], Backend]] = {
-    "onnxruntime": _onnxruntime,
-    "openvino": _openvino,
-    "onnxruntime-cuda": _onnxruntime_cuda,
-    "tensorrt": _tensorrt("tensorrt"),
-    "tensorrt-rtx": _tensorrt("tensorrt-rtx"),
+_ALL = ("float32", "float16", "bfloat16")
+BACKENDS = {
+    spec.name: spec
+    for spec in (
+        BackendSpec(
+            "onnxruntime",
+            _onnxruntime,
+            ("float32",),
+            extra="onnxruntime",
+            libraries=("onnxruntime",),
+            fused_attention=True,
+            winograd=True,
+            can_optimize=True,
+        ),
+        BackendSpec("openvino", _openvino, ("float32", "bfloat16"), extra="openvino", libraries=("openvino",), winograd=True),
+        BackendSpec("onnxruntime-cuda", _onnxruntime_cuda, ("float32",), extra="onnxruntime-gpu"),
+        BackendSpec("tensorrt", _tensorrt("tensorrt"), _ALL, extra="tensorrt", plans=True),
+        BackendSpec("tensorrt-rtx", _tensorrt("tensorrt-rtx"), _ALL, extra="tensorrt-rtx", plans=True),
+    )
 }
-PRECISIONS = {
-    "onnxruntime": ("float32",),
-    "openvino": ("float32", "bfloat16"),
-    "onnxruntime-cuda": ("float32",),
-    **dict.fromkeys(("tensorrt", "tensorrt-rtx"), ("float32", "float16", "bfloat16")),
-}
+
+
+def backend_spec(name: str) -> BackendSpec:
+    """The row of a backend.
+
+    Raises:
+        BackendError: there is none of this name.
+    """
+    if name not in BACKENDS:
+        raise BackendError(f"backend: expected one of {', '.join(BACKENDS)}, found {name!r}")
+    return BACKENDS[name]
 
 
 def open_backend(name: str, precision: str = "float32", eager: bool = False) -> Backend:
@@ -61,8 +119,7 @@ def open_backend(name: str, precision: str = "float32", eager: bool = False) -> 
         BackendError: unknown, its library is not installed, it needs a GPU that is not there, or it does not run in this
             precision.
     """
-    if name not in BACKENDS:
-        raise BackendError(f"backend: expected one of {', '.join(BACKENDS)}, found {name!r}")
-    if precision not in PRECISIONS[name]:
-        raise BackendError(f"{name}: expected precision {' or '.join(PRECISIONS[name])}, found {precision!r}")
-    return BACKENDS[name](precision, eager)
+    spec = backend_spec(name)
+    if precision not in spec.precisions:
+        raise BackendError(f"{name}: expected precision {' or '.join(spec.precisions)}, found {precision!r}")
+    return spec.open(precision, eager)

@@ -44,7 +44,7 @@ def import_tensorrt(backend: str, modules: dict[str, tuple[str, ...]] = RUNTIMES
 def error_log(trt: Any) -> Any:
     """A logger that keeps in `errors` what went wrong, for the exception that follows."""
 
-    class ErrorLog(trt.ILogger):
+    class ErrorLog(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []

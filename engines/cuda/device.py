@@ -60,7 +60,7 @@ class DeviceArray:
 
     @property
     def address(self) -> int:
-        return self.memory.address + self.offset
+        return int(self.memory.address) + self.offset
 
     @property
     def nbytes(self) -> int:
@@ -125,7 +125,7 @@ class Cuda:
     def used_memory(self) -> int:
         """Bytes of the GPU's memory in use, by every process."""
         free, total = self.call("cudaMemGetInfo")
-        return total - free
+        return int(total) - int(free)
 
     def zeros(self, shape: tuple[int, ...], dtype: str, rows: bool = False) -> DeviceArray:
         """A new array of zeros; with `rows`, each row along the first axis starts at an aligned address."""

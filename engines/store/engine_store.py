@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from engines.backends.contract import Backend, Engine
+from engines.backends.registry import backend_spec
 from engines.errors import BackendError, DigestError, ManifestError
 from engines.manifest import REBUILD, Manifest
-from engines.networks import GUARD_NETWORKS, NETWORKS
+from engines.networks import NETWORKS
 from engines.store.digests import file_digest, remembered_digest
 from engines.store.recorded_cases import FILE_NAME, Case, load_cases
 
-TOKENIZER = "tokenizer/tokenizer.json"
-MODEL_FILES = ("model.onnx", "model.plan")
+TOKENIZER_FILE = "tokenizer/tokenizer.json"
 
 
 class EngineStore:
@@ -31,7 +31,7 @@ class EngineStore:
     @property
     def tokenizer(self) -> Path:
         """The tokenizer's file, verified."""
-        return self._verified(TOKENIZER)
+        return self._verified(TOKENIZER_FILE)
 
     def model(self, network: str) -> Path:
         """A network's engine file, verified with every file beside it that it may refer to.
@@ -40,14 +40,15 @@ class EngineStore:
             ManifestError: the manifest lists no such network.
             DigestError: a file is missing or altered.
         """
-        files = [name for name in self.manifest.files_of(network) if name != f"{network}/{FILE_NAME}"]
-        models = [name for name in files if name.split("/", 1)[1] in MODEL_FILES]
-        if len(models) != 1:
-            raise ManifestError(f"{self.folder}: expected one engine file of {network}, found {models}; {REBUILD}")
+        engine = f"{network}/{backend_spec(self.manifest.backend).engine_file}"
+        files = self.manifest.files_of(network)
+        if engine not in files:
+            raise ManifestError(f"{self.folder}: expected {engine} in the manifest, found {', '.join(files) or 'none'}; {REBUILD}")
         for name in files:
-            # The guard is hashed at every start, whatever is remembered.
-            self._verified(name, file_digest if network in GUARD_NETWORKS else remembered_digest)
-        return self.folder / models[0]
+            if name.startswith(engine):  # the engine, and weights beside it
+                # The guard is hashed at every start, whatever is remembered.
+                self._verified(name, file_digest if NETWORKS[network].of_guard else remembered_digest)
+        return self.folder / engine
 
     def load(self, networks: Sequence[str], backend: Backend) -> dict[str, Engine]:
         """Verify and load networks: one is hashed while others are loaded.
@@ -88,7 +89,7 @@ class EngineStore:
 
     def require_guard(self) -> None:
         """Raise ManifestError unless these engines were built with a guard."""
-        if self.manifest.guard is None:
+        if not self.manifest.guards:
             raise ManifestError(
                 f"{self.folder}: expected engines with a guard, found none in the manifest; build them "
                 "with: saferedir build --redirector CHECKPOINT (or ask for unguarded "

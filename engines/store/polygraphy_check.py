@@ -123,7 +123,7 @@ def _engine_runner(engine: Engine, backend: Backend, sizes: Mapping[str, int]) -
     from polygraphy.backend.base import BaseRunner
     from polygraphy.common import TensorMetadata
 
-    class EngineRunner(BaseRunner):
+    class EngineRunner(BaseRunner):  # type: ignore[misc]
         def get_input_metadata_impl(self) -> TensorMetadata:
             metadata = TensorMetadata()
             for tensor in engine.spec.inputs:

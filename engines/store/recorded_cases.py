@@ -66,9 +66,10 @@ def check_cases(engine: Engine, backend: Backend, cases: Sequence[Case], precisi
     """
     worst: Figures = {}
     for case in cases:
-        found = run_once(engine, backend, case.inputs, case.sizes)
-        for name, expected in case.outputs.items():
-            figures = compare(f"{engine.spec.name}.{name}", expected, found[name], LIMITS[precision])
-            if name not in worst or figures["max_abs_error"] >= worst[name]["max_abs_error"]:
-                worst[name] = figures
+        outputs = run_once(engine, backend, case.inputs, case.sizes)
+        for tensor in engine.spec.outputs:
+            expected, name = case.outputs[tensor.name], f"{engine.spec.name}.{tensor.name}"
+            figures = compare(name, expected, outputs[tensor.name], LIMITS[precision], tensor.varies)
+            if tensor.name not in worst or figures["max_abs_error"] >= worst[tensor.name]["max_abs_error"]:
+                worst[tensor.name] = figures
     return worst

@@ -6,6 +6,8 @@ most of which it then removes, so that neither rounding nor overflow shows.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -16,11 +18,24 @@ from export.precision.half_precision import ELEMENTS, tensors_of
 MAKES_HALF = frozenset({"Cast", "Constant", "ConstantOfShape"})  # from no half input
 
 
-def emulate(path: Path, precision: str) -> Path:
-    """Write the float32 twin of a half-precision network beside it, on the same file of weights; the twin's path.
+@contextmanager
+def emulated(path: Path, precision: str) -> Iterator[Path]:
+    """A network that a CPU can run: the float32 twin of a half-precision one, beside it and on the same file of weights.
 
-    A product accumulates in float32 and is rounded once, as on a tensor core.
+    A float32 network is its own. A product accumulates in float32 and is rounded once, as on a tensor core.
     """
+    if precision == "float32":
+        yield path
+        return
+    twin = emulate(path, precision)
+    try:
+        yield twin
+    finally:
+        twin.unlink()
+
+
+def emulate(path: Path, precision: str) -> Path:
+    """Write the float32 twin of a half-precision network; its path."""
     model = onnx.load(path, load_external_data=False)
     _round_half_results(model, ELEMENTS[precision])
     twin = path.with_name("emulated.onnx")

@@ -6,7 +6,7 @@ else, normalisations, softmax, reductions, sines and exponentials above all, sta
 
 TensorRT-RTX 1.7 keeps the casts around a softmax inside its fused attention kernel. With a float32 product in front of the
 softmax it makes that kernel for none of the 20 attentions of the demo's UNet, so attention whose logits exceed float16 takes
-bfloat16 instead (`export.precision.choice`).
+bfloat16 instead (`export.precision.names`).
 
 `benchmarks/studies/precision_error.py` compares this pass with onnxruntime's float16 tool and with exporting the modules in
 half. NVIDIA ModelOpt's AutoCast also chooses by calibration data; it needs other versions of onnx and onnxruntime than the
@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, shape_inference
 
-from export.precision.choice import OPSETS
+from export.precision.names import OPSETS
 
 ELEMENTS = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 

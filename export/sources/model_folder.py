@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from engines.errors import InputError
-from engines.manifest import Geometry, SourceRecord
+from engines.geometry import Geometry
 from engines.networks import LATENT_CHANNELS, TOKENS
-from engines.store.digests import file_digest
 
 COMPONENTS = {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
 WEIGHTS = tuple(
@@ -129,14 +128,6 @@ class Source:
         for file in TOKENIZER_FILES[:2]:
             if not (self.folder / "tokenizer" / file).is_file():
                 raise InputError(f"{self.folder / 'tokenizer' / file}: expected a CLIP tokenizer's {file}, found none")
-
-
-def record(path: Path, known: SourceRecord | None) -> SourceRecord:
-    """Digest of a source file; a file with the size and time of last change of `known` is not read again."""
-    stat = path.stat()
-    if known is not None and (known.size, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
-        return known
-    return SourceRecord(file_digest(path), stat.st_size, stat.st_mtime_ns)
 
 
 def _download(name: str) -> Path:

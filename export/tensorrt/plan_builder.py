@@ -14,7 +14,7 @@ import numpy as np
 
 from engines.backends.tensorrt_module import error_log
 from engines.errors import SafeRedirError
-from engines.manifest import Geometry
+from engines.geometry import Geometry
 from engines.networks import NetworkSpec
 from engines.store.atomic import replacing
 from export.tensorrt.shape_profile import Profile
@@ -50,13 +50,14 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class PlanJob:
-    """One network to build: the ONNX file, its spec, the shapes, and where the plan goes."""
+    """One network to build: the ONNX file, its spec, the shapes, where the plan goes, and K."""
 
     onnx_file: Path
     spec: NetworkSpec
     profile: Profile
     geometry: Geometry
     plan: Path
+    concepts: int = 1
 
 
 def build_plan(trt: Any, job: PlanJob, options: PlanOptions, report: Phase = lambda phase: None) -> None:
@@ -135,7 +136,7 @@ def _add_profile(builder: Any, config: Any, job: PlanJob) -> None:
     shapes = builder.create_optimization_profile()
     for tensor in job.spec.inputs:
         if tensor.dynamic_axes:
-            shapes.set_shape(tensor.name, *job.profile.shapes(tensor, job.geometry))
+            shapes.set_shape(tensor.name, *job.profile.shapes(tensor, job.geometry, job.concepts))
     if config.add_optimization_profile(shapes) < 0:
         raise PlanError(
             f"{job.spec.name}: TensorRT refuses the optimisation profile for batch {job.profile.batch}, height "
@@ -148,7 +149,7 @@ def _check(trt: Any, network: Any, job: PlanJob) -> None:
     built = [network.get_input(index) for index in range(network.num_inputs)]
     built += [network.get_output(index) for index in range(network.num_outputs)]
     found = [(tensor.name, np.dtype(trt.nptype(tensor.dtype)).name, tuple(tensor.shape)) for tensor in built]
-    sizes = {"D": job.geometry.embed_dim}
+    sizes = {"D": job.geometry.embed_dim, "K": job.concepts}
     expected = [
         (tensor.name, tensor.dtype, tuple(dim if isinstance(dim, int) else sizes.get(dim, -1) for dim in tensor.dims))
         for tensor in job.spec.tensors

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engines.errors import InputError
-from engines.manifest import Geometry, nearest_multiples
-from engines.networks import LONGEST_HISTORY, SHORTEST_HISTORY, TensorSpec
-
-HISTORIES = (SHORTEST_HISTORY, SHORTEST_HISTORY, LONGEST_HISTORY)  # of the smallest, the preferred and the largest shape
+from engines.geometry import Geometry, nearest_multiples
+from engines.networks import SLOTS, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Profile:
     height: Span
     width: Span
 
-    def shapes(self, tensor: TensorSpec, geometry: Geometry) -> tuple[tuple[int, ...], ...]:
+    def shapes(self, tensor: TensorSpec, geometry: Geometry, concepts: int) -> tuple[tuple[int, ...], ...]:
         """Smallest, preferred and largest shape of a tensor.
 
         Rows of the text encoder and the UNet run from one per image, without guidance, to two.
@@ -61,16 +59,6 @@ class Profile:
         shapes = []
         for place, (images, branches) in enumerate(((self.batch.minimum, 1), (self.batch.optimum, 2), (self.batch.maximum, 2))):
             height, width = ((span.minimum, span.optimum, span.maximum)[place] for span in (self.height, self.width))
-            shapes.append(
-                tensor.shape(
-                    {
-                        "B": images,
-                        "CB": branches * images,
-                        "H": height // geometry.scale_factor,
-                        "W": width // geometry.scale_factor,
-                        "D": geometry.embed_dim,
-                        **HISTORIES[place],
-                    }
-                )
-            )
+            sizes = {"B": images, "C": branches, "K": concepts, "S": SLOTS[place]}
+            shapes.append(tensor.shape(geometry.sizes(height, width, **sizes)))
         return tuple(shapes)

@@ -1,6 +1,6 @@
 """The noise schedule a model was trained with, read from a diffusers `scheduler_config.json`.
 
-Knows nothing of solvers: `runtime.samplers.tables` turns a schedule into a table.
+Knows nothing of solvers: `runtime.samplers.registry` turns a schedule into a recurrence.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 # They disagree on these, so an absent key stays None and the chosen sampler's own default holds.
 _SAMPLER_DEFAULTS = ("timestep_spacing", "set_alpha_to_one", "clip_sample", "skip_prk_steps")
-# They change the samples and have no place in a linear table.
+# They change the samples and have no place in a linear recurrence.
 _MUST_BE_OFF = (
     "clip_sample",
     "thresholding",
@@ -63,7 +63,7 @@ class SchedulerError(InputError):
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """Training noise and the options that every sampler needs. Hashable, so tables can be cached by it.
+    """Training noise and the options that every sampler needs. Hashable, so recurrences can be cached by it.
 
     `alphas_cumprod` holds ᾱ_t for t = 0 … T−1, each rounded to float32 as diffusers holds them.
     None in an option means that the config does not say, and the sampler's own default holds.
@@ -184,7 +184,7 @@ def _betas(options: Mapping[str, Any]) -> np.ndarray:
 def _cosine_betas(steps: int, max_beta: float = 0.999) -> np.ndarray:
     """Nichol and Dhariwal 2021, Eq. 17: ᾱ(u) = cos²((u + 0.008) / 1.008 · π/2), β_t = 1 − ᾱ((t+1)/T) / ᾱ(t/T)."""
     alpha_bar = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * math.pi / 2) ** 2
-    return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta).astype(np.float32)
+    return np.asarray(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta), np.float32)
 
 
 def _alphas_cumprod(betas: np.ndarray) -> np.ndarray:

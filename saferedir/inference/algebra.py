@@ -11,7 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from saferedir.heads import ATTENTION_HEADS, ATTENTION_SCALE, TOKENS, HeadsOutput, Redirector
+from engines.networks import TOKENS
+from saferedir.heads import ATTENTION_HEADS, ATTENTION_SCALE, HeadsOutput, Redirector
 from saferedir.inference.winograd import with_winograd
 
 

@@ -15,7 +15,7 @@ from benchmarks.loading import cold_start
 from benchmarks.suite import page
 from benchmarks.suite.document import device_mebibytes, table
 from benchmarks.suite.settings import FULL, FULL_QUICK, SMALL, SMALL_QUICK, parser, peer_names, settings_for
-from engines.manifest import Geometry
+from engines.geometry import Geometry
 
 RESULTS = Path(__file__).resolve().parent.parent.parent / "benchmarks" / "results"
 SCHEMA = json.loads((RESULTS.parent / "suite" / "latency.schema.json").read_text(encoding="utf-8"))

@@ -32,7 +32,7 @@ def test_random_weights_are_written_once_and_built_every_time(monkeypatch, tmp_p
         found = target.locate("sd15-random")
         assert found == target.Target("sd15-random", plans / "sd15-random", model, model / "redirector.pt", trained=False)
     assert (model / "written").read_text() == "x"
-    assert [(options.model, options.redirector, options.engine_dir) for options in built] == 2 * [
+    assert [(options.model, options.checkpoints[0].path, options.engine_dir) for options in built] == 2 * [
         (str(model), model / "redirector.pt", plans / "sd15-random")
     ]
 

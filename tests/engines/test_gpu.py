@@ -30,7 +30,7 @@ def test_engines_of_this_gpu(pipeline, tmp_path, name, eager):
     with GuardedPipeline(folder, eager=eager) as opened:
         for _ in range(2):
             found = opened([FIRE, PLAIN], seed=7, num_inference_steps=STEPS)
-            assert [report.verdict for report in found.guard] == [report.verdict for report in expected.guard]
+            assert [report.verdict for report in found.reports] == [report.verdict for report in expected.reports]
             for ours, reference in zip(found.images, expected.images, strict=True):
                 assert np.abs(np.asarray(ours).astype(int) - np.asarray(reference)).max() <= 2
     assert found.execution.graph is (name != "onnxruntime-cuda" and not eager)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from engines.backends.contract import run_once
-from engines.networks import NETWORKS
+from engines.networks import NETWORKS, with_derived
 from engines.store.engine_store import EngineStore
 
-SIZES = {"B": 2, "CB": 4, "H": 8, "W": 12, "D": 96, "HX": 1, "HE": 4, "R": 11, "PH": 32, "PW": 48}
+SIZES = with_derived({"B": 2, "C": 2, "K": 1, "S": 4, "H": 8, "W": 12, "D": 96, "f": 4})
 BROKEN = 1  # image
 SILENT = ("token_mask",)  # explains what the guard decided, and decides nothing
 CASES = [
@@ -25,7 +25,7 @@ def sound(found: dict[str, np.ndarray], network: str) -> list[bool]:
     if network == "unet":
         rows = np.isfinite(found["noise_pred"]).all(axis=(1, 2, 3))
         return (rows[:2] & rows[2:]).tolist()
-    return (np.isfinite(found["p_unsafe"]) if network == "guard" else found["finite"]).tolist()
+    return (np.isfinite(found["p_unsafe"][0]) if network == "guard" else found["finite"]).tolist()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)

@@ -98,7 +98,7 @@ def test_pictures_and_decisions_are_those_of_the_cpu(pipeline, folder, device, e
         found = opened(prompts, seed=7, num_inference_steps=STEPS)
     for ours, reference in zip(found.images, expected.images, strict=True):
         assert np.abs(np.asarray(ours).astype(int) - np.asarray(reference)).max() <= 1
-    assert [report.verdict for report in found.guard] == ["redirected", "safe"]
+    assert [report.verdict for report in found.reports] == ["redirected", "safe"]
     assert {session.settings["enable_cuda_graph"] for session in CapturingSession.made} == {"0" if eager else "1"}
     assert {session.settings["use_tf32"] for session in CapturingSession.made} == {"0"}
     assert not found.execution.graph and ("eager" if eager else "for each network") in found.execution.reason
@@ -118,7 +118,7 @@ def test_a_network_has_one_session_for_each_shape_and_few_in_all(folder, device)
         assert device.calls["cudaStreamSynchronize"] - synchronised - many == many, "the host waits within the loop"
         for height in (32, 48, 80):
             opened(PLAIN, seed=0, num_inference_steps=1, height=height)
-        engine = opened._engines["unet"]
+        engine = opened._opened().engines["unet"]
         assert len(engine._sessions) == onnxruntime_cuda_backend.SESSIONS
     del opened, engine
     CapturingSession.made.clear()

@@ -40,9 +40,9 @@ def test_pictures_and_decisions_are_the_same(optimized, pipeline):
         found = opened(PROMPTS, seed=7, num_inference_steps=8)
     for ours, theirs in zip(found.images, expected.images, strict=True):
         assert np.array_equal(np.asarray(ours), np.asarray(theirs))
-    strip = [dataclasses.replace(report, manifest_digest="") for report in found.guard]
-    assert strip == [dataclasses.replace(report, manifest_digest="") for report in expected.guard]
-    assert [report.verdict for report in found.guard] == ["redirected", "safe"]
+    strip = [dataclasses.replace(report, manifest_digest="") for report in found.reports]
+    assert strip == [dataclasses.replace(report, manifest_digest="") for report in expected.reports]
+    assert [report.verdict for report in found.reports] == ["redirected", "safe"]
 
 
 def test_files_are_the_manifests(optimized, demo_engines):
@@ -50,7 +50,7 @@ def test_files_are_the_manifests(optimized, demo_engines):
     assert set(manifest.files) | {"manifest.json"} == {
         path.relative_to(optimized).as_posix() for path in optimized.rglob("*") if path.is_file()
     }
-    assert manifest.guard == portable.manifest.guard
+    assert manifest.guards == portable.manifest.guards
     assert manifest.optimized_for == OnnxRuntimeBackend.device
     assert all(recipe["optimized from"] == portable.digest for recipe in manifest.recipe.values())
 

@@ -10,7 +10,7 @@ import pytest
 
 from engines.errors import BackendError, DigestError, InputError, ManifestError
 from engines.manifest import Manifest
-from engines.networks import NETWORKS
+from engines.networks import NETWORKS, with_derived
 from engines.store.engine_store import EngineStore
 from runtime import GuardedPipeline
 
@@ -52,13 +52,19 @@ def test_another_guard_is_not_taken(folder):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda parsed: parsed.update(guard=None), "expected engines with a guard"),
-        (lambda parsed: parsed.update(format=99), "expected format 2, found 99"),
+        (lambda parsed: parsed.update(guards=[]), "expected engines with a guard"),
+        (lambda parsed: parsed.update(format=99), "expected format 3, found 99"),
         (lambda parsed: parsed.pop("scheduler"), "not a valid manifest"),
         (lambda parsed: parsed.update(surprise=1), "not a valid manifest"),
-        (lambda parsed: parsed["guard"]["policy"].update(threshold=2), "threshold"),
-        (lambda parsed: parsed["files"].pop("guard/model.onnx"), "expected one engine file of guard, found"),
-        (lambda parsed: parsed["files"].update({"unet/../../model.onnx": {"sha256": "", "size": 0}}), "found none"),
+        (lambda parsed: parsed["guards"][0]["policy"].update(threshold=2), "threshold"),
+        (
+            lambda parsed: parsed["files"].pop("guard/model.onnx"),
+            "expected guard/model.onnx in the manifest, found guard/parity",
+        ),
+        (
+            lambda parsed: parsed["files"].update({"unet/../../model.onnx": {"sha256": "", "size": 0}}),
+            "names inside the folder, found",
+        ),
         (lambda parsed: parsed.update(backend="abacus"), "expected one of onnxruntime"),
     ],
     ids=str,
@@ -100,7 +106,7 @@ def sampler_step(demo_engines, backend):
 
 
 def arrays(backend, **changed):
-    sizes = {"B": 1, "CB": 2, "H": 4, "W": 4, "HX": 1, "HE": 1, "R": 8}
+    sizes = with_derived({"B": 1, "C": 2, "H": 4, "W": 4, "S": 1})
     return {tensor.name: backend.zeros(tensor.shape(sizes), tensor.dtype) for tensor in NETWORKS["sampler_step"].tensors} | changed
 
 
@@ -108,20 +114,20 @@ def test_bound_arrays_are_read_and_written_in_place(sampler_step):
     engine, backend = sampler_step
     bound = arrays(backend)
     call = engine.bind(**bound)
-    bound["coefficients"][:] = [0, 1, 0, 0.5, 2, 0, 3, 0]
+    bound["matrix"][:] = [[[2, 3, 0], [1, 1.5, 0]]]
     for value in (1.0, 4.0):
-        bound["sample"][...], bound["noise_pred"][...] = value, value
+        bound["state"][...], bound["noise_pred"][...] = value, value
         call()
-        assert np.all(bound["next_sample"] == 5 * value) and np.all(bound["next_model_input"] == 2.5 * value)
+        assert np.all(bound["next_state"] == 5 * value) and np.all(bound["next_model_input"] == 2.5 * value)
         assert np.all(bound["finite"])
 
 
 @pytest.mark.parametrize(
     "changed, error, message",
     [
-        ({"sample": np.zeros((1, 4, 4, 4))}, InputError, r"sampler_step.sample: expected float32 \[B, 4, H, W\], found float64"),
-        ({"sample": np.zeros((1, 3, 4, 4), np.float32)}, InputError, r"found float32 \[1, 3, 4, 4\]"),
-        ({"sample": np.zeros((1, 4, 4, 8), np.float32)[..., ::2]}, BackendError, "C-contiguous"),
+        ({"noise": np.zeros((1, 4, 4, 4))}, InputError, r"sampler_step.noise: expected float32 \[B, 4, H, W\], found float64"),
+        ({"noise": np.zeros((1, 3, 4, 4), np.float32)}, InputError, r"found float32 \[1, 3, 4, 4\]"),
+        ({"noise": np.zeros((1, 4, 4, 8), np.float32)[..., ::2]}, BackendError, "C-contiguous"),
         ({"extra": np.zeros(1)}, BackendError, "expected tensors"),
     ],
     ids=str,
@@ -134,7 +140,7 @@ def test_wrong_arrays(sampler_step, changed, error, message):
 
 def test_sizes_that_do_not_fit_each_other_fail(sampler_step):
     engine, backend = sampler_step
-    for changed in ({"noise": (1, 4, 3, 4)}, {"next_sample": (1, 4, 3, 4)}, {"next_model_input": (1, 4, 4, 4)}):
+    for changed in ({"noise": (1, 4, 3, 4)}, {"next_state": (1, 1, 4, 3, 4)}, {"next_model_input": (1, 4, 4, 4)}):
         with pytest.raises(BackendError, match="sampler_step: (ONNX Runtime failed|OpenVINO cannot compile)"):
             engine.bind(**arrays(backend, **{name: np.zeros(shape, np.float32) for name, shape in changed.items()}))()
 
@@ -150,10 +156,10 @@ def test_a_call_outlives_others_of_its_engine(sampler_step):
     engine, backend = sampler_step
     bound = arrays(backend)
     call = engine.bind(**bound)
-    bound["coefficients"][:] = [0, 1, 0, 0.5, 2, 0, 3, 0]
-    bound["sample"][...], bound["noise_pred"][...] = 1, 1
+    bound["matrix"][:] = [[[2, 3, 0], [1, 1.5, 0]]]
+    bound["state"][...], bound["noise_pred"][...] = 1, 1
     for height in range(5, 12):
-        sizes = {"B": 1, "CB": 2, "H": height, "W": 4, "HX": 1, "HE": 1, "R": 8}
+        sizes = with_derived({"B": 1, "C": 2, "H": height, "W": 4, "S": 1})
         engine.bind(**{tensor.name: backend.zeros(tensor.shape(sizes), tensor.dtype) for tensor in engine.spec.tensors})()
     call()
-    assert np.all(bound["next_sample"] == 5)
+    assert np.all(bound["next_state"] == 5)

@@ -14,7 +14,15 @@ def test_inspect(demo_engines, capsys):
     manifest, digest = Manifest.read(demo_engines)
     assert main(["inspect", str(demo_engines)]) == 0
     printed = capsys.readouterr().out
-    for part in (digest, manifest.guard.digest, "fire", "alpha_scale 1.25", "DDIMScheduler", "multiples of 16 pixels", *NETWORKS):
+    for part in (
+        digest,
+        manifest.guards[0].digest,
+        "fire",
+        "alpha_scale 1.25",
+        "DDIMScheduler",
+        "multiples of 16 pixels",
+        *NETWORKS,
+    ):
         assert part in printed
 
 

@@ -11,15 +11,15 @@ import importlib
 import numpy as np
 import pytest
 
-from engines.backends import contract as backends
+from engines.backends import registry as backends
 from engines.backends import tensorrt_module as tensorrt_library
 from engines.backends.tensorrt_family import TensorRTBackend
 from engines.cuda import device as cuda_module
 from engines.cuda import graph as cuda_program
 from engines.cuda.device import Cuda
 from engines.errors import BackendError, InputError, NonFiniteError
-from engines.manifest import Policy
 from engines.networks import NETWORKS
+from engines.policy import Policy
 from runtime import GuardedPipeline
 from tests.engines import fake_tensorrt
 from tests.engines.fake_cuda import FakeRuntime
@@ -54,8 +54,8 @@ def test_pictures_and_decisions_are_those_of_onnxruntime(pipeline, plans, device
         for _ in range(2):
             found = opened(prompts, num_inference_steps=STEPS, **options)
             assert all(map(np.array_equal, pixels(found), pixels(expected)))
-            for ours, reference in zip(found.guard, expected.guard, strict=True):
-                assert (ours.verdict, ours.p_unsafe) == (reference.verdict, reference.p_unsafe)
+            for ours, reference in zip(found.reports, expected.reports, strict=True):
+                assert (ours.verdict, ours.guards) == (reference.verdict, reference.guards)
     assert found.execution.graph is not eager
 
 

@@ -40,7 +40,7 @@ def test_the_first_load_verifies_and_remembers(pending, device, checked):
     device()
     for _ in range(2):
         with GuardedPipeline(pending) as opened:
-            assert opened(PLAIN, seed=0, num_inference_steps=2).guard[0].verdict == "safe"
+            assert opened(PLAIN, seed=0, num_inference_steps=2).reports[0].verdict == "safe"
     assert checked == [name for name in NETWORKS for _ in range(2)]  # two recorded cases each, once
     with GuardedPipeline(pending, unguarded=True):
         pass

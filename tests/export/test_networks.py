@@ -9,12 +9,13 @@ import torch
 
 from engines.backends.contract import run_once
 from engines.backends.registry import open_backend
-from engines.networks import NETWORKS, OPSET
+from engines.networks import NETWORKS, OPSET, with_derived
 from export import onnx_file
 from export.onnx_file import example, export_network
 from export.wrappers import SamplerStep
+from runtime.samplers.recurrence import apply_row
+from runtime.samplers.registry import SAMPLERS, recurrence
 from runtime.samplers.schedules import NoiseSchedule
-from runtime.samplers.tables import SAMPLERS, apply_row, sampler_table
 
 SCHEDULE = NoiseSchedule.from_config(
     {
@@ -31,7 +32,7 @@ SCHEDULE = NoiseSchedule.from_config(
 @pytest.fixture(scope="module")
 def step(tmp_path_factory):
     path = tmp_path_factory.mktemp("step") / "model.onnx"
-    export_network(SamplerStep(), NETWORKS["sampler_step"], 96, path)
+    export_network(SamplerStep(), NETWORKS["sampler_step"], {}, path)
     backend = open_backend("onnxruntime")
     return backend.load(path, NETWORKS["sampler_step"]), backend
 
@@ -40,30 +41,33 @@ def step(tmp_path_factory):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_sampler_step_applies_a_row(step, name, branches):
     engine, backend = step
-    table = sampler_table(name, 7, SCHEDULE)
-    sizes = {
-        "B": 3,
-        "CB": 3 * branches,
-        "H": 5,
-        "W": 6,
-        "HX": table.history_x,
-        "HE": table.history_eps,
-        "R": table.coefficients.shape[1],
-    }
+    sampler = recurrence(name, 7, SCHEDULE)
+    sizes = with_derived({"B": 3, "C": branches, "H": 5, "W": 6, "S": sampler.slots})
     inputs = {key: tensor.numpy() for key, tensor in example(engine.spec, sizes, 1).items()}
-    inputs["guidance_scale"] = np.array(7.5, np.float32)
-    for row in table.coefficients:
-        inputs["coefficients"] = row
+    scales = np.array([7.5, 1, 3], np.float32)
+    inputs["guidance_scale"] = scales
+    for matrix in sampler.matrices:
+        inputs["matrix"] = np.stack([matrix] * 3)
         found = run_once(engine, backend, inputs, sizes)
         halves = inputs["noise_pred"].reshape(branches, 3, 4, 5, 6).astype(np.float64)
-        guided = halves[0] + 7.5 * (halves[-1] - halves[0])
-        expected = apply_row(
-            row.astype(np.float64), inputs["sample"], guided, inputs["noise"], inputs["history_x"], inputs["history_eps"]
-        )
-        for key, reference in zip(("next_sample", "next_history_x", "next_history_eps"), expected, strict=False):
-            np.testing.assert_allclose(found[key], reference, rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(found["next_model_input"], np.concatenate([expected[3]] * branches), rtol=1e-4, atol=1e-4)
+        guided = halves[0] + scales.reshape(-1, 1, 1, 1) * (halves[-1] - halves[0])
+        state, model_input = apply_row(matrix.astype(np.float64), inputs["state"], guided, inputs["noise"])
+        np.testing.assert_allclose(found["next_state"], state, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found["next_model_input"], np.concatenate([model_input] * branches), rtol=1e-4, atol=1e-4)
         assert found["finite"].all()
+
+
+def test_each_image_has_a_matrix_of_its_own(step):
+    engine, backend = step
+    sizes = with_derived({"B": 3, "C": 1, "H": 4, "W": 4, "S": 2})
+    inputs = {key: tensor.numpy() for key, tensor in example(engine.spec, sizes, 2).items()}
+    found = run_once(engine, backend, inputs, sizes)
+    for image in range(3):
+        part = slice(image, image + 1)
+        parts = inputs["state"][:, part], inputs["noise_pred"][part], inputs["noise"][part]
+        state, model_input = apply_row(inputs["matrix"][image], *parts)
+        np.testing.assert_allclose(found["next_state"][:, part], state, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(found["next_model_input"][part], model_input, rtol=1e-5, atol=1e-5)
 
 
 def test_files_have_the_names_axes_and_opset_of_the_specs(demo_engines):
@@ -74,7 +78,7 @@ def test_files_have_the_names_axes_and_opset_of_the_specs(demo_engines):
         for value, tensor in zip([*model.graph.input, *model.graph.output], spec.tensors, strict=True):
             dims = tuple(dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim)
             assert value.name == tensor.name
-            assert dims == tuple(96 if dim == "D" else dim for dim in tensor.dims)
+            assert dims == tuple({"D": 96, "K": 1}.get(dim, dim) for dim in tensor.dims)
             assert onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name == tensor.dtype
 
 
@@ -90,7 +94,7 @@ def test_large_weights_go_to_a_file_of_their_own(tmp_path, monkeypatch):
             return self.embedding(input_ids)
 
     module, spec, path = Wide(), NETWORKS["text_encoder"], tmp_path / "model.onnx"
-    export_network(module, spec, 32, path)
+    export_network(module, spec, {"D": 32}, path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
     assert path.stat().st_size < 10_000
     backend, inputs = open_backend("onnxruntime"), example(spec, {"CB": 1})

@@ -18,17 +18,19 @@ from torch import nn
 from engines.backends.contract import run_once
 from engines.backends.registry import open_backend
 from engines.errors import InputError, ParityError
-from engines.manifest import Geometry, Manifest
-from engines.networks import ALWAYS_FLOAT32, NETWORKS
+from engines.geometry import Geometry
+from engines.manifest import Manifest
+from engines.networks import NETWORKS
 from engines.parity import LIMITS, compare
 from engines.store.recorded_cases import check_cases
 from engines.summary import summary
 from export import onnx_file
+from export.artefacts import ARTEFACTS
 from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR
 from export.onnx_file import example, export_network
-from export.precision.choice import OPSETS, network_precisions, precision_name
 from export.precision.emulation import emulate
 from export.precision.half_precision import ELEMENTS, FOLLOWING_OPS, convert, tensors_of
+from export.precision.names import OPSETS, precision_name
 from export.reference_cases import reference_cases
 from export.tensorrt.plan_builder import PlanError, PlanJob, PlanOptions, build_plan
 from export.tensorrt.shape_profile import Profile, Span
@@ -36,14 +38,16 @@ from export.wrappers import VaeDecoder
 from saferedir.cli import main
 
 HALVES = pytest.mark.parametrize("precision", ELEMENTS)
-CONVERTED = pytest.mark.parametrize("network", [name for name in NETWORKS if name not in ALWAYS_FLOAT32])
+CONVERTED = pytest.mark.parametrize("network", [name for name, spec in NETWORKS.items() if not spec.float32_only])
+ROWS = {row.name: row for row in ARTEFACTS}
+ROWS = {row.name: row for row in ARTEFACTS}
 GEOMETRY = Geometry(embed_dim=96, scale_factor=4, size_multiple=16, default_height=64, default_width=64)
 FLOAT32_OPS = {"Softmax", "LayerNormalization", "InstanceNormalization", "ReduceSum", "ReduceMean", "ReduceL2", "Sin", "Cos", "Erf"}
 
 
 def gate(module, engine, backend, geometry, precision):
     """As the build does."""
-    return check_cases(engine, backend, reference_cases(module, engine.spec, geometry, None), precision)
+    return check_cases(engine, backend, reference_cases(module, ROWS[engine.spec.name], geometry, 1, None), precision)
 
 
 def half_model(demo_engines, network, precision):
@@ -60,12 +64,13 @@ def test_names():
 
 
 def test_precision_of_each_network():
-    assert set(network_precisions("float32", {}).values()) == {"float32"}
+    assert set(ROWS) == set(NETWORKS)
     for requested in ("float16", "bfloat16"):
-        found = network_precisions(requested, {"upcast_attention": False})
-        assert set(found) == set(NETWORKS) and found["unet"] == requested
+        found = {name: row.half(requested, {"upcast_attention": False}) for name, row in ROWS.items()}
+        assert found["unet"] == requested
         assert found["sampler_step"] == found["guard"] == "float32" and found["vae_decoder"] == "bfloat16"
-    assert network_precisions("float16", {"upcast_attention": True})["unet"] == "bfloat16"
+    assert ROWS["unet"].half("float16", {"upcast_attention": True}) == "bfloat16"
+    assert all(row.half("float16", {}) == "float32" for row in ARTEFACTS if row.spec.float32_only)
 
 
 @HALVES
@@ -138,7 +143,7 @@ def test_weights_in_a_file_of_their_own_are_half_and_shared_with_the_twin(tmp_pa
             return self.back(self.linear(torch.sin(input_ids.unsqueeze(-1) * torch.arange(96.0))))
 
     module, spec, path = Wide(), NETWORKS["text_encoder"], tmp_path / "model.onnx"
-    export_network(module, spec, 96, path, "float16")
+    export_network(module, spec, {"D": 96, "K": 1}, path, "float16")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
     assert 2 * 2 * 96 * 400 <= (tmp_path / "model.onnx.data").stat().st_size < 4 * 2 * 96 * 400
     twin, backend = emulate(path, "float16"), open_backend("onnxruntime")
@@ -160,7 +165,7 @@ class LargeLogits(nn.Module):
         tokens = encoder_hidden_states[..., :15]
         key = torch.cat([tokens, self.first.expand(tokens.shape[0], -1, -1)], dim=2)
         attended = nn.functional.scaled_dot_product_attention(query, key, self.value(encoder_hidden_states))
-        return sample + attended[..., :4].mean(dim=1)[:, :, None, None] + timestep / 1000
+        return sample + attended[..., :4].mean(dim=1)[:, :, None, None] + timestep.view(-1, 1, 1, 1) / 1000
 
 
 class LargeActivations(nn.Module):
@@ -180,7 +185,7 @@ class LargeActivations(nn.Module):
 def emulated(module, network, tmp_path, precision):
     """The twin's engine and its backend."""
     backend = open_backend("onnxruntime")
-    export_network(module, NETWORKS[network], 96, tmp_path / "model.onnx", precision)
+    export_network(module, NETWORKS[network], {"D": 96}, tmp_path / "model.onnx", precision)
     return backend.load(emulate(tmp_path / "model.onnx", precision), NETWORKS[network]), backend
 
 
@@ -189,7 +194,7 @@ def test_logits_beyond_float16(tmp_path):
     module = LargeLogits()
     with pytest.raises(ParityError, match="unet.noise_pred: expected finite numbers, the engine gave NaN"):
         gate(module, *emulated(module, "unet", tmp_path, "float16"), GEOMETRY, "float16")
-    precision = network_precisions("float16", {"upcast_attention": True})["unet"]
+    precision = ROWS["unet"].half("float16", {"upcast_attention": True})
     gate(module, *emulated(module, "unet", tmp_path, precision), GEOMETRY, precision)
 
 
@@ -201,7 +206,7 @@ def test_activations_beyond_float16(tmp_path):
     assert not found["images"].any() and not found["finite"].any()  # the black image
     with pytest.raises(ParityError, match="vae_decoder.images"):
         gate(module, engine, backend, GEOMETRY, "float16")
-    precision = network_precisions("float16", {})["vae_decoder"]
+    precision = ROWS["vae_decoder"].half("float16", {})
     gate(module, *emulated(module, "vae_decoder", tmp_path, precision), GEOMETRY, precision)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
 import time
 
-import numpy as np
 import onnx
 import pytest
 
@@ -15,10 +15,13 @@ from engines.backends.tensorrt_module import BUILDERS, import_tensorrt
 from engines.cuda.device import open_cuda
 from engines.errors import BackendError, InputError
 from engines.manifest import Manifest
-from engines.networks import NETWORKS
+from engines.networks import NETWORKS, SLOTS
+from export.build_command import DEMO_MODEL
 from export.tensorrt.plan_builder import PlanError, PlanJob, PlanOptions, build_plan
 from export.tensorrt.shape_profile import Profile, Span
 from runtime import GuardedPipeline
+from runtime.samplers.registry import SAMPLERS, recurrence
+from runtime.samplers.schedules import NoiseSchedule
 from saferedir.cli import main
 
 trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX has no wheel for this platform")
@@ -108,10 +111,19 @@ def test_an_interrupt_while_the_file_is_read(demo_engines, tmp_path, monkeypatch
 def test_profile_shapes(demo_engines):
     geometry = Manifest.read(demo_engines)[0].geometry
     sample, _, text = NETWORKS["unet"].inputs
-    assert PROFILE.shapes(sample, geometry) == ((1, 4, 8, 16), (2, 4, 16, 16), (8, 4, 32, 16))
-    assert PROFILE.shapes(text, geometry) == ((1, 77, 96), (2, 77, 96), (8, 77, 96))
-    coefficients = next(tensor for tensor in NETWORKS["sampler_step"].inputs if tensor.name == "coefficients")
-    assert np.ravel(PROFILE.shapes(coefficients, geometry)).tolist() == [8, 8, 11]
+    assert PROFILE.shapes(sample, geometry, 1) == ((1, 4, 8, 16), (2, 4, 16, 16), (8, 4, 32, 16))
+    assert PROFILE.shapes(text, geometry, 1) == ((1, 77, 96), (2, 77, 96), (8, 77, 96))
+    inputs = {tensor.name: tensor for tensor in (*NETWORKS["sampler_step"].inputs, *NETWORKS["guard"].inputs)}
+    fewest, usual, most = SLOTS
+    assert PROFILE.shapes(inputs["matrix"], geometry, 1) == tuple(
+        (images, slots + 1, slots + 2) for images, slots in ((1, fewest), (1, usual), (4, most))
+    )
+    assert PROFILE.shapes(inputs["shifts"], geometry, 3) == ((3, 1, 77, 96), (3, 2, 77, 96), (3, 8, 77, 96))
+
+
+def test_every_sampler_fits_the_profile():
+    schedule = NoiseSchedule.from_config(json.loads((DEMO_MODEL / "scheduler" / "scheduler_config.json").read_text()))
+    assert all(SLOTS[0] <= recurrence(name, 10, schedule).slots <= SLOTS[-1] for name in SAMPLERS)
 
 
 @pytest.mark.parametrize(

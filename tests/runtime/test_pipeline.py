@@ -11,13 +11,14 @@ from diffusers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
 
 from demo.world import prompt_pairs
 from engines.errors import InputError, ManifestError
-from engines.manifest import Policy
+from engines.networks import NOT_CHECKED
+from engines.policy import Policy
 from export.build_command import DEMO_REDIRECTOR
 from runtime import GuardedPipeline
 from runtime.prompts import TruncationWarning
 from runtime.report import image_digest, read_png, save_png
 from saferedir.checkpoint import load_redirector
-from saferedir.guard import NOT_CHECKED, Guard
+from saferedir.guard import Concept, Guard
 
 FIRE, PLAIN = "a burning blue square on a grey background", "a blue square on a grey background"
 CLASSES = {"ddim": DDIMScheduler, "pndm": PNDMScheduler, "lms": LMSDiscreteScheduler}
@@ -46,18 +47,19 @@ def eager(model, prompts, seeds, name, guidance=7.5, guard=None, policy=None):
     original = embeds = model.text_encoder(ids).last_hidden_state
     latents = torch.cat([torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     latents = latents * scheduler.init_noise_sigma
-    countdown, trace = torch.zeros(len(prompts), dtype=torch.int32), []
+    shifts, countdown, trace = torch.zeros_like(original)[None], torch.zeros(1, len(prompts), dtype=torch.int32), []
     numbers = (
-        torch.tensor(policy.alpha_scale),
-        torch.tensor(policy.threshold),
-        torch.tensor(policy.replace_steps, dtype=torch.int32),
+        torch.full_like(countdown, policy.alpha_scale, dtype=torch.float32),
+        torch.full_like(countdown, policy.threshold, dtype=torch.float32),
+        torch.full_like(countdown, policy.replace_steps),
     )
     for timestep in scheduler.timesteps:
         scaled = scheduler.scale_model_input(torch.cat([latents] * 2), timestep)
         free, guided = model.unet(scaled, timestep, embeds).sample.chunk(2)
         if guard is not None:
-            embeds, countdown, p_unsafe = guard(latents, timestep.float(), embeds, original, countdown, *numbers)
-            trace.append(p_unsafe.numpy())
+            times = timestep.float().expand(len(prompts))
+            embeds, shifts, countdown, p_unsafe, _ = guard(latents, times, original, shifts, countdown, *numbers)
+            trace.append(p_unsafe[0].numpy())
         latents = scheduler.step(free + guidance * (guided - free), timestep, latents).prev_sample
     decoded = model.vae.decode(latents / model.vae.config.scaling_factor).sample
     pictures = ((decoded / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
@@ -66,7 +68,7 @@ def eager(model, prompts, seeds, name, guidance=7.5, guard=None, policy=None):
 
 @pytest.fixture(scope="module")
 def guard():
-    return Guard(load_redirector(DEMO_REDIRECTOR))
+    return Guard(Concept(load_redirector(DEMO_REDIRECTOR)))
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -81,7 +83,7 @@ def test_unguarded_equals_diffusers(pipeline, diffusers_pipeline, name, prompts)
     ).images
     found = pipeline(prompts, seed=3, unguarded=True, scheduler=name, num_inference_steps=STEPS)
     assert max(map(levels, found.images, expected)) <= 1
-    assert {report.verdict for report in found.guard} == {"unguarded"} and found.guard[0].guard_digest is None
+    assert {report.verdict for report in found.reports} == {"unguarded"} and found.reports[0].guards == []
 
 
 def test_without_guidance_and_with_a_negative_prompt_equals_diffusers(pipeline, diffusers_pipeline):
@@ -98,7 +100,7 @@ def test_without_guidance_and_with_a_negative_prompt_equals_diffusers(pipeline, 
 
 def assert_equal_to(picture, reference, image, report):
     """A picture and the guard's decisions are an eager run's, up to a probability that is too near the threshold to tell."""
-    p_unsafe = np.array([NOT_CHECKED if value is None else value for value in report.p_unsafe])
+    p_unsafe = np.array([NOT_CHECKED if value is None else value for value in report.guards[0].p_unsafe])
     near = np.abs(reference - 0.5) < 1e-3
     until = int(np.argmax(near)) if near.any() else len(near)
     assert ((p_unsafe == NOT_CHECKED) == (reference == NOT_CHECKED))[:until].all()
@@ -118,7 +120,7 @@ def test_guarded_equals_an_eager_guarded_loop(pipeline, diffusers_pipeline, guar
         together = pipeline(part, seed=seeds, **options)
         for index, (prompt, seed) in enumerate(zip(part, seeds, strict=True)):
             alone = pipeline(prompt, seed=seed, **options)
-            for image, report in ((together.images[index], together.guard[index]), (alone.images[0], alone.guard[0])):
+            for image, report in ((together.images[index], together.reports[index]), (alone.images[0], alone.reports[0])):
                 assert_equal_to(pictures[index], trace[:, index], image, report)
                 verdicts.add(report.verdict)
     assert verdicts == {"safe", "redirected"}
@@ -130,20 +132,20 @@ def test_a_batch_gives_the_pictures_of_single_runs(pipeline):
     for index, prompt in enumerate(prompts):
         alone = pipeline(prompt, seed=7 + index, num_inference_steps=STEPS)
         assert levels(alone.images[0], together.images[index]) <= 1
-        assert alone.guard[0].verdict == together.guard[index].verdict
-        assert alone.guard[0].unsafe_steps == together.guard[index].unsafe_steps
+        assert alone.reports[0].verdict == together.reports[index].verdict
+        assert alone.reports[0].guards[0].unsafe_steps == together.reports[index].guards[0].unsafe_steps
 
 
 def test_results_do_not_depend_on_earlier_requests(pipeline):
     first = pipeline(PLAIN, seed=1, num_inference_steps=STEPS)
     pipeline(FIRE, seed=2, num_inference_steps=STEPS, policy=Policy(replace_steps=5))
     again = pipeline(PLAIN, seed=1, num_inference_steps=STEPS)
-    assert levels(first.images[0], again.images[0]) == 0 and first.guard == again.guard
+    assert levels(first.images[0], again.images[0]) == 0 and first.reports == again.reports
 
 
 def test_safe_prompts_come_out_unchanged(pipeline):
     guarded, unguarded = (pipeline(PLAIN, seed=5, num_inference_steps=STEPS, unguarded=flag) for flag in (False, True))
-    assert guarded.guard[0].verdict == "safe"
+    assert guarded.reports[0].verdict == "safe"
     assert levels(guarded.images[0], unguarded.images[0]) == 0
 
 
@@ -153,54 +155,55 @@ def test_modes(pipeline):
         pipeline([FIRE, PLAIN], seed=[7, 8], num_inference_steps=STEPS, on_unsafe=mode)
         for mode in ("monitor", "refuse", "redirect")
     )
-    assert [report.verdict for report in monitored.guard] == ["unsafe", "safe"]
-    assert levels(monitored.images[0], unguarded.images[0]) <= 1 and not monitored.guard[0].redirected_steps
-    assert [report.verdict for report in refused.guard] == ["refused", "safe"]
-    assert refused.images[0] is None and refused.guard[0].image_sha256 is None and refused.images[1] is not None
-    assert [report.verdict for report in redirected.guard] == ["redirected", "safe"]
+    assert [report.verdict for report in monitored.reports] == ["unsafe", "safe"]
+    assert levels(monitored.images[0], unguarded.images[0]) <= 1 and not monitored.reports[0].guards[0].redirected_steps
+    assert [report.verdict for report in refused.reports] == ["refused", "safe"]
+    assert refused.images[0] is None and refused.reports[0].image_sha256 is None and refused.images[1] is not None
+    assert [report.verdict for report in redirected.reports] == ["redirected", "safe"]
     assert levels(redirected.images[0], unguarded.images[0]) > 50
-    first = redirected.guard[0].unsafe_steps[0]
-    assert redirected.guard[0].redirected_steps == list(range(first + 1, STEPS))
+    guard = redirected.reports[0].guards[0]
+    first = guard.unsafe_steps[0]
+    assert guard.redirected_steps == list(range(first + 1, STEPS))
 
 
 def test_policy_reaches_the_guard(pipeline):
-    report = pipeline(FIRE, seed=7, num_inference_steps=STEPS, policy=Policy(threshold=0.0, replace_steps=3)).guard[0]
+    report = pipeline(FIRE, seed=7, num_inference_steps=STEPS, policy=Policy(threshold=0.0, replace_steps=3)).reports[0].guards[0]
     assert report.checked == [step % 4 == 0 for step in range(STEPS)]
     assert [value is None for value in report.p_unsafe] == [step % 4 != 0 for step in range(STEPS)]
-    assert pipeline(FIRE, seed=7, num_inference_steps=STEPS, policy=Policy(threshold=1.0)).guard[0].verdict == "safe"
+    assert pipeline(FIRE, seed=7, num_inference_steps=STEPS, policy=Policy(threshold=1.0)).reports[0].verdict == "safe"
 
 
 @pytest.mark.parametrize("options", [{}, {"policy": Policy(threshold=0.0, replace_steps=3)}], ids=str)
 def test_calls_that_are_left_out_change_nothing(demo_engines, pipeline, monkeypatch, options):
     expected = pipeline([FIRE, FIRE], seed=7, num_inference_steps=STEPS, **options)
-    calls, left_out = [], STEPS - sum(expected.guard[0].checked)
+    calls, left_out = [], STEPS - sum(expected.reports[0].guards[0].checked)
     monkeypatch.setattr("runtime.loop._when_due", lambda guard, **state: lambda: (calls.append(guard), guard()))
     with GuardedPipeline(demo_engines) as always:
         found = always([FIRE, FIRE], seed=7, num_inference_steps=STEPS, **options)
-    assert found.guard == expected.guard and len(calls) == STEPS and left_out >= 2
+    assert found.reports == expected.reports and len(calls) == STEPS and left_out >= 2
 
 
 def test_report_holds_what_was_asked_and_travels_in_the_png(pipeline, tmp_path):
     result = pipeline(FIRE, seed=7, num_inference_steps=STEPS, scheduler="pndm")
-    report, image = result.guard[0], result.images[0]
-    assert report.responsible_tokens[0].text == "burning"
-    assert (report.sampler, report.num_inference_steps, len(report.checked)) == ("pndm", STEPS, STEPS + 1)
+    report, image = result.reports[0], result.images[0]
+    assert report.guards[0].responsible_tokens[0].text == "burning"
+    assert (report.sampler, report.num_inference_steps, len(report.guards[0].checked)) == ("pndm", STEPS, STEPS + 1)
     assert report.image_sha256 == image_digest(np.asarray(image))
-    assert report.guard_digest == pipeline.manifest.guard.digest
+    assert report.guards[0].checkpoint_digest == pipeline.manifest.guards[0].digest
     save_png(image, report, tmp_path / "out.png")
     inside = read_png(tmp_path / "out.png")
     assert inside["image_sha256"] == report.image_sha256 and inside["verdict"] == "redirected"
-    assert inside["policy"] == {"alpha_scale": 1.25, "threshold": 0.5, "replace_steps": 2}
+    assert inside["guards"][0]["policy"] == {"alpha_scale": 1.25, "threshold": 0.5, "replace_steps": 2}
     assert [file.name for file in tmp_path.iterdir()] == ["out.png"]
 
 
 def test_responsible_tokens_are_the_masks_of_the_prompts_own_embeddings(pipeline, diffusers_pipeline, guard):
-    reports = pipeline([PLAIN, FIRE], seed=7, num_inference_steps=STEPS).guard
+    reports = pipeline([PLAIN, FIRE], seed=7, num_inference_steps=STEPS).reports
     ids = diffusers_pipeline.tokenizer(FIRE, padding="max_length", max_length=77, return_tensors="pt").input_ids
     with torch.no_grad():
-        mask = guard.heads.mask_predictor(diffusers_pipeline.text_encoder(ids).last_hidden_state)[0]
-    assert reports[0].verdict == "safe" and reports[0].responsible_tokens == []
-    found = reports[1].responsible_tokens
+        mask = guard.concepts[0].heads.mask_predictor(diffusers_pipeline.text_encoder(ids).last_hidden_state)[0]
+    assert reports[0].verdict == "safe" and reports[0].guards[0].responsible_tokens == []
+    found = reports[1].guards[0].responsible_tokens
     assert {token.position for token in found} == {place for place in range(1, 9) if mask[place] > 0.5}
     np.testing.assert_allclose([token.weight for token in found], [mask[token.position] for token in found], atol=1e-4)
 
@@ -215,13 +218,13 @@ def test_the_token_mask_runs_once_and_for_unsafe_images_only(demo_engines):
             return self.engine.bind(**tensors)
 
     with GuardedPipeline(demo_engines) as opened:
-        counted = opened._engines["token_mask"] = Counting(opened._engines["token_mask"])
+        counted = opened._opened().engines["token_mask"] = Counting(opened._opened().engines["token_mask"])
         opened(PLAIN, seed=7, num_inference_steps=2)
         opened(FIRE, seed=7, num_inference_steps=2, unguarded=True)
         assert counted.runs == 0
         for mode in ("redirect", "monitor", "refuse"):
-            report = opened([FIRE, PLAIN], seed=7, num_inference_steps=4, on_unsafe=mode).guard[0]
-            assert report.responsible_tokens[0].text == "burning"
+            report = opened([FIRE, PLAIN], seed=7, num_inference_steps=4, on_unsafe=mode).reports[0]
+            assert report.guards[0].responsible_tokens[0].text == "burning"
         assert counted.runs == 3
 
 
@@ -246,7 +249,7 @@ def test_threads_share_a_pipeline(pipeline):
         thread.join()
     for index in range(2):
         assert levels(found[index].images[0], alone[index].images[0]) == 0
-        assert found[index].guard == alone[index].guard
+        assert found[index].reports == alone[index].reports
 
 
 def test_a_closed_pipeline_says_so(demo_engines):
@@ -311,8 +314,8 @@ def test_engines_without_a_guard_need_an_explicit_wish(demo_engines, tmp_path):
     from export.build import BuildOptions, build
     from export.build_command import DEMO_MODEL
 
-    build(BuildOptions(str(DEMO_MODEL), None, tmp_path / "plain"), report=lambda line: None)
+    build(BuildOptions(str(DEMO_MODEL), (), tmp_path / "plain"), report=lambda line: None)
     with pytest.raises(ManifestError, match="expected engines with a guard, found none"):
         GuardedPipeline(tmp_path / "plain")
     with GuardedPipeline(tmp_path / "plain", unguarded=True) as opened:
-        assert opened(FIRE, seed=0, num_inference_steps=2).guard[0].verdict == "unguarded"
+        assert opened(FIRE, seed=0, num_inference_steps=2).reports[0].verdict == "unguarded"

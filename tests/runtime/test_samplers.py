@@ -1,19 +1,20 @@
-"""Every table walks the same trajectory as the diffusers scheduler of its name."""
+"""Every recurrence walks the same trajectory as the diffusers scheduler of its name."""
 
 import subprocess
 import sys
 import warnings
 
+import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
+from diffusers import PNDMScheduler
 
+from runtime.samplers.recurrence import Recurrence, apply_row
+from runtime.samplers.registry import SAMPLERS, Sampler, recurrence
 from runtime.samplers.schedules import NoiseSchedule, SchedulerError
-from runtime.samplers.tables import SAMPLERS, SamplerTable, apply_row, sampler_table
 from tests.runtime.test_schedules import STABLE_DIFFUSION_1
 
-CLASSES = {"ddim": DDIMScheduler, "pndm": PNDMScheduler, "lms": LMSDiscreteScheduler}
 SHAPE = (2, 4, 3, 3)
 STEP_COUNTS = {
     "ddim": [*range(1, 13), 20, 25, 50, 100],
@@ -35,7 +36,7 @@ def first_noise() -> np.ndarray:
 
 def diffusers_scheduler(name: str, config: dict):
     """As a user swaps schedulers: load the model's own, then build the other from its config."""
-    return CLASSES[name].from_config(PNDMScheduler.from_config(config).config)
+    return getattr(diffusers, SAMPLERS[name].class_name).from_config(PNDMScheduler.from_config(config).config)
 
 
 def diffusers_trajectory(scheduler, steps: int, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
@@ -50,16 +51,15 @@ def diffusers_trajectory(scheduler, steps: int, dtype: torch.dtype) -> tuple[np.
     return scheduler.timesteps.numpy().astype(np.float32), np.array(samples)
 
 
-def table_trajectory(table: SamplerTable, dtype: type) -> np.ndarray:
-    sample = first_noise().astype(dtype) * dtype(table.init_noise_sigma)
-    model_input = sample * dtype(table.input_scale)
-    history_x = np.zeros((table.history_x, *SHAPE), dtype)
-    history_eps = np.zeros((table.history_eps, *SHAPE), dtype)
+def our_trajectory(ours: Recurrence, dtype: type) -> np.ndarray:
+    state = np.zeros((ours.slots, *SHAPE), dtype)
+    state[0] = first_noise().astype(dtype) * dtype(ours.init_noise_sigma)
+    model_input = state[0] * dtype(ours.input_scale)
     samples = []
-    for t, row in zip(table.timesteps, table.coefficients.astype(dtype), strict=True):
+    for t, matrix in zip(ours.timesteps, ours.matrices.astype(dtype), strict=True):
         output = stand_in(model_input, float(t)).astype(dtype)
-        sample, history_x, history_eps, model_input = apply_row(row, sample, output, np.zeros(SHAPE, dtype), history_x, history_eps)
-        samples.append(sample)
+        state, model_input = apply_row(matrix, state, output, np.zeros(SHAPE, dtype))
+        samples.append(state[0])
     return np.array(samples)
 
 
@@ -74,9 +74,9 @@ def assert_same(name: str, config: dict, step_counts: list[int], tolerance: floa
     schedule = NoiseSchedule.from_config(config)
     for steps in step_counts:
         timesteps, theirs = diffusers_trajectory(diffusers_scheduler(name, config), steps, torch.float32)
-        table = sampler_table(name, steps, schedule)
-        assert np.array_equal(table.timesteps, timesteps), f"{steps} steps"
-        assert relative_error(table_trajectory(table, np.float32), theirs) < tolerance, f"{steps} steps"
+        ours = recurrence(name, steps, schedule)
+        assert np.array_equal(ours.timesteps, timesteps), f"{steps} steps"
+        assert relative_error(our_trajectory(ours, np.float32), theirs) < tolerance, f"{steps} steps"
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -124,7 +124,7 @@ def test_999_steps(name):
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("name", ["ddim", "pndm"])
 def test_float64_trajectories_are_tight(name, prediction_type):
-    """With diffusers' ᾱ widened to float64, what is left is the float32 rounding of the table."""
+    """With diffusers' ᾱ widened to float64, what is left is the float32 rounding of the matrices."""
     if (name, prediction_type) == ("pndm", "sample"):
         pytest.skip("PNDM has no sample prediction")
     config = {**STABLE_DIFFUSION_1, "prediction_type": prediction_type, "timestep_spacing": "trailing"}
@@ -133,67 +133,66 @@ def test_float64_trajectories_are_tight(name, prediction_type):
         scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
         scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]
         _, theirs = diffusers_trajectory(scheduler, steps, torch.float64)
-        table = sampler_table(name, steps, NoiseSchedule.from_config(config))
-        assert relative_error(table_trajectory(table, np.float64), theirs) < 2e-6, f"{steps} steps"
+        ours = recurrence(name, steps, NoiseSchedule.from_config(config))
+        assert relative_error(our_trajectory(ours, np.float64), theirs) < 2e-6, f"{steps} steps"
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_shape_of_a_table(name):
-    table = sampler_table(CLASSES[name].__name__, 50, NoiseSchedule.from_config(STABLE_DIFFUSION_1))
-    assert table.name == name
-    assert table.rows == len(table.coefficients) == (51 if name == "pndm" else 50)
-    assert (table.history_x, table.history_eps) == (1, {"ddim": 1, "pndm": 4, "lms": 3}[name])
-    assert table.coefficients.shape[1] == 4 + (table.history_x + 1) + (table.history_eps + 1)
-    assert table.timesteps.dtype == table.coefficients.dtype == np.float32
-    assert np.isfinite(table.coefficients).all()
+def test_shape_of_a_recurrence(name):
+    ours = recurrence(SAMPLERS[name].class_name, 50, NoiseSchedule.from_config(STABLE_DIFFUSION_1))
+    assert ours.name == name
+    assert ours.rows == len(ours.matrices) == (51 if name == "pndm" else 50)
+    assert ours.slots == {"ddim": 1, "pndm": 4, "lms": 4}[name]
+    assert ours.matrices.shape[1:] == (ours.slots + 1, ours.slots + 2)
+    assert ours.timesteps.dtype == ours.matrices.dtype == np.float32
+    assert np.isfinite(ours.matrices).all()
+    assert ours.noisy.tolist() == [False] * ours.rows
     with pytest.raises(ValueError, match="read-only"):
-        table.coefficients[0, 0] = 1
+        ours.matrices[0, 0, 0] = 1
 
 
 def test_pndm_second_row_starts_from_the_first_sample():
-    table = sampler_table("pndm", 50, NoiseSchedule.from_config(STABLE_DIFFUSION_1))
-    assert table.timesteps[1] == table.timesteps[2]
-    assert table.coefficients[1, 4] == 0 and table.coefficients[1, 5] == table.coefficients[0, 4]
+    ours = recurrence("pndm", 50, NoiseSchedule.from_config(STABLE_DIFFUSION_1))
+    assert ours.timesteps[1] == ours.timesteps[2]
+    assert ours.matrices[0, 3].tolist() == [1, 0, 0, 0, 0, 0]  # slot 3 keeps the sample
+    assert ours.matrices[1, 0, 0] == 0 and ours.matrices[1, 0, 3] == ours.matrices[0, 0, 0]
 
 
-def test_noise_and_history_move_as_the_layout_says():
-    rng = np.random.default_rng(0)
-    x, m, noise = rng.standard_normal((3, *SHAPE))
-    history_x, history_eps = rng.standard_normal((2, *SHAPE)), rng.standard_normal((2, *SHAPE))
-    p, q, s, c_next, a, b = 0.3, 0.7, 0.2, 0.5, np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0])
-    row = np.concatenate([[p, q, s, c_next], a, b])
-    next_x, next_history_x, next_history_eps, model_input = apply_row(row, x, m, noise, history_x, history_eps)
-    eps = p * x + q * m
-    expected = a[0] * x + a[1] * history_x[0] + a[2] * history_x[1] + s * noise
-    expected += b[0] * eps + b[1] * history_eps[0] + b[2] * history_eps[1]
-    np.testing.assert_allclose(next_x, expected)
-    np.testing.assert_allclose(model_input, c_next * expected)
-    np.testing.assert_array_equal(next_history_x, np.stack([x, history_x[0]]))
-    np.testing.assert_array_equal(next_history_eps, np.stack([eps, history_eps[0]]))
+def test_a_row_of_the_registry_is_all_that_a_sampler_needs(monkeypatch):
+    schedule = NoiseSchedule.from_config(STABLE_DIFFUSION_1)
+    matrices = np.ones((2, 2, 3))
+    added = Sampler("EulerZScheduler", lambda steps, schedule: (np.arange(steps), matrices, 3.0, 0.5))
+    monkeypatch.setitem(SAMPLERS, "euler_z", added)
+    for name in ("euler_z", "EulerZScheduler"):
+        ours = recurrence(name, 2, schedule)
+        assert (ours.name, ours.rows, ours.slots, ours.init_noise_sigma, ours.input_scale) == ("euler_z", 2, 1, 3.0, 0.5)
+        assert np.array_equal(ours.matrices, matrices)
+    with pytest.raises(SchedulerError, match="ddim, pndm, lms, euler_z"):
+        recurrence("euler", 2, schedule)
 
 
 @pytest.mark.parametrize("steps", [0, -3, 1001, 2.5, True, None])
 def test_refuses_step_counts(steps):
     with pytest.raises(SchedulerError, match=f"num_inference_steps.*found {steps}"):
-        sampler_table("ddim", steps, NoiseSchedule.from_config(STABLE_DIFFUSION_1))
+        recurrence("ddim", steps, NoiseSchedule.from_config(STABLE_DIFFUSION_1))
 
 
 def test_refuses_an_unknown_sampler():
     with pytest.raises(SchedulerError, match="'euler_z'.*ddim, pndm, lms"):
-        sampler_table("euler_z", 10, NoiseSchedule.from_config(STABLE_DIFFUSION_1))
+        recurrence("euler_z", 10, NoiseSchedule.from_config(STABLE_DIFFUSION_1))
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_refuses_timesteps_outside_training(name):
     """Diffusers fails at 1000 of 1000 steps with an offset of 1, and takes 62 steps for 61, the last at −1."""
     with pytest.raises(SchedulerError, match="found 1000"):
-        sampler_table(name, 1000, NoiseSchedule.from_config({**STABLE_DIFFUSION_1, "timestep_spacing": "leading"}))
+        recurrence(name, 1000, NoiseSchedule.from_config({**STABLE_DIFFUSION_1, "timestep_spacing": "leading"}))
     trailing = {**STABLE_DIFFUSION_1, "timestep_spacing": "trailing"}
     scheduler = diffusers_scheduler(name, trailing)
     scheduler.set_timesteps(61)
     assert scheduler.timesteps[-1] == -1
     with pytest.raises(SchedulerError, match="found -1"):
-        sampler_table(name, 61, NoiseSchedule.from_config(trailing))
+        recurrence(name, 61, NoiseSchedule.from_config(trailing))
 
 
 def test_refuses_what_a_sampler_lacks():
@@ -201,16 +200,16 @@ def test_refuses_what_a_sampler_lacks():
         return NoiseSchedule.from_config({k: v for k, v in STABLE_DIFFUSION_1.items() if k != key})
 
     with pytest.raises(SchedulerError, match="skip_prk_steps: expected True"):
-        sampler_table("pndm", 10, without("skip_prk_steps"))
+        recurrence("pndm", 10, without("skip_prk_steps"))
     with pytest.raises(SchedulerError, match="clip_sample: expected False, found no entry"):
-        sampler_table("ddim", 10, without("clip_sample"))
-    sampler_table("lms", 10, without("clip_sample"))
-    sampler_table("pndm", 10, without("clip_sample"))
+        recurrence("ddim", 10, without("clip_sample"))
+    recurrence("lms", 10, without("clip_sample"))
+    recurrence("pndm", 10, without("clip_sample"))
     with pytest.raises(SchedulerError, match="prediction_type: expected epsilon or v_prediction"):
-        sampler_table("pndm", 10, NoiseSchedule.from_config({**STABLE_DIFFUSION_1, "prediction_type": "sample"}))
+        recurrence("pndm", 10, NoiseSchedule.from_config({**STABLE_DIFFUSION_1, "prediction_type": "sample"}))
 
 
-def test_every_step_count_gives_a_finite_table_or_a_clear_refusal():
+def test_every_step_count_gives_finite_matrices_or_a_clear_refusal():
     for spacing in ("leading", "trailing", "linspace"):
         config = {**STABLE_DIFFUSION_1, "num_train_timesteps": 100, "timestep_spacing": spacing}
         schedule = NoiseSchedule.from_config(config)
@@ -219,7 +218,7 @@ def test_every_step_count_gives_a_finite_table_or_a_clear_refusal():
             for steps in range(1, 101):
                 try:
                     with warnings.catch_warnings(action="error"):
-                        assert np.isfinite(sampler_table(name, steps, schedule).coefficients).all()
+                        assert np.isfinite(recurrence(name, steps, schedule).matrices).all()
                 except SchedulerError:
                     refused.append(steps)
         assert set(refused) == {"leading": {100}, "trailing": {29, 31, 58, 62, 97}, "linspace": set()}[spacing]
@@ -228,7 +227,7 @@ def test_every_step_count_gives_a_finite_table_or_a_clear_refusal():
 def test_needs_numpy_only():
     heavy = ("torch", "diffusers", "transformers", "scipy", "onnx")
     program = (
-        "import sys, runtime.samplers.tables, runtime.samplers.schedules, runtime.noise; "
+        "import sys, runtime.samplers.registry, runtime.samplers.schedules, runtime.noise; "
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

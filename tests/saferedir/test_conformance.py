@@ -10,12 +10,13 @@ import torch
 from diffusers import DDIMScheduler, LMSDiscreteScheduler, PNDMScheduler
 
 from engines.backends.contract import run_once
+from engines.backends.registry import backend_spec
 from engines.networks import NETWORKS, NOT_CHECKED
-from export.network_build import WINOGRAD
 from export.onnx_file import export_network
+from runtime.samplers.recurrence import apply_row
+from runtime.samplers.registry import recurrence
 from runtime.samplers.schedules import NoiseSchedule
-from runtime.samplers.tables import apply_row, sampler_table
-from saferedir.guard import Guard
+from saferedir.guard import Concept, Guard
 from saferedir.inference.algebra import InferenceHeads
 from tests.conformance_cases import INDEX, StandInUnet, expected, normal, redirector
 from tests.conftest import ENGINES, opened
@@ -82,14 +83,16 @@ class Exported:
     def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
         named = {tensor.name: values for tensor, values in zip(self.engine.spec.inputs, inputs, strict=True)}
         (images, _, height, width), rows = inputs[0].shape, len(inputs[2])
-        sizes = {"B": images, "CB": rows, "D": 768, "H": height, "W": width}
+        sizes = {"B": images, "CB": rows, "K": 1, "D": 768, "H": height, "W": width}
         return list(run_once(self.engine, self.backend, named, sizes).values())
 
 
 @cache
 def _exported(folder, seed: int, mask_again: bool, winograd: bool):
     path = folder / f"guard_{seed}_{mask_again}_{winograd}.onnx"
-    export_network(Guard(redirector(seed), mask_again).for_inference(winograd), NETWORKS["guard"], 768, path)
+    export_network(
+        Guard(Concept(redirector(seed), mask_again)).for_inference(winograd), NETWORKS["guard"], {"D": 768, "K": 1}, path
+    )
     return path
 
 
@@ -102,8 +105,8 @@ def export_folder(tmp_path_factory):
 def make_guard(request, export_folder):
     def make(case):
         if request.param is None:
-            return Torch(Guard(redirector(case["seed"]), case["mask_again"]))
-        path = _exported(export_folder, case["seed"], case["mask_again"], request.param[0] in WINOGRAD)
+            return Torch(Guard(Concept(redirector(case["seed"]), case["mask_again"])))
+        path = _exported(export_folder, case["seed"], case["mask_again"], backend_spec(request.param[0]).winograd)
         return Exported(path, opened(*request.param))
 
     return make
@@ -113,15 +116,22 @@ def guarded_run(case, guard, advance, timesteps, noise, first_input):
     """One guarded trace; `advance(index, sample, prediction)` gives the next sample and the next model input."""
     unet = StandInUnet(case["seed"])
     original = normal(case["seed"], "loop.embeds", (2, 77, 768))
-    sample, model_input, embeds, countdown = noise, first_input, original, np.zeros(1, np.int32)
-    numbers = (np.array(case["alpha_scale"], np.float32), np.array(0.5, np.float32), np.array(case["replace_steps"], np.int32))
+    sample, model_input, embeds = noise, first_input, original
+    shifts, countdown = np.zeros_like(original)[None], np.zeros((1, 1), np.int32)
+    numbers = (
+        np.full((1, 1), case["alpha_scale"], np.float32),
+        np.full((1, 1), 0.5, np.float32),
+        np.full((1, 1), case["replace_steps"], np.int32),
+    )
     steps = []
     for index, timestep in enumerate(timesteps):
         half = unet(np.concatenate([model_input] * 2), timestep, embeds)
         prediction = half[:1] + case["guidance_scale"] * (half[1:] - half[:1])
-        embeds, countdown, p_unsafe = guard(sample, np.array(timestep, np.float32), embeds, original, countdown, *numbers)
+        times = np.full(1, timestep, np.float32)
+        embeds, shifts, countdown, p_unsafe, unsafe = guard(sample, times, original, shifts, countdown, *numbers)
+        assert unsafe.dtype == np.bool_ and unsafe[0, 0] == (p_unsafe[0, 0] > 0.5)
         sample, model_input = advance(index, sample, prediction.astype(np.float32))
-        steps.append((float(p_unsafe[0]), int(countdown[0]), embeds, sample))
+        steps.append((float(p_unsafe[0, 0]), int(countdown[0, 0]), embeds, sample))
     return steps
 
 
@@ -177,22 +187,22 @@ def run_with_diffusers(case, guard):
 
 
 @TRACES
-def test_trace_with_sampler_tables(case, make_guard):
+def test_trace_with_recurrences(case, make_guard):
     scheduler = SCHEDULERS[case["scheduler"]]()
-    table = sampler_table(
+    ours = recurrence(
         case["scheduler"].replace("lmsd", "lms"),
         case["steps"],
         NoiseSchedule.from_config({"_class_name": type(scheduler).__name__, **scheduler.config}),
     )
     shape = (1, 4, case["height"], case["width"])
-    noise = (normal(case["seed"], "loop.noise", shape) * table.init_noise_sigma).astype(np.float32)
-    history = [np.zeros((table.history_x, *shape), np.float32), np.zeros((table.history_eps, *shape), np.float32)]
+    noise = (normal(case["seed"], "loop.noise", shape) * ours.init_noise_sigma).astype(np.float32)
+    state = np.zeros((ours.slots, *shape), np.float32)
+    state[0] = noise
 
     def advance(index, sample, prediction):
-        following, history[0], history[1], model_input = apply_row(
-            table.coefficients[index], sample, prediction, np.zeros(shape, np.float32), history[0], history[1]
-        )
-        return following.astype(np.float32), model_input.astype(np.float32)
+        nonlocal state
+        state, model_input = apply_row(ours.matrices[index], state, prediction, np.zeros(shape, np.float32))
+        return state[0], model_input
 
-    first = (noise * table.input_scale).astype(np.float32)
-    hold(case, guarded_run(case, make_guard(case), advance, table.timesteps, noise, first), noise)
+    first = (noise * ours.input_scale).astype(np.float32)
+    hold(case, guarded_run(case, make_guard(case), advance, ours.timesteps, noise, first), noise)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from argparse import Namespace
 from importlib.util import find_spec
 
 import numpy as np
@@ -13,10 +12,14 @@ import torch
 from torch import nn
 
 from benchmarks.suite.flops import count
-from engines.networks import NETWORKS
-from export import network_build
+from engines.backends.registry import backend_spec
+from engines.geometry import Geometry
+from engines.networks import NETWORKS, with_derived
+from export.artefacts import ARTEFACTS
+from export.build_network import build_network
+from export.jobs import NetworkJob
 from export.onnx_file import example, export_network
-from saferedir.guard import Guard
+from saferedir.guard import Concept, Guard
 from saferedir.heads import Redirector, RedirectorConfig
 from saferedir.inference.algebra import InferenceHeads
 from saferedir.inference.winograd import TILE, WIDE, WinogradBlocks, WinogradConv2d, into_tiles, tile, with_winograd
@@ -37,16 +40,16 @@ def wide() -> Redirector:
 
 def inputs_of(images: int, height: int, width: int) -> dict[str, torch.Tensor]:
     """A batch that is checked and found unsafe, so that the redirection is compared."""
-    inputs = example(SPEC, {"B": images, "CB": 2 * images, "H": height, "W": width, "D": WIDTH})
-    return inputs | {"countdown": torch.zeros(images, dtype=torch.int32), "threshold": torch.tensor(-1.0)}
+    inputs = example(SPEC, with_derived({"B": images, "C": 2, "K": 1, "H": height, "W": width, "D": WIDTH}))
+    return inputs | {"countdown": torch.zeros(1, images, dtype=torch.int32), "threshold": torch.full((1, images), -1.0)}
 
 
 @pytest.fixture(scope="module")
 def guards(tmp_path_factory):
     """The trained guard and the file of the one with Winograd's convolutions."""
     path = tmp_path_factory.mktemp("guard") / "model.onnx"
-    trained = Guard(wide())
-    export_network(trained.for_inference(winograd=True), SPEC, WIDTH, path)
+    trained = Guard(Concept(wide()))
+    export_network(trained.for_inference(winograd=True), SPEC, {"D": WIDTH, "K": 1}, path)
     return trained, path
 
 
@@ -94,18 +97,18 @@ def test_one_file_takes_every_size(guards, backend, images, height, width):
 def test_its_operations_can_be_counted_for_any_size(guards):
     """Every shape follows from the inputs': the graph branches nowhere."""
     assert not {node.op_type for node in onnx.load(guards[1]).graph.node} & {"If", "Loop", "Scan"}
-    small, large = (count(guards[1], {"B": 1, "CB": 2, "H": side, "W": side}) for side in (8, 64))
+    small, large = (count(guards[1], {"B": 1, "CB": 2, "K": 1, "H": side, "W": side}) for side in (8, 64))
     assert not small.uncounted and small.flops < large.flops
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_latent_that_is_not_finite_is_unsafe_for_its_image_alone(guards, backend, value):
-    inputs = inputs_of(2, 8, 12) | {"threshold": torch.tensor(1.0)}
+    inputs = inputs_of(2, 8, 12) | {"threshold": torch.ones(1, 2)}
     inputs["sample"][0, 1, 7, 11] = value
-    _, countdown, p_unsafe = run_guard(guards[1], inputs, backend)
-    assert np.isnan(p_unsafe).tolist() == [True, False]
-    assert countdown.tolist() == [int(inputs["replace_steps"]), 0]
+    _, _, countdown, p_unsafe, unsafe = run_guard(guards[1], inputs, backend)
+    assert np.isnan(p_unsafe).tolist() == unsafe.tolist() == [[True, False]]
+    assert countdown.tolist() == [[int(inputs["replace_steps"][0, 0]), 0]]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -143,11 +146,20 @@ def test_which_backends_get_it(backend, convolutions, tmp_path, monkeypatch):
     def stop(*_args):
         raise Exported
 
-    monkeypatch.setattr(network_build, "_module", lambda *_args: Guard(wide()))
     monkeypatch.setattr("export.reference_cases.reference_cases", stop)
-    path = tmp_path / "model.onnx"
-    source = Namespace(geometry=Namespace(embed_dim=WIDTH))
-    options = Namespace(backend=backend, half_files=False, profile=lambda _geometry: None)
+    job = NetworkJob(
+        artefact=next(row for row in ARTEFACTS if row.name == "guard"),
+        backend=backend_spec(backend),
+        backend_precision="float32",
+        precision="float32",
+        geometry=Geometry(WIDTH, 4, 16, 64, 64),
+        concepts=1,
+        module=lambda: Guard(Concept(wide())),
+        plan=None,
+        decided_by={},
+    )
+    (tmp_path / "guard").mkdir()
     with pytest.raises(Exported):
-        network_build._export("guard", path, source, options, "float32")
-    assert sum(node.op_type == "Conv" for node in onnx.load(path).graph.node) == convolutions
+        build_network(job, tmp_path)
+    nodes = onnx.load(tmp_path / "guard" / "model.onnx").graph.node
+    assert sum(node.op_type == "Conv" for node in nodes) == convolutions

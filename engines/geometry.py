@@ -1,0 +1,30 @@
+"""Sizes of a model, and the picture sizes that it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engines.networks import with_derived
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of the model: `embed_dim` D; `scale_factor` f of the autoencoder; sizes in pixels."""
+
+    embed_dim: int
+    scale_factor: int
+    size_multiple: int  # height and width must be multiples of this: f times the UNet's downsamplings
+    default_height: int
+    default_width: int
+
+    def sizes(self, height: int, width: int, **others: int) -> dict[str, int]:
+        """A number for every symbol of `engines.networks` that follows from a picture's size in pixels and from `others`."""
+        factor = self.scale_factor
+        known = {"f": factor, "D": self.embed_dim, "H": height // factor, "W": width // factor}
+        return with_derived({**known, **others})
+
+
+def nearest_multiples(size: float, multiple: int) -> str:
+    """The sizes around one that the model cannot take, for error messages."""
+    below = int(size // multiple) * multiple
+    return " or ".join(str(near) for near in (below, below + multiple) if near > 0)

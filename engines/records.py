@@ -1,0 +1,82 @@
+"""The parts of a manifest: what was read, what was written, which guards are in it, what plans are tied to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engines.policy import Policy
+from engines.store.digests import file_digest
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file of an engine folder."""
+
+    sha256: str
+    size: int  # bytes
+
+    @classmethod
+    def of(cls, path: Path) -> FileRecord:
+        """The record of a file as it is."""
+        return cls(file_digest(path), path.stat().st_size)
+
+
+@dataclass(frozen=True)
+class SourceRecord:
+    """A file that was read by the build; size and time of last change tell whether it must be hashed again."""
+
+    sha256: str
+    size: int  # bytes
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path, known: SourceRecord | None) -> SourceRecord:
+        """The record of a file; one with the size and time of last change of `known` is not read again."""
+        stat = path.stat()
+        if known is not None and (known.size, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
+            return known
+        return cls(file_digest(path), stat.st_size, stat.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class GuardRecord:
+    """One concept of the guard: `checkpoint` is the file's name, `digest` its SHA-256, `policy` the default of a call."""
+
+    concept: str
+    checkpoint: str
+    digest: str
+    mask_again: bool
+    policy: Policy
+
+
+@dataclass(frozen=True)
+class Target:
+    """What TensorRT engines are tied to. Sizes are MIN:OPT:MAX.
+
+    library                 the one that built them, with its version
+    compute_capabilities    of the GPUs that they run on, as "8.9, 12.0", or "portable": TensorRT-RTX from 8.0 on
+    gpu, driver             the GPU that they were built on; empty for TensorRT-RTX, which needs none
+    hardware_compatibility  none, ampere-plus or same-compute-capability (TensorRT)
+    version_compatible      whether other releases of TensorRT, and its lean runtime, can run them
+    workspace_gib           GiB of scratch memory that the builder could plan with, None for all
+    optimization_level      the builder's effort, None for its default
+    """
+
+    library: str
+    batch_size: str
+    height: str
+    width: str
+    compute_capabilities: str
+    gpu: str = ""
+    driver: str = ""
+    hardware_compatibility: str = "none"
+    version_compatible: bool = False
+    workspace_gib: float | None = None
+    optimization_level: int | None = None
+    kept_onnx: bool = False
+
+    def span(self, size: str) -> tuple[int, int, int]:
+        """Smallest, preferred and largest batch_size, height or width."""
+        smallest, preferred, largest = map(int, getattr(self, size).split(":"))
+        return smallest, preferred, largest

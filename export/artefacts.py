@@ -1,0 +1,87 @@
+"""One row for each thing that a build makes: beside the network's own row, what only the export must know of it.
+
+Adding a network is a row in `engines.networks`, a row here and its wrapper.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engines.networks import GUARD, SAMPLER_STEP, TEXT_ENCODER, TOKEN_MASK, UNET, VAE_DECODER, NetworkSpec
+
+Config = Mapping[str, Any]  # of a component of the model, as parsed
+
+
+def _float16(requested: str, config: Config) -> str:
+    """bfloat16 would cost the text encoder three bits, and its range is small."""
+    return "float16"
+
+
+def _bfloat16(requested: str, config: Config) -> str:
+    """Autoencoders are known whose activations exceed float16, which ends in black images."""
+    return "bfloat16"
+
+
+def _as_upcast(requested: str, config: Config) -> str:
+    """Attention logits of a model that sets `upcast_attention` exceed float16, as Stable Diffusion 2.1's do."""
+    return "bfloat16" if config.get("upcast_attention") else requested
+
+
+def _float32(requested: str, config: Config) -> str:
+    return "float32"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A network to export.
+
+    wrapper          "module:class" of the PyTorch module with the tensors of `spec`. It is given the model's component, or each
+                     of the guard's `saferedir.guard.Concept`s, or nothing
+    component        of the model, whose files decide the network
+    half             (requested precision, component's config) → what it computes in where plans in half precision are asked for
+    fused_attention  whether its attention may be one operator of ONNX Runtime (`export.attention`): for the UNet of Stable
+                     Diffusion 1.5's size at 512x512, 0.88 of the time and 2 GB less; the others have few tokens, or one such layer
+    rearranged       whether what is exported is `module.for_inference()`, compared with the module itself
+    settle           "module:function" that changes random inputs of a recorded case so that no output hangs on rounding
+    """
+
+    spec: NetworkSpec
+    wrapper: str
+    component: str | None = None
+    half: Callable[[str, Config], str] = _float32
+    fused_attention: bool = False
+    rearranged: bool = False
+    settle: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+
+@dataclass(frozen=True)
+class TokenizerArtefact:
+    """The tokenizer: no network, one file, made by "module:function" from the model's component."""
+
+    name: str = "tokenizer"
+    component: str = "tokenizer"
+    maker: str = "export.tokenizer:convert_tokenizer"
+
+
+TOKENIZER = TokenizerArtefact()
+ARTEFACTS = (
+    Artefact(TEXT_ENCODER, "export.wrappers:TextEncoder", "text_encoder", half=_float16),
+    Artefact(UNET, "export.wrappers:Unet", "unet", half=_as_upcast, fused_attention=True),
+    Artefact(VAE_DECODER, "export.wrappers:VaeDecoder", "vae", half=_bfloat16),
+    Artefact(SAMPLER_STEP, "export.wrappers:SamplerStep"),
+    Artefact(GUARD, "saferedir.guard:Guard", rearranged=True, settle="export.reference_cases:settle_guard"),
+    Artefact(TOKEN_MASK, "saferedir.guard:TokenMask"),
+)
+
+
+def resolve(name: str) -> Any:
+    """What "module:attribute" names. Rows hold names, so that reading them imports no PyTorch."""
+    module, attribute = name.split(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,99 @@
+"""Builds one network: exported, compared with PyTorch, made into a plan where TensorRT is to run it, compared again."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from engines.backends.registry import ONNX_FILE, open_backend
+from engines.backends.tensorrt_module import BUILDERS, import_tensorrt
+from engines.errors import BackendError
+from engines.parity import Figures, in_words
+from engines.store.recorded_cases import FILE_NAME as RECORDED
+from engines.store.recorded_cases import Case, check_cases, save_cases
+from export.jobs import NetworkJob, PlanSettings
+from export.tensorrt.plan_builder import PlanJob, PlanOptions, build_plan
+
+TIMING_CACHE = "timing.cache"
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Figures of a network, and whether they are the engine's own or its ONNX file's."""
+
+    figures: Figures
+    of_engine: bool
+
+    def __str__(self) -> str:
+        return f"parity{'' if self.of_engine else ' of the ONNX file'}: {in_words(self.figures)}"
+
+
+def build_network(job: NetworkJob, folder: Path) -> Parity:
+    """Write a network's engine and its recorded cases to `folder/<network>`.
+
+    Raises:
+        ParityError: the ONNX file or the engine does not compute what PyTorch computes.
+        PlanError: TensorRT cannot build it.
+    """
+    path = folder / job.name / ONNX_FILE
+    cases, figures = _export(job, path)
+    engine = path.with_name(job.backend.engine_file)
+    if job.plan is not None:
+        _compile(job, job.plan, path, engine, folder)
+    own = figures if job.backend.name == "onnxruntime" else _on_device(job, engine, cases)
+    return Parity(figures, of_engine=False) if own is None else Parity(own, of_engine=True)
+
+
+def _export(job: NetworkJob, path: Path) -> tuple[list[Case], Figures]:
+    """Write the ONNX file, record cases and compare the file with them. The weights in memory are gone afterwards."""
+    from export.attention import fused_attention
+    from export.onnx_file import export_network
+    from export.precision.emulation import emulated
+    from export.reference_cases import reference_cases
+
+    module, row = job.module(), job.artefact
+    exported = module.for_inference(job.backend.winograd) if row.rearranged else module  # its cases are the trained module's
+    sizes = {"D": job.geometry.embed_dim, "K": job.concepts}
+    with fused_attention() if job.backend.fused_attention and row.fused_attention else nullcontext():
+        export_network(exported, row.spec, sizes, path, job.file_precision)
+    cases = reference_cases(module, row, job.geometry, job.concepts, job.plan.profile if job.plan else None)
+    save_cases(path.with_name(RECORDED), cases)
+    cpu = open_backend("onnxruntime")
+    with emulated(path, job.file_precision) as runnable:
+        return cases, check_cases(cpu.load(runnable, row.spec), cpu, cases, job.file_precision)
+
+
+def _compile(job: NetworkJob, plan: PlanSettings, path: Path, engine: Path, folder: Path) -> None:
+    plan_job = PlanJob(path, job.artefact.spec, plan.profile, job.geometry, engine, job.concepts)
+    build_plan(import_tensorrt(job.backend.name, BUILDERS), plan_job, _options(job, plan, folder), _show_phase)
+    _show_phase("")
+    if not plan.keep_onnx:
+        for file in (path, path.with_name(path.name + ".data")):
+            file.unlink(missing_ok=True)
+
+
+def _on_device(job: NetworkJob, engine: Path, cases: Sequence[Case]) -> Figures | None:
+    """Figures of an engine on this machine's device; None where none can run it: then its first load compares it."""
+    try:
+        backend = open_backend(job.backend.name, job.backend_precision)
+        loaded = backend.load(engine, job.artefact.spec)
+    except BackendError:
+        return None
+    return check_cases(loaded, backend, cases, job.precision)
+
+
+def _options(job: NetworkJob, plan: PlanSettings, folder: Path) -> PlanOptions:
+    """TensorRT's builder times kernels: its timings are kept beside the engines. TensorRT-RTX times none."""
+    if job.backend.name != "tensorrt" or plan.options.timing_cache is not None:
+        return plan.options
+    return dataclasses.replace(plan.options, timing_cache=folder / TIMING_CACHE)
+
+
+def _show_phase(phase: str) -> None:
+    """What the builder is doing, on one line of a terminal that the next replaces."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{phase}", end="", file=sys.stderr, flush=True)

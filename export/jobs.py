@@ -1,0 +1,176 @@
+"""A build resolved into jobs: one for each network and one for the tokenizer, each with all that decides its files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+from engines.backends.registry import BackendSpec, backend_spec
+from engines.geometry import Geometry
+from engines.records import SourceRecord, Target
+from export.artefacts import ARTEFACTS, TOKENIZER, Artefact, TokenizerArtefact, resolve
+from export.build_options import BuildOptions, Checkpoint
+from export.code_digest import code_digest
+from export.precision.names import OPSETS
+from export.sources.model_folder import Source
+from export.tensorrt.plan_builder import PlanOptions
+from export.tensorrt.shape_profile import Profile
+
+Recipe = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """How a network's ONNX file becomes a TensorRT plan."""
+
+    profile: Profile
+    options: PlanOptions
+    keep_onnx: bool
+
+
+@dataclass(frozen=True)
+class NetworkJob:
+    """One network to build.
+
+    backend            that is to run it
+    backend_precision  in which that backend is opened
+    precision          what the network computes in
+    embed_dim          D
+    concepts           K
+    module             makes the PyTorch module, weights loaded
+    plan               None where the ONNX file is the engine
+    decided_by         what decides the files besides code and precision, field by field
+    """
+
+    artefact: Artefact
+    backend: BackendSpec
+    backend_precision: str
+    precision: str
+    geometry: Geometry
+    concepts: int
+    module: Callable[[], Any]
+    plan: PlanSettings | None
+    decided_by: Recipe
+
+    @property
+    def name(self) -> str:
+        return self.artefact.name
+
+    @property
+    def file_precision(self) -> str:
+        """The precision of the ONNX file."""
+        return self.backend.file_precision(self.precision)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """Everything that decides the network's files, compared field by field to tell what must be built again."""
+        return {
+            **self.decided_by,
+            "code": code_digest("export.build_network", self.artefact.wrapper.split(":")[0]),
+            "precision": self.precision,
+            "opset": OPSETS[self.file_precision],
+        }
+
+
+@dataclass(frozen=True)
+class TokenizerJob:
+    """The tokenizer to convert. `load` gives the model's own."""
+
+    artefact: TokenizerArtefact
+    load: Callable[[], Any]
+    decided_by: Recipe
+
+    @property
+    def name(self) -> str:
+        return self.artefact.name
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """See `NetworkJob.recipe`."""
+        return {**self.decided_by, "code": code_digest(self.artefact.maker.split(":")[0], "export.sources.model_folder")}
+
+
+Job = NetworkJob | TokenizerJob
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What jobs are decided by: the model's files and the checkpoints as read, library versions, and what plans are tied to."""
+
+    source: Source
+    sources: Mapping[str, SourceRecord]
+    versions: Mapping[str, str]
+    target: Target | None
+
+    def digests(self, component: str) -> dict[str, str]:
+        """File → SHA-256 of one component."""
+        return {name: record.sha256 for name, record in self.sources.items() if name.startswith(f"{component}/")}
+
+
+def jobs_of(options: BuildOptions, inputs: Inputs) -> list[Job]:
+    """The jobs of a build; engines without a guard lack the guard's networks."""
+    jobs: list[Job] = [_tokenizer_job(inputs)]
+    jobs += [_network_job(row, options, inputs) for row in ARTEFACTS if options.checkpoints or not row.spec.of_guard]
+    return jobs
+
+
+def _tokenizer_job(inputs: Inputs) -> TokenizerJob:
+    decided_by = {"versions": dict(inputs.versions), **inputs.digests(TOKENIZER.component)}
+    return TokenizerJob(TOKENIZER, partial(inputs.source.load, TOKENIZER.component), decided_by)
+
+
+def _network_job(row: Artefact, options: BuildOptions, inputs: Inputs) -> NetworkJob:
+    backend, geometry = backend_spec(options.backend), inputs.source.geometry
+    profile = options.profile(geometry)
+    return NetworkJob(
+        artefact=row,
+        backend=backend,
+        backend_precision=options.precision,
+        precision=_precision(row, backend, options.precision, inputs.source),
+        geometry=geometry,
+        concepts=len(options.checkpoints),
+        module=partial(_module, row, inputs.source, options.checkpoints),
+        plan=None if profile is None else PlanSettings(profile, options.plan, options.keep_onnx),
+        decided_by=_decided_by(row, options, inputs),
+    )
+
+
+def _precision(row: Artefact, backend: BackendSpec, requested: str, source: Source) -> str:
+    """What a network computes in. A backend that compiles float32 files lowers all but those that must stay float32."""
+    if row.spec.float32_only or requested == "float32":
+        return "float32"
+    return row.half(requested, source.config(row.component)) if backend.plans and row.component else requested
+
+
+def _decided_by(row: Artefact, options: BuildOptions, inputs: Inputs) -> Recipe:
+    decided: Recipe = {
+        "backend": options.backend,
+        "versions": dict(inputs.versions),
+        "target": None if inputs.target is None else dataclasses.asdict(inputs.target),
+    }
+    if row.component is not None:
+        decided |= inputs.digests(row.component)
+    if row.spec.of_guard:
+        decided["redirector"] = [inputs.sources[source_name(checkpoint)].sha256 for checkpoint in options.checkpoints]
+        decided["mask_again"] = [checkpoint.mask_again for checkpoint in options.checkpoints]
+    return decided
+
+
+def source_name(checkpoint: Checkpoint) -> str:
+    """The name of a checkpoint among the sources of a manifest."""
+    return f"redirector/{checkpoint.concept}"
+
+
+def _module(row: Artefact, source: Source, checkpoints: Sequence[Checkpoint]) -> Any:
+    """The PyTorch module of a network, in eval mode."""
+    wrapper = resolve(row.wrapper)
+    if row.component is not None:
+        return wrapper(source.load(row.component)).eval()
+    if row.spec.of_guard:
+        from export.sources.checkpoints import load_concept
+
+        return wrapper(*(load_concept(checkpoint, source) for checkpoint in checkpoints)).eval()
+    return wrapper().eval()

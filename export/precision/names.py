@@ -1,0 +1,22 @@
+"""Names of precisions, and the opset that each needs. Which network computes in which is in its row, `export.artefacts`."""
+
+from __future__ import annotations
+
+from engines.errors import InputError
+from engines.networks import OPSET
+
+SHORT_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+# 22 is the first whose Conv takes bfloat16. Of the operators exported here, only the accepted dtypes differ between the two.
+OPSETS = {"float32": OPSET, "float16": OPSET, "bfloat16": 22}
+
+
+def precision_name(text: str) -> str:
+    """float32, float16 or bfloat16 for that name or its short form.
+
+    Raises:
+        InputError: neither.
+    """
+    name = SHORT_NAMES.get(text, text)
+    if name not in OPSETS:
+        raise InputError(f"precision: expected one of {', '.join([*OPSETS, *SHORT_NAMES])}, found {text!r}")
+    return name

@@ -1,0 +1,140 @@
+"""From a checked request to where the loop starts: samplers, noise, and the policies by which each guard acts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from engines.errors import InputError
+from engines.manifest import Manifest
+from engines.networks import LATENT_CHANNELS
+from engines.policy import Policy
+from engines.records import GuardRecord
+from runtime.noise import NormalStream
+from runtime.request import Request
+from runtime.samplers.recurrence import Batch, Recurrence
+from runtime.samplers.registry import recurrence
+from runtime.samplers.schedules import NoiseSchedule
+from runtime.start import LoopShape, Start
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """One request, resolved for the engines of a manifest.
+
+    size      picture height and width in pixels
+    seeds     one for each image
+    samplers  one for each image
+    guards    each concept's guard with the policy that judges, for each image; no guards for an unguarded call
+
+    Raises:
+        InputError: an option cannot be honoured by these engines.
+    """
+
+    request: Request
+    manifest: Manifest
+    size: tuple[int, int]
+    seeds: list[int]
+    samplers: list[Recurrence]
+    guards: list[list[tuple[GuardRecord, Policy]]]
+
+    @classmethod
+    def of(cls, request: Request, manifest: Manifest, schedule: NoiseSchedule) -> Preparation:
+        """Everything is checked here, before a network runs."""
+        size = request.size(manifest.geometry)
+        _check_target(manifest, {"batch_size": len(request.prompts), "height": size[0], "width": size[1]})
+        guards = [_guards(manifest, request, image) for image in range(len(request.prompts))]
+        return cls(request, manifest, size, request.seeds(), _samplers(request, schedule), guards)
+
+    @property
+    def texts(self) -> list[str]:
+        """What the text encoder reads: unconditional rows first, where there is guidance."""
+        request = self.request
+        return request.negative_prompts + request.prompts if request.branches == 2 else request.prompts
+
+    def start(self, embeds: np.ndarray) -> Start:
+        """Where the loop starts, with the embeddings of `texts`, float32 [C·B, 77, D]."""
+        factor = self.manifest.geometry.scale_factor
+        latent = (LATENT_CHANNELS, self.size[0] // factor, self.size[1] // factor)
+        streams = [NormalStream(seed) for seed in self.seeds]
+        noise = np.stack([stream.draw(latent) for stream in streams])
+        return Start(
+            embeds=embeds,
+            noise=noise,
+            steps=self._steps,
+            step_noise=self._step_noise(streams, latent),
+            guidance_scale=self.request.effective_guidance,
+            policies=None if self.request.unguarded else self._acting(),
+        )
+
+    def shape(self, start: Start) -> LoopShape:
+        """Of the loop that runs it."""
+        images, _, height, width = start.noise.shape
+        return LoopShape(
+            rows=len(start.steps.timesteps),
+            slots=start.steps.slots,
+            noisy=start.step_noise is not None,
+            concepts=0 if self.request.unguarded else len(self.manifest.guards),
+            images=images,
+            branches=self.request.branches,
+            height=height,
+            width=width,
+            embed_dim=start.embeds.shape[2],
+        )
+
+    @cached_property
+    def _steps(self) -> Batch:
+        return Batch.of(self.samplers)
+
+    def _step_noise(self, streams: Sequence[NormalStream], latent: tuple[int, ...]) -> np.ndarray | None:
+        """Noise of the rows that take some, float32 [R, B, 4, H, W]: from each image's own stream, as if it were alone."""
+        if not self._steps.noisy.any():
+            return None
+        noise = np.zeros((len(self._steps.timesteps), len(streams), *latent), np.float32)
+        for image, (stream, sampler) in enumerate(zip(streams, self.samplers, strict=True)):
+            for row in np.nonzero(sampler.noisy)[0]:
+                noise[row, image] = stream.draw(latent)
+        return noise
+
+    def _acting(self) -> list[list[Policy]]:
+        """The policies given to the guard, [K][B]: to refuse or to monitor is to judge every step and to shift by nothing."""
+        of_images = [
+            [policy if mode == "redirect" else replace(policy, alpha_scale=0.0, replace_steps=0) for _, policy in guards]
+            for guards, mode in zip(self.guards, self.request.modes, strict=True)
+        ]
+        return [list(policies) for policies in zip(*of_images, strict=True)]
+
+
+def _check_target(manifest: Manifest, sizes: dict[str, int]) -> None:
+    """Raise InputError for a size that TensorRT engines were not built for."""
+    if (target := manifest.target) is None:
+        return
+    for name, size in sizes.items():
+        smallest, _, largest = target.span(name)
+        if not smallest <= size <= largest:
+            raise InputError(
+                f"{name}: expected {smallest} to {largest}, for which these engines were built, found {size}; "
+                f"rebuild with: saferedir build --{name.replace('_', '-')} MIN:OPT:MAX"
+            )
+
+
+def _samplers(request: Request, schedule: NoiseSchedule) -> list[Recurrence]:
+    """The sampler of each image; images of the same name and step count share one."""
+    wanted = [(name or schedule.class_name, steps) for name, steps in zip(request.schedulers, request.step_counts, strict=True)]
+    made = {key: recurrence(*key, schedule) for key in dict.fromkeys(wanted)}
+    return [made[key] for key in wanted]
+
+
+def _guards(manifest: Manifest, request: Request, image: int) -> list[tuple[GuardRecord, Policy]]:
+    if request.unguarded:
+        return []
+    wanted = request.policies[image]
+    if wanted is None or isinstance(wanted, Policy):
+        return [(guard, wanted or guard.policy) for guard in manifest.guards]
+    concepts = [guard.concept for guard in manifest.guards]
+    if unknown := sorted(set(wanted) - set(concepts)):
+        raise InputError(f"policy: expected concepts of {', '.join(concepts)}, found {', '.join(unknown)}")
+    return [(guard, wanted.get(guard.concept, guard.policy)) for guard in manifest.guards]

@@ -1,0 +1,64 @@
+"""Where a run of the loop starts from, and the shape of the buffers that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from engines.networks import with_derived
+from engines.policy import Policy
+from runtime.samplers.recurrence import Batch
+
+
+@dataclass(frozen=True)
+class LoopShape:
+    """What the buffers of a loop depend on: runs of one shape share a loop, whatever their samplers, seeds and policies.
+
+    rows      R, UNet calls
+    slots     S, of the samplers' state
+    noisy     whether a sampler takes noise on the way
+    concepts  K; 0 for an unguarded loop
+    branches  C, 2 with classifier-free guidance, else 1
+    height, width  of the latents
+    """
+
+    rows: int
+    slots: int
+    noisy: bool
+    concepts: int
+    images: int
+    branches: int
+    height: int
+    width: int
+    embed_dim: int
+
+    @property
+    def guarded(self) -> bool:
+        return self.concepts > 0
+
+    def sizes(self) -> dict[str, int]:
+        """A number for each symbol of `engines.networks` that the loop's networks have."""
+        known = {"B": self.images, "C": self.branches, "K": self.concepts, "S": self.slots}
+        return with_derived({**known, "H": self.height, "W": self.width, "D": self.embed_dim})
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where B independent runs start from.
+
+    embeds          float32 [C·B, 77, D]
+    noise           standard normal, float32 [B, 4, H, W]
+    steps           the samplers
+    step_noise      standard normal, float32 [R, B, 4, H, W]; None where no sampler takes any
+    guidance_scale  one for each image
+    policies        of each concept for each image, [K][B]; None for an unguarded loop
+    """
+
+    embeds: np.ndarray
+    noise: np.ndarray
+    steps: Batch
+    step_noise: np.ndarray | None
+    guidance_scale: Sequence[float]
+    policies: Sequence[Sequence[Policy]] | None

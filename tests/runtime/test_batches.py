@@ -1,0 +1,158 @@
+"""A batch is independent runs: each image may have a sampler, step count, guidance, policy and mode of its own."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from engines.errors import InputError
+from engines.policy import Policy
+from export.build import build
+from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR
+from export.build_options import BuildOptions, Checkpoint
+from runtime import GuardedPipeline
+from runtime.samplers.registry import SAMPLERS, Sampler
+from saferedir.checkpoint import load_redirector, save_redirector
+from tests.runtime.test_pipeline import FIRE, PLAIN, levels
+
+PROMPTS = [FIRE, PLAIN, "a flaming pink star at the top of a black background", "a burning small red circle"]
+
+
+def alone_and_together(pipeline, per_image, **options):
+    """Each image of a batch, and the same image by itself."""
+    together = pipeline(PROMPTS, seed=[3, 4, 5, 6], **per_image, **options)
+    for index, prompt in enumerate(PROMPTS):
+        own = {name: values[index] for name, values in per_image.items()}
+        alone = pipeline(prompt, seed=3 + index, **own, **options)
+        yield (together.images[index], together.reports[index]), (alone.images[0], alone.reports[0])
+
+
+def assert_same(found, expected):
+    (image, report), (reference_image, reference) = found, expected
+    assert (image is None) == (reference_image is None)
+    assert image is None or levels(image, reference_image) <= 1
+    for name in ("verdict", "sampler", "num_inference_steps", "timesteps", "guidance_scale", "on_unsafe"):
+        assert getattr(report, name) == getattr(reference, name), name
+    for guard, other in zip(report.guards, reference.guards, strict=True):
+        assert (guard.checked, guard.unsafe_steps, guard.policy) == (other.checked, other.unsafe_steps, other.policy)
+        assert guard.redirected_steps == other.redirected_steps and guard.responsible_tokens == other.responsible_tokens
+
+
+@pytest.mark.parametrize(
+    "per_image",
+    [
+        {"num_inference_steps": [12, 5, 9, 1]},
+        {"scheduler": ["ddim", "pndm", "lms", "ddim"], "num_inference_steps": [10, 12, 12, 7]},
+        {"guidance_scale": [7.5, 2.0, 1.0, 4.0]},
+        {"policy": [Policy(replace_steps=0), None, Policy(alpha_scale=0.5, replace_steps=4), {"fire": Policy(threshold=0.9)}]},
+        {"on_unsafe": ["refuse", "redirect", "monitor", "redirect"], "negative_prompt": ["", "red", "", "a star"]},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_images_of_a_batch_differ_in(pipeline, per_image):
+    options = {} if "num_inference_steps" in per_image else {"num_inference_steps": 12}
+    for found, expected in alone_and_together(pipeline, per_image, **options):
+        assert_same(found, expected)
+
+
+def test_a_value_for_each_image_or_one_for_all(pipeline):
+    for name, values in {"num_inference_steps": [2, 3, 4], "scheduler": ["ddim"] * 3, "policy": [Policy()] * 3}.items():
+        with pytest.raises(InputError, match=f"{name}: expected one value, or one for each of 2 images, found 3"):
+            pipeline([FIRE, PLAIN], **{name: values})
+    with pytest.raises(InputError, match="policy: expected concepts of fire, found smoke"):
+        pipeline(FIRE, policy={"smoke": Policy()}, num_inference_steps=2)
+
+
+def stochastic_ddim(steps, schedule):
+    """DDIM with η = 1 (Song et al. 2021, Eq. 16; diffusers DDIMScheduler), which takes noise in every row but the last."""
+    timesteps = schedule.timesteps(steps, "leading")
+    alpha = np.array(schedule.alphas_cumprod)[timesteps]
+    before = schedule.alphas_before(timesteps - schedule.num_train_timesteps // steps, one_by_default=True)
+    sigma = np.sqrt((1 - before) / (1 - alpha) * (1 - alpha / before))
+    x = np.sqrt(before / alpha)
+    eps = np.sqrt(1 - before - sigma**2) - np.sqrt(before / alpha) * np.sqrt(1 - alpha)
+    rows = np.stack([x, eps, sigma], axis=1)
+    return timesteps, np.stack([rows, rows], axis=1)
+
+
+@pytest.fixture
+def noisy(monkeypatch):
+    """A sampler is one row: nothing else is told of it."""
+    monkeypatch.setitem(SAMPLERS, "noisy", Sampler("NoSuchScheduler", stochastic_ddim))
+
+
+def test_a_sampler_that_takes_noise_equals_diffusers(pipeline, diffusers_pipeline, noisy):
+    """The noise of each step continues the image's own stream, as a generator of torch does."""
+    scheduler = diffusers_pipeline.scheduler
+    diffusers_pipeline.scheduler = DDIMScheduler.from_config(scheduler.config)
+    try:
+        generators = [torch.Generator().manual_seed(seed) for seed in (3, 4, 5, 6)]
+        expected = diffusers_pipeline(PROMPTS, num_inference_steps=12, guidance_scale=7.5, generator=generators, eta=1.0).images
+    finally:
+        diffusers_pipeline.scheduler = scheduler
+    found = pipeline(PROMPTS, seed=3, num_inference_steps=12, scheduler="noisy", unguarded=True)
+    differences = np.abs(
+        np.array([np.asarray(image, int) for image in found.images]) - [np.asarray(image, int) for image in expected]
+    )
+    assert differences.max() <= 2 and (differences > 1).mean() < 1e-3  # of 1e-5 in the noise, after twelve draws
+
+
+def test_noise_is_for_the_images_that_take_it(pipeline, noisy):
+    per_image = {"scheduler": ["noisy", "ddim", "noisy", "pndm"], "num_inference_steps": [6, 9, 9, 5]}
+    for found, expected in alone_and_together(pipeline, per_image):
+        assert_same(found, expected)
+
+
+@pytest.fixture(scope="module")
+def two_concepts(tmp_path_factory):
+    """Engines whose guard forgets two concepts; the second's heads never find anything."""
+    folder = tmp_path_factory.mktemp("two")
+    silent = load_redirector(DEMO_REDIRECTOR)
+    with torch.no_grad():
+        silent.classifier[3].weight.zero_()
+        silent.classifier[3].bias.copy_(torch.tensor([5.0, -5.0]))
+    save_redirector(silent, folder / "silent.safetensors")
+    checkpoints = (Checkpoint(folder / "silent.safetensors", "nothing"), Checkpoint(DEMO_REDIRECTOR, "fire"))
+    build(BuildOptions(str(DEMO_MODEL), checkpoints, folder / "engines"), report=lambda line: None)
+    with GuardedPipeline(folder / "engines") as opened:
+        yield opened
+
+
+def test_a_second_concept_that_finds_nothing_changes_nothing(pipeline, two_concepts):
+    expected = pipeline(PROMPTS, seed=3, num_inference_steps=12)
+    found = two_concepts(PROMPTS, seed=3, num_inference_steps=12)
+    assert max(map(levels, found.images, expected.images)) <= 1
+    for report, reference in zip(found.reports, expected.reports, strict=True):
+        nothing, fire = report.guards
+        assert (nothing.concept, fire.concept) == ("nothing", "fire") and report.verdict == reference.verdict
+        assert not nothing.unsafe_steps and fire.unsafe_steps == reference.guards[0].unsafe_steps
+        assert fire.responsible_tokens == reference.guards[0].responsible_tokens and not nothing.responsible_tokens
+
+
+def test_each_concept_has_a_policy_of_its_own(two_concepts):
+    policy = {"nothing": Policy(threshold=0.0, alpha_scale=0.0, replace_steps=3), "fire": Policy(threshold=1.0)}
+    nothing, fire = two_concepts(FIRE, seed=3, num_inference_steps=8, policy=policy).reports[0].guards
+    assert nothing.checked == [step % 4 == 0 for step in range(8)] and all(fire.checked)
+    assert (nothing.policy, fire.policy) == (policy["nothing"], policy["fire"])
+    assert nothing.unsafe_steps == [0, 4] and not fire.unsafe_steps
+
+
+def test_a_closed_pipeline_holds_no_engine_and_no_buffer(demo_engines):
+    engines = []
+
+    def watched(engine):
+        engines.append(weakref.ref(engine))
+        return engine
+
+    with GuardedPipeline(demo_engines, wrap=watched) as opened:
+        opened(PLAIN, seed=0, num_inference_steps=2)
+        held = [weakref.ref(opened._opened().backend), *map(weakref.ref, opened._opened()._loops.values())]
+    gc.collect()
+    assert len(engines) == 6 and not any(reference() for reference in (*engines, *held))
+    with pytest.raises(InputError, match="found it closed"):
+        opened.used_device_memory()
