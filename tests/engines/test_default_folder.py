@@ -1,0 +1,35 @@
+"""Where engines go when no folder is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engines.store.default_folder import engine_folder
+from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR, options
+from saferedir.cli import parse
+
+
+def test_working_directory_or_saferedir_home(monkeypatch, tmp_path):
+    monkeypatch.delenv("SAFEREDIR_HOME", raising=False)
+    assert engine_folder() == Path("engines", "plans", "demo")
+    monkeypatch.setenv("SAFEREDIR_HOME", str(tmp_path))
+    assert engine_folder("mine") == tmp_path / "engines" / "plans" / "mine"
+
+
+@pytest.mark.parametrize(
+    "model, name",
+    [
+        (None, "demo"),
+        (".", "model"),
+        (str(DEMO_MODEL) + "/", "model"),
+        (str(DEMO_MODEL / "unet" / ".."), "model"),
+        ("owner/name", "name"),
+    ],
+)
+def test_named_after_the_model(monkeypatch, tmp_path, model, name):
+    monkeypatch.setenv("SAFEREDIR_HOME", str(tmp_path))
+    monkeypatch.chdir(DEMO_MODEL)
+    given = [] if model is None else ["--model", model, "--redirector", str(DEMO_REDIRECTOR)]
+    assert options(parse(["build", *given])).engine_dir == tmp_path / "engines" / "plans" / name
