@@ -1,0 +1,50 @@
+"""The documents point to what exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").rglob("*.md")])
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+CODE = re.compile(r"`([^`\n]+)`")
+FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)+\.(?:py|md|sh|json)")  # a name without a folder may be anybody's
+names = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+
+
+def prose(document: Path) -> str:
+    return FENCED.sub("", document.read_text(encoding="utf-8"))
+
+
+def anchors(document: Path) -> set[str]:
+    """The fragments by which GitHub links to headings."""
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in HEADING.findall(prose(document))}
+
+
+@names
+def test_relative_links_lead_somewhere(document):
+    for link in LINK.findall(prose(document)):
+        if "://" in link:
+            continue
+        name, _, fragment = link.partition("#")
+        target = (document.parent / name).resolve() if name else document
+        assert target.exists(), f"{document.name}: {link}"
+        assert not fragment or fragment in anchors(target), f"{document.name}: {link}"
+
+
+@names
+def test_named_files_exist(document):
+    found = [word for code in CODE.findall(prose(document)) for word in code.split() if PATH.fullmatch(word)]
+    missing = [path for path in found if not (ROOT / path).exists() and not (document.parent / path).exists()]
+    assert not missing
+
+
+def test_the_readme_is_short():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 100
+    assert max(map(len, lines)) <= 120
