@@ -8,13 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").rglob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "benchmarks" / "README.md"])
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.md"))  # they quote commands of their day
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 CODE = re.compile(r"`([^`\n]+)`")
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)+\.(?:py|md|sh|json)")  # a name without a folder may be anybody's
-names = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
 
 
 def prose(document: Path) -> str:
@@ -26,18 +30,18 @@ def anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in HEADING.findall(prose(document))}
 
 
-@names
+@pytest.mark.parametrize("document", [*DOCUMENTS, *RESULTS], ids=name)
 def test_relative_links_lead_somewhere(document):
     for link in LINK.findall(prose(document)):
         if "://" in link:
             continue
-        name, _, fragment = link.partition("#")
-        target = (document.parent / name).resolve() if name else document
+        file, _, fragment = link.partition("#")
+        target = (document.parent / file).resolve() if file else document
         assert target.exists(), f"{document.name}: {link}"
         assert not fragment or fragment in anchors(target), f"{document.name}: {link}"
 
 
-@names
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_named_files_exist(document):
     found = [word for code in CODE.findall(prose(document)) for word in code.split() if PATH.fullmatch(word)]
     missing = [path for path in found if not (ROOT / path).exists() and not (document.parent / path).exists()]
