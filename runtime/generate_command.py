@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from engines.errors import InputError, NonFiniteError
+from engines.exit_status import DONE, REFUSED
 from engines.policy_options import add_policy_arguments, given_policy
 from engines.store.atomic import replacing
 from engines.store.default_folder import engine_folder
@@ -22,7 +23,6 @@ from runtime.request import ON_UNSAFE, Request
 from runtime.samplers.registry import SAMPLERS
 
 MARGIN = 4  # pixels between two images of a comparison
-REFUSED = 3  # exit status
 # Options that are fields of a Request under the same name.
 REQUEST = ("negative_prompt", "num_inference_steps", "guidance_scale", "scheduler", "seed", "height", "width", "on_unsafe")
 
@@ -96,7 +96,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     _write_images(arguments, result, other)
     if failure is not None:
         raise failure
-    return REFUSED if any(report.verdict == "refused" for report in result.reports) else 0
+    return REFUSED if any(report.verdict == "refused" for report in result.reports) else DONE
 
 
 def _write_images(arguments: argparse.Namespace, result: Result, other: Sequence[Image.Image | None]) -> None:

@@ -19,7 +19,7 @@ from engines.backends.registry import open_backend
 from engines.errors import InputError, NonFiniteError
 from engines.networks import NETWORKS
 from engines.store.engine_store import EngineStore
-from engines.store.verification import ensure_verified
+from engines.store.parity_check import ensure_parity
 from runtime.judge import Outcome, judge, responsible
 from runtime.loop import Loop, Trace
 from runtime.preparation import Preparation
@@ -73,7 +73,7 @@ class GuardedPipeline:
         backend = open_backend(self.manifest.backend, self.manifest.precision, eager)
         wanted = [name for name, spec in NETWORKS.items() if not (unguarded and spec.of_guard)]
         engines = self._store.load(wanted, backend)
-        ensure_verified(self._store, backend, engines)
+        ensure_parity(self._store, backend, engines)
         self._open: _Open | None = _Open(backend, {name: wrap(engine) for name, engine in engines.items()})
         self._lock = threading.Lock()
         self.device = backend.device  # what the engines run on, in words

@@ -21,6 +21,7 @@ from typing import NamedTuple, NoReturn
 
 from engines import __version__
 from engines.errors import InputError, SafeRedirError
+from engines.exit_status import BROKEN_PIPE, DONE, FAILED, INTERRUPTED
 
 
 class Command(NamedTuple):
@@ -48,7 +49,7 @@ COMMANDS = {
         "say what engines are made of, from their manifest",
         "nothing was changed",
     ),
-    "verify": Command("engines.store.verification", "compare engines with PyTorch's outputs, here", "nothing was changed"),
+    "verify": Command("engines.store.parity_check", "compare engines with PyTorch's outputs, here", "nothing was changed"),
     "optimize": Command(
         "engines.optimize",
         "copy ONNX Runtime's engines for a fast start on one CPU",
@@ -60,7 +61,6 @@ COMMANDS = {
         "nothing was changed",
     ),
 }
-FAILED, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 
 class Parser(argparse.ArgumentParser):
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except SystemExit:  # argparse has printed the help or the version
-        return 0
+        return DONE
     except SafeRedirError as error:
         return _fail(str(error), FAILED)
     except BrokenPipeError:

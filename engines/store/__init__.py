@@ -1,1 +1,1 @@
-"""A folder of engines on disk: files written whole, digests, recorded cases, verification."""
+"""A folder of engines on disk: files written whole, digests, recorded cases and what they are for."""

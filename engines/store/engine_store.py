@@ -34,21 +34,24 @@ class EngineStore:
         return self._verified(TOKENIZER_FILE)
 
     def model(self, network: str) -> Path:
-        """A network's engine file, verified with every file beside it that it may refer to.
+        """A network's engine file, verified; raises as `verified`."""
+        return self.verified(network, backend_spec(self.manifest.backend).engine_file)
+
+    def verified(self, network: str, file: str) -> Path:
+        """A file of a network, verified with those beside it whose names begin like it: an ONNX file's weights may be apart.
 
         Raises:
-            ManifestError: the manifest lists no such network.
-            DigestError: a file is missing or altered.
+            ManifestError: the manifest lists no such file.
+            DigestError: one is missing or altered.
         """
-        engine = f"{network}/{backend_spec(self.manifest.backend).engine_file}"
-        files = self.manifest.files_of(network)
-        if engine not in files:
-            raise ManifestError(f"{self.folder}: expected {engine} in the manifest, found {', '.join(files) or 'none'}; {REBUILD}")
-        for name in files:
-            if name.startswith(engine):  # the engine, and weights beside it
+        name, files = f"{network}/{file}", self.manifest.files_of(network)
+        if name not in files:
+            raise ManifestError(f"{self.folder}: expected {name} in the manifest, found {', '.join(files) or 'none'}; {REBUILD}")
+        for part in files:
+            if part.startswith(name):
                 # The guard is hashed at every start, whatever is remembered.
-                self._verified(name, file_digest if NETWORKS[network].of_guard else remembered_digest)
-        return self.folder / engine
+                self._verified(part, file_digest if NETWORKS[network].of_guard else remembered_digest)
+        return self.folder / name
 
     def load(self, networks: Sequence[str], backend: Backend) -> dict[str, Engine]:
         """Verify and load networks: one is hashed while others are loaded.

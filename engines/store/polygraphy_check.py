@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from engines.backends.contract import Backend, Engine, check_names, run_once
+from engines.backends.registry import ONNX_FILE
 from engines.errors import BackendError, ManifestError, ParityError, SafeRedirError
+from engines.install import install
 from engines.networks import NETWORKS, NetworkSpec
 from engines.parity import LIMITS, Limits
 from engines.store.engine_store import EngineStore
 from engines.store.recorded_cases import Case
-
-ONNX_FILE = "model.onnx"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def print_comparison(store: EngineStore, backend: Backend) -> None:
     failed: list[str] = []
     refused: list[BackendError] = []
     for name in networks:
-        engine, path = store.load([name], backend)[name], store.folder / name / ONNX_FILE
+        engine, path = store.load([name], backend)[name], store.verified(name, ONNX_FILE)
         try:
             found = compare_with_onnx(engine, backend, path, store.cases(name), store.manifest.precision_of(name))
         except BackendError as error:
@@ -100,7 +100,7 @@ def _require_polygraphy() -> None:
         import onnxruntime  # noqa: F401
         from polygraphy.comparator import CosineSimilarityCompareFunc, SimpleCompareFunc  # noqa: F401  # since 0.53
     except ImportError as error:
-        raise BackendError(f'Polygraphy cannot be used ({error}); install it with: pip install "saferedir[polygraphy]"') from None
+        raise BackendError(f"Polygraphy cannot be used ({error}); install it with: {install('polygraphy')}") from None
 
 
 def _session(onnx_file: Path, spec: NetworkSpec) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -18,7 +19,10 @@ from engines.networks import NETWORKS, NetworkSpec
 from engines.store import polygraphy_check
 from engines.store.engine_store import EngineStore
 from engines.store.polygraphy_check import compare_with_onnx, print_comparison
+from saferedir.cli import main
 from tests.conftest import opened
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 needs_polygraphy = pytest.mark.skipif(
     find_spec("polygraphy") is None, reason='Polygraphy is not installed: pip install "saferedir[polygraphy]"'
@@ -31,12 +35,6 @@ def polygraphy(*arguments: str | Path) -> str:
     done = subprocess.run([command, *map(str, arguments)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def shapes(engines: Path, network: str) -> list[str]:
-    """--input-shapes for the command line: those of the last recorded case."""
-    case = EngineStore(engines).cases(network)[-1]
-    return [f"{name}:[{','.join(map(str, values.shape))}]" for name, values in case.inputs.items()]
 
 
 class Off:
@@ -55,21 +53,38 @@ class Off:
         return changed
 
 
-@needs_polygraphy
-def test_inspect(demo_engines):
-    printed = polygraphy("inspect", "model", demo_engines / "unet" / "model.onnx")
-    assert all(f"{tensor.name} [dtype={tensor.dtype}" in printed for tensor in NETWORKS["unet"].tensors)
+def documented() -> list[list[str]]:
+    """The commands of docs/gpu.md, split as a shell does."""
+    lines = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8").splitlines()
+    return [
+        shlex.split(line)
+        for line in lines
+        if line.startswith(("    polygraphy ", "    saferedir verify engines/plans/demo --poly"))
+    ]
+
+
+def test_the_documents_have_the_commands():
+    assert [command[:2] for command in documented()] == [
+        ["polygraphy", "inspect"],
+        ["polygraphy", "run"],
+        ["polygraphy", "run"],
+        ["saferedir", "verify"],
+    ]
 
 
 @needs_polygraphy
-@pytest.mark.parametrize("network", ["guard", "unet"])
-def test_run(demo_engines, network):
-    path = demo_engines / network / "model.onnx"
-    # Sizes of 1, which Polygraphy takes by itself, are too small for the UNet's levels.
-    sizes = ["--input-shapes", *shapes(demo_engines, network)] if network == "unet" else []
-    printed = polygraphy("run", path, "--onnxrt", *sizes)
+@pytest.mark.parametrize("command", documented(), ids=lambda command: " ".join(command[:3]))
+def test_documented_commands(demo_engines, command, capsys):
+    arguments = [part.replace("engines/plans/demo", str(demo_engines)) for part in command]
+    if command[0] == "saferedir":
+        assert main(arguments[1:]) == 0
+        printed = capsys.readouterr().out
+        assert "FAILED" not in printed and all(f"{name} " in printed for name in NETWORKS)
+        return
+    printed = polygraphy(*arguments[1:])
+    network = command[2 if command[1] == "run" else 3].split("/")[-2]
     assert all(f"{tensor.name} [dtype={tensor.dtype}" in printed for tensor in NETWORKS[network].tensors)
-    assert "PASSED" in printed
+    assert command[1] == "inspect" or "PASSED" in printed
 
 
 @needs_polygraphy

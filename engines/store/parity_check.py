@@ -1,4 +1,4 @@
-"""Compare engines with the outputs of PyTorch that were recorded at build, on the device that runs them. Needs no PyTorch."""
+"""Engines compared with PyTorch on the device that runs them, without PyTorch: after the digests of their files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from engines.networks import NETWORKS
 from engines.parity import Figures
 from engines.store.atomic import replacing
 from engines.store.engine_store import EngineStore
+from engines.store.polygraphy_check import print_comparison
 from engines.store.recorded_cases import check_cases
 from engines.store.user_cache import cache_folder
 
 
-def verify(store: EngineStore, backend: Backend, engines: Mapping[str, Engine]) -> dict[str, Figures]:
+def check_parity(store: EngineStore, backend: Backend, engines: Mapping[str, Engine]) -> dict[str, Figures]:
     """Run each engine on its recorded inputs; network → output → figures.
 
     Raises:
@@ -30,8 +31,8 @@ def verify(store: EngineStore, backend: Backend, engines: Mapping[str, Engine]) 
     }
 
 
-def ensure_verified(store: EngineStore, backend: Backend, engines: Mapping[str, Engine]) -> None:
-    """Verify engines that were never compared with PyTorch, unless the same have passed on this device before.
+def ensure_parity(store: EngineStore, backend: Backend, engines: Mapping[str, Engine]) -> None:
+    """Compare engines that were never compared with PyTorch, unless the same have passed on this device before.
 
     What passed is remembered in the user's cache folder by manifest, device and networks; a failure is not remembered.
     """
@@ -39,14 +40,14 @@ def ensure_verified(store: EngineStore, backend: Backend, engines: Mapping[str, 
         return
     passed = {"manifest": store.digest, "device": backend.device, "networks": sorted(engines)}
     text = json.dumps(passed, sort_keys=True)
-    name = f"verified-{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+    name = f"parity-{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
     try:
         marker = cache_folder() / name
         if marker.is_file():
             return
     except OSError:
         marker = None
-    verify(store, backend, engines)
+    check_parity(store, backend, engines)
     if marker is not None:
         with replacing(marker) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
@@ -55,14 +56,22 @@ def ensure_verified(store: EngineStore, backend: Backend, engines: Mapping[str, 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("engine_dir", type=Path, help="folder made by saferedir build")
+    parser.add_argument(
+        "--polygraphy",
+        action="store_true",
+        help="compare with the ONNX files on a CPU by Polygraphy, not with PyTorch's recorded outputs",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the figures of every network; exit status 0."""
     store = EngineStore(arguments.engine_dir)
     backend = open_backend(store.manifest.backend, store.manifest.precision)
+    if arguments.polygraphy:
+        print_comparison(store, backend)
+        return 0
     print(f"{store.folder} on {backend.device}\n{'network':<14} {'output':<18} {'cosine':>9}  {'error':>8}")
     for name in (name for name in NETWORKS if store.manifest.files_of(name)):
-        for output, found in verify(store, backend, store.load([name], backend))[name].items():
-            print(f"{name:<14} {output:<18} {found['cosine']:9.6f}  {found['max_abs_error']:8.1e}")
+        for output, figures in check_parity(store, backend, store.load([name], backend))[name].items():
+            print(f"{name:<14} {output:<18} {figures['cosine']:9.6f}  {figures['max_abs_error']:8.1e}")
     return 0
