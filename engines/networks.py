@@ -17,7 +17,7 @@ from typing import Literal
 
 from engines.errors import InputError
 
-# The first opset with every operator of ours in today's form, and what torch.onnx writes without converting; TensorRT 10 reads it.
+# The first opset with the current form of every operator used here; torch.onnx writes it without converting, TensorRT 10 reads it.
 OPSET = 18
 TOKENS = 77
 LATENT_CHANNELS = 4
@@ -69,7 +69,7 @@ class NetworkSpec:
     inputs, outputs  its tensors, in order
     runs             "call": once for a call of the pipeline; "step": at every step; "unsafe": once for a call in which an image
                      was unsafe
-    of_guard         whether SafeRedir checkpoints make it; else the model does, or nobody's weights
+    of_guard         whether it is made from SafeRedir checkpoints; else from the model, or without weights
     float32_only     whether it computes in float32 whatever the precision of the others
     """
 

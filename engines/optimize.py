@@ -32,7 +32,7 @@ def optimize(store: EngineStore, output: Path, command_line: str = "") -> Manife
     `command_line` is recorded in the manifest.
 
     Raises:
-        InputError: the engines are not ONNX Runtime's for a CPU, or `output` holds something else than engines.
+        InputError: the engines are not ONNX Runtime's for a CPU, or `output` is there and is not an engine folder.
         DigestError, ManifestError: a file is missing or altered.
         ParityError: an optimised network does not compute what PyTorch computed.
     """
@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the copy and say for what it is; exit status 0."""
+    """Write the copy and print the device that it is for; exit status 0."""
     folder = arguments.engine_dir
     output = arguments.output or folder.with_name(folder.absolute().name + "-optimized")
     manifest = optimize(EngineStore(folder), output, arguments.command_line)

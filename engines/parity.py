@@ -1,4 +1,4 @@
-"""How far a network's outputs may be from PyTorch's, and the comparison. Needs numpy alone, so that a device can make it."""
+"""How far a network's outputs may be from PyTorch's, and the comparison. Needs numpy alone, so that it runs without PyTorch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Limits:
     grey_levels: int  # at most
 
     def error(self, expected: np.ndarray) -> float:
-        """The largest absolute error of an output that should be `expected`; whole numbers and truths must be equal."""
+        """The largest absolute error of an output that should be `expected`; whole numbers and bools must be equal."""
         if expected.dtype.kind == "f":
             return self.relative_error * max(float(np.abs(expected).max()), 1e-6)
         return float(self.grey_levels) if expected.dtype.kind == "u" else 0.0
@@ -33,7 +33,7 @@ LIMITS = {
 Figures = dict[str, dict[str, float]]  # output → figure → value
 
 
-def compare(name: str, expected: np.ndarray, found: np.ndarray, limits: Limits, varies: bool = False) -> dict[str, float]:
+def compare(name: str, expected: np.ndarray, actual: np.ndarray, limits: Limits, varies: bool = False) -> dict[str, float]:
     """Cosine and largest absolute error of one output, `name` as network.output; whole numbers and bools must be equal.
 
     `varies`: whether one value everywhere is an error (see `engines.networks.TensorSpec`).
@@ -41,14 +41,14 @@ def compare(name: str, expected: np.ndarray, found: np.ndarray, limits: Limits, 
     Raises:
         ParityError: another shape, NaN or infinity, one value everywhere, or beyond the limits.
     """
-    if expected.shape != found.shape:
-        raise ParityError(f"{name}: expected shape {list(expected.shape)} as in PyTorch, found {list(found.shape)}")
-    for origin, values in (("PyTorch", expected), ("the engine", found)):
+    if expected.shape != actual.shape:
+        raise ParityError(f"{name}: expected shape {list(expected.shape)} as in PyTorch, found {list(actual.shape)}")
+    for origin, values in (("PyTorch", expected), ("the engine", actual)):
         if not np.isfinite(values).all():
             raise ParityError(f"{name}: expected finite numbers, {origin} gave NaN or infinity")
         if varies and values.std() == 0:
             raise ParityError(f"{name}: expected values that vary, {origin} gave {values.flat[0]} everywhere")
-    a, b = expected.astype(np.float64).ravel(), found.astype(np.float64).ravel()
+    a, b = expected.astype(np.float64).ravel(), actual.astype(np.float64).ravel()
     error = float(np.abs(a - b).max())
     norms = np.linalg.norm(a) * np.linalg.norm(b)
     cosine = min(1.0, float(a @ b / norms)) if norms else float(error == 0)
@@ -63,10 +63,11 @@ def compare(name: str, expected: np.ndarray, found: np.ndarray, limits: Limits, 
 
 def worst(figures: Figures) -> tuple[float, float]:
     """Lowest cosine and largest absolute error over a network's outputs."""
-    return (min(found["cosine"] for found in figures.values()), max(found["max_abs_error"] for found in figures.values()))
+    outputs = figures.values()
+    return min(output["cosine"] for output in outputs), max(output["max_abs_error"] for output in outputs)
 
 
 def in_words(figures: Figures) -> str:
-    """What `worst` gives, for people."""
+    """The figures that `worst` gives, as text."""
     cosine, error = worst(figures)
     return f"cosine {cosine:.6f}, largest error {error:.1e}"

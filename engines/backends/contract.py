@@ -23,8 +23,8 @@ class Engine(Protocol):
     def bind(self, **tensors: Array) -> Callable[[], None]:
         """A call that runs the network on these arrays, every input and output of its spec by name.
 
-        Binding checks dtypes and shapes once; the call itself neither allocates nor copies. Whoever holds the call
-        holds the arrays. Calls of one engine run one at a time.
+        Binding checks dtypes and shapes once; the call itself neither allocates nor copies. The call
+        keeps the arrays alive. Calls of one engine run one at a time.
 
         Raises:
             BackendError: an array is missing or unknown; here or from the call: the backend failed.
@@ -64,16 +64,16 @@ class Backend(Protocol):
         """Bound calls in a fixed order, to be run as often as wanted.
 
         A step is a sequence of stages, a stage a sequence of calls that do not depend on each other and may overlap.
-        Making the program may run the first step on whatever its arrays hold.
+        Making the program may run the first step, on the values that its arrays have then.
         """
         ...
 
 
-def check_names(spec: NetworkSpec, found: Iterable[str]) -> None:
+def check_names(spec: NetworkSpec, names: Iterable[str]) -> None:
     """Raise BackendError unless these are the names of a network's tensors."""
-    expected, names = [tensor.name for tensor in spec.tensors], list(found)
-    if sorted(names) != sorted(expected):
-        raise BackendError(f"{spec.name}: expected tensors {expected}, found {names}")
+    expected, given = [tensor.name for tensor in spec.tensors], list(names)
+    if sorted(given) != sorted(expected):
+        raise BackendError(f"{spec.name}: expected tensors {expected}, found {given}")
 
 
 def check_tensors(spec: NetworkSpec, arrays: Mapping[str, Array]) -> None:

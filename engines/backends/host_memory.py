@@ -22,7 +22,7 @@ def check_arrays(spec: NetworkSpec, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 class HostMemory:
-    """All of `engines.backends.contract.Backend` that does not depend on the library: memory is numpy's, calls run in turn."""
+    """The part of `engines.backends.contract.Backend` that is the same for every library: numpy's memory, and calls run in turn."""
 
     on_host = True
 

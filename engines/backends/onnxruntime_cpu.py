@@ -47,8 +47,8 @@ class OnnxRuntimeEngine:
     def _run(self, binding: onnxruntime.IOBinding, shapes: tuple[tuple[int, ...], ...], arrays: tuple[np.ndarray, ...]) -> None:
         try:
             # From the second run with these shapes on, ONNX Runtime takes all scratch memory in one block, as the first run
-            # needed it. What the first has taken piece by piece is given back, else both are held.
-            # Networks that do not run at every step give it back always, for the others to use; to take it again costs a
+            # needed it. What the first has taken piece by piece is given back, else both would stay in use.
+            # Networks that do not run at every step always give it back, for the others to use; taking it again needs a
             # thousandth of a picture's time.
             keeps = shapes in self._planned and self.spec.runs == "step"
             self._session.run_with_iobinding(binding, None if keeps else SHRINK)

@@ -1,9 +1,9 @@
 """ONNX Runtime on an NVIDIA GPU: model.onnx files with the CUDA execution provider, one CUDA graph for each network.
 
 A graph of ONNX Runtime replays on the memory it was captured with, so a session has arrays of its own, and a call copies
-in and out of them on the device. All sessions share one stream. The runs are asked not to wait for it
-(`disable_synchronize_execution_providers`); ONNX Runtime honours that for graph replays since its pull request 28686 of
-May 2026, earlier releases wait after every replay.
+to and from them on the device. All sessions share one stream. The runs are asked not to wait for it
+(`disable_synchronize_execution_providers`); for graph replays, ONNX Runtime has respected that since its pull request
+28686 of May 2026; earlier releases wait after every replay.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from engines.install import install
 from engines.networks import NetworkSpec
 
 PROVIDER = "CUDAExecutionProvider"
-SESSIONS = 2  # shapes of one network whose sessions are kept: each holds the weights once more
+SESSIONS = 2  # shapes of one network whose sessions are kept: each has its own copy of the weights
 
 
 def import_onnxruntime() -> Any:
@@ -38,9 +38,9 @@ def import_onnxruntime() -> Any:
         ort = importlib.import_module("onnxruntime")
     except ImportError as error:
         raise BackendError(f"onnxruntime cannot be imported ({error}); install it with: {install('onnxruntime-gpu')}") from None
-    if PROVIDER not in (found := ort.get_available_providers()):
+    if PROVIDER not in (providers := ort.get_available_providers()):
         raise BackendError(
-            f"onnxruntime {ort.__version__}: expected {PROVIDER}, found {', '.join(found)}; install it with: "
+            f"onnxruntime {ort.__version__}: expected {PROVIDER}, found {', '.join(providers)}; install it with: "
             f"pip uninstall onnxruntime && {install('onnxruntime-gpu')}"
         )
     return ort

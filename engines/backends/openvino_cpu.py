@@ -1,7 +1,7 @@
 """OpenVINO on a CPU: a network is compiled for each set of shapes that it is bound to.
 
 A network compiled for fixed shapes is faster than a dynamic one (`benchmarks/studies/cpu_backends.py`), but each set of shapes
-holds a copy of the weights, for as long as a bound call needs it or it is one of the last `COMPILED`.
+has its own copy of the weights. It is kept while a bound call needs it or it is one of the last `COMPILED`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ try:
 except ImportError as error:
     raise BackendError(f"openvino cannot be imported ({error}); install it with: {install('openvino')}") from None
 
-# Sets of shapes that an engine keeps compiled when no bound call needs them any more.
+# Sets of shapes, the latest ones, that an engine keeps compiled even when no bound call needs them.
 COMPILED = 2
 # Given always, for OpenVINO's own default is bfloat16 where the processor has it.
 HINTS = {"float32": "f32", "bfloat16": "bf16"}
@@ -86,8 +86,8 @@ def _leaves_one_column(model: openvino.Model) -> bool:
 def _core() -> openvino.Core:
     """The only one of this process.
 
-    Each gives its thread a signal stack, and the one before back when it goes. Of two, the first to go leaves the thread with an
-    unmapped stack once the second goes, and the next Ctrl-C ends the process with a segmentation fault.
+    A Core gives its thread a signal stack, and restores the previous one when it is destroyed. With two of them, the second
+    destroyed can restore the first one's stack, which is unmapped by then; the next Ctrl-C is a segmentation fault.
     """
     return openvino.Core()
 
@@ -104,10 +104,11 @@ class OpenVinoBackend(HostMemory):
     def __init__(self, precision: str) -> None:
         self._core, self._precision = _core(), precision
         self.device = f"OpenVINO {openvino.__version__}, CPU, {precision}"
-        found = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        if precision == "bfloat16" and "BF16" not in found:
+        capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if precision == "bfloat16" and "BF16" not in capabilities:
             raise BackendError(
-                f"openvino: expected a processor with bfloat16 arithmetic, found {', '.join(found)}; build with --precision float32"
+                f"openvino: expected a processor with bfloat16 arithmetic, found {', '.join(capabilities)}; "
+                "build with --precision float32"
             )
 
     def load(self, path: Path, spec: NetworkSpec) -> OpenVinoEngine:

@@ -35,13 +35,13 @@ INSTRUCTION_SETS = (
 
 def processor() -> str:
     """Architecture and instruction sets in words; on systems without /proc/cpuinfo the processor's name."""
-    found = (cpuinfo("flags") or cpuinfo("Features") or "").split()
-    known = [name for name in INSTRUCTION_SETS if name in found]
+    flags = (cpuinfo("flags") or cpuinfo("Features") or "").split()
+    known = [name for name in INSTRUCTION_SETS if name in flags]
     return f"{platform.machine()} with {', '.join(known)}" if known else f"{platform.machine()} {platform.processor()}".strip()
 
 
 def cpuinfo(key: str) -> str | None:
-    """What /proc/cpuinfo says of the first processor under this key; None where it says nothing."""
+    """The value of a key in /proc/cpuinfo, for the first processor; None where there is none."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:  # not read whole: it grows with the number of cores
             return next((value.strip() for name, _, value in (line.partition(":") for line in lines) if name.strip() == key), None)

@@ -36,7 +36,7 @@ class Program(Protocol):
     def execution(self) -> Execution: ...
 
     def run(self, progress: Progress | None = None) -> None:
-        """Run every step. `progress` is called after each, or once at the end where no host waits between steps."""
+        """Run every step. `progress` is called after each, or once at the end where the host does not wait between steps."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""One row for each backend: who opens it, and everything that the build and the loop must know of it beforehand."""
+"""One row for each backend: how it is opened, and what the build and the loop must know of it beforehand."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class BackendSpec:
     plans            whether an engine is a TensorRT plan, built for a profile of shapes from an ONNX file that is itself in the
                      precision; else the engine is the float32 ONNX file, and takes any shape
     fused_attention  whether the file uses ONNX Runtime's attention operator, where a network's row allows it
-    winograd         whether the guard's wide convolutions are computed as in `saferedir.inference.winograd`; the kernels of GPUs
-                     have such forms of their own
+    winograd         whether the guard's wide convolutions are computed as in `saferedir.inference.winograd`; GPU libraries
+                     have such kernels themselves
     can_optimize     whether `engines.optimize` can write a copy that loads faster
     """
 

@@ -1,4 +1,4 @@
-"""TensorRT, its lean runtime and TensorRT-RTX: plans on one GPU through cuda-python. The module is an argument."""
+"""TensorRT, its lean runtime and TensorRT-RTX: plans on one GPU through cuda-python. The TensorRT module is an argument."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class _Context:
-    """An execution context for one set of shapes: shared by all calls of these shapes, gone with the last of them."""
+    """An execution context for one set of shapes: shared by all calls of these shapes, freed with the last of them."""
 
     def __init__(self, context: Any, spec: NetworkSpec, shapes: Shapes) -> None:
         """Raises BackendError if the shapes of inputs and outputs do not belong together."""
@@ -136,8 +136,7 @@ class TensorRTBackend:
                 f"{path}: cannot be loaded by {self.device}: {self.log.take()}; "
                 "build it for this machine with: saferedir build --force"
             )
-        found = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        check_names(spec, found)
+        check_names(spec, [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)])
         for tensor in spec.tensors:
             dtype = np.dtype(self._trt.nptype(engine.get_tensor_dtype(tensor.name))).name
             if dtype != tensor.dtype:
@@ -156,13 +155,13 @@ class TensorRTBackend:
             )
 
     def create_context(self, engine: Any) -> Any:
-        """An execution context that works in memory of ours, or None."""
+        """An execution context whose scratch memory we provide, or None where TensorRT cannot make one."""
         strategy = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if self._kernels is None:
             return engine.create_execution_context(strategy)
         config = engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(strategy)
-        # The loop's own graph takes the place of TensorRT-RTX's, and a fallback kernel must not be frozen into it.
+        # The loop's own graph takes the place of TensorRT-RTX's, and must not capture a fallback kernel.
         config.cuda_graph_strategy = self._trt.CudaGraphStrategy.DISABLED
         config.dynamic_shapes_kernel_specialization_strategy = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
         self._kernels.attach(config)
@@ -178,10 +177,10 @@ class TensorRTBackend:
         self._cuda.write(array, values, self.lanes.main)
 
     def read(self, array: DeviceArray) -> np.ndarray:
-        found = self._cuda.read(array, self.lanes.main)
+        values = self._cuda.read(array, self.lanes.main)
         if self._kernels is not None:
             self._kernels.save()
-        return found
+        return values
 
     def program(self, steps: Sequence[Step]) -> CudaProgram:
         """See `engines.backends.contract.Backend.program`."""

@@ -85,9 +85,9 @@ class Cuda:
         self._runtime = runtime
         error, count = runtime.cudaGetDeviceCount()
         if int(error) or not count:
-            found = self._name(error) if int(error) else "no GPU"
+            reason = self._name(error) if int(error) else "no GPU"
             raise BackendError(
-                f"CUDA: expected an NVIDIA GPU and its driver, found {found}; install the driver, or build engines "
+                f"CUDA: expected an NVIDIA GPU and its driver, found {reason}; install the driver, or build engines "
                 "for a CPU with: saferedir build --backend onnxruntime"
             )
         self.call("cudaSetDevice", 0)
@@ -110,16 +110,16 @@ class Cuda:
         return results[0] if len(results) == 1 else tuple(results)
 
     def release(self, function: str, handle: Any) -> None:
-        """Call a destructor of the runtime. It cannot raise: objects also go when the interpreter ends or after a CUDA error."""
+        """Call a destructor of the runtime. It cannot raise: it also runs when the interpreter ends or after a CUDA error."""
         getattr(self._runtime, function)(handle)
 
     def info(self) -> DeviceInfo:
         """Name and capability of the GPU."""
-        found = self.call("cudaGetDeviceProperties", 0)
+        device = self.call("cudaGetDeviceProperties", 0)
         version = self.call("cudaDriverGetVersion")
-        name = found.name.decode().rstrip("\0") if isinstance(found.name, bytes) else found.name
+        name = device.name.decode().rstrip("\0") if isinstance(device.name, bytes) else device.name
         return DeviceInfo(
-            name, f"{found.major}.{found.minor}", f"{version // 1000}.{version % 1000 // 10}", int(found.totalGlobalMem)
+            name, f"{device.major}.{device.minor}", f"{version // 1000}.{version % 1000 // 10}", int(device.totalGlobalMem)
         )
 
     def used_memory(self) -> int:
@@ -171,7 +171,7 @@ class Cuda:
     def capturing(self, stream: Any) -> Iterator[list[Any]]:
         """Record what the block enqueues on the stream, and on streams forked from it, instead of running it.
 
-        The list that it gives holds the executable graph once the block has ended.
+        The list that it gives contains the executable graph once the block has ended.
         """
         captured: list[Any] = []
         self.call("cudaStreamBeginCapture", stream, self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)

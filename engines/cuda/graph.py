@@ -98,7 +98,7 @@ class CudaProgram:
             progress(len(self._steps), len(self._steps))
 
     def _prepare(self, stages: Sequence[Sequence[CudaCall]]) -> None:
-        # A first enqueue may allocate, load modules or compile, all forbidden in a capture; a step holds every network.
+        # A first enqueue may allocate, load modules or compile, all forbidden in a capture; the first step has every network.
         self._enqueue(self._steps[:1])
         self._cuda.call("cudaStreamSynchronize", self._lanes.main)
         for stage in stages:

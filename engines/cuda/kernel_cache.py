@@ -11,9 +11,9 @@ from engines.store.user_cache import cache_folder
 
 
 class KernelCache:
-    """One cache for all networks, in a file of the user's cache folder: it holds code, so it never ships with engines.
+    """One cache for all networks, in a file of the user's cache folder: it contains code, so it never ships with engines.
 
-    The library itself refuses a file of another GPU, driver or release; it is then written anew.
+    The library itself refuses a file of another GPU, driver or release; the file is then written again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,7 +43,7 @@ class KernelCache:
         self._pending = True
 
     def save(self) -> None:
-        """Write what was compiled since the last call, if anything. A cache that cannot be written costs time, no more."""
+        """Write what was compiled since the last call, if anything. A cache that cannot be written only costs time."""
         if not self._pending:
             return
         self._pending = False

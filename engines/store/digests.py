@@ -42,14 +42,14 @@ class FileIdentity:
     @classmethod
     def of(cls, path: Path) -> FileIdentity:
         """Raises OSError where there is no such file."""
-        found = path.stat()
-        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        status = path.stat()
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def remembered_digest(path: Path) -> str:
     """As `file_digest`; a large file that has not changed since it was last hashed is not read.
 
-    What is remembered lies in the user's cache folder. Where there is none, the file is hashed.
+    Digests are kept in the user's cache folder. Where there is none, the file is hashed.
     """
     before = FileIdentity.of(path)
     if before.size < LARGE:

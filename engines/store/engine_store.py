@@ -1,4 +1,4 @@
-"""A folder of built engines: its manifest decides, and a file is hashed before anything in it is deserialised."""
+"""A folder of built engines: its manifest lists every file, and each is hashed before it is deserialised."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class EngineStore:
 
             try:
                 # Optimised engines are opened several at a time. Others, whose weights are packed now, would take longer so, and
-                # more memory. The pool takes up its work in order: nothing waits for a digest that has no thread.
+                # more memory. The pool starts its work in order, so every digest that is waited for has a thread.
                 order, mapped = (largest_first[::-1], map) if device is None else (largest_first, pool.map)
                 loaded = dict(zip(order, mapped(load, order), strict=True))
             except BaseException:
@@ -83,7 +83,7 @@ class EngineStore:
         return {name: loaded[name] for name in networks}
 
     def cases(self, network: str) -> list[Case]:
-        """What was recorded of a network at build, verified.
+        """The cases of a network that were recorded at build, verified.
 
         Raises:
             ManifestError, DigestError: as for `model`.

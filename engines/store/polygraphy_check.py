@@ -1,8 +1,7 @@
 """Engines compared with their own ONNX files by Polygraphy: `saferedir verify ENGINE_DIR --polygraphy`
 
-The parity gate holds an engine to PyTorch. Where it fails, this tells whether the ONNX file or the engine made from it is to
-blame: Polygraphy runs the file in ONNX Runtime on a CPU, as it is written, without graph optimisations, and the engine on the
-recorded cases' inputs as well.
+The parity gate compares an engine with PyTorch. Where it fails, this tells whether the error is in the ONNX file or in the engine
+made from it: Polygraphy runs both on the recorded cases' inputs, the file in ONNX Runtime on a CPU, without graph optimisations.
 """
 
 from __future__ import annotations
@@ -47,15 +46,15 @@ def compare_with_onnx(
     session = _session(onnx_file, engine.spec)
     worst: dict[str, Difference] = {}
     for case in cases:
-        for name, found in _compare_case(engine, backend, session, case, LIMITS[precision]).items():
+        for name, difference in _compare_case(engine, backend, session, case, LIMITS[precision]).items():
             known = worst.get(name)
-            if known is None or (found.passed, -found.max_abs_error) < (known.passed, -known.max_abs_error):
-                worst[name] = found
+            if known is None or (difference.passed, -difference.max_abs_error) < (known.passed, -known.max_abs_error):
+                worst[name] = difference
     return worst
 
 
 def print_comparison(store: EngineStore, backend: Backend) -> None:
-    """Compare every engine of a folder with the ONNX file beside it, a line for each output; every network has its turn.
+    """Compare every engine of a folder with the ONNX file beside it, a line for each output. A failure does not end it.
 
     Raises:
         ManifestError: there is no ONNX file beside an engine.
@@ -76,12 +75,12 @@ def print_comparison(store: EngineStore, backend: Backend) -> None:
     for name in networks:
         engine, path = store.load([name], backend)[name], store.verified(name, ONNX_FILE)
         try:
-            found = compare_with_onnx(engine, backend, path, store.cases(name), store.manifest.precision_of(name))
+            differences = compare_with_onnx(engine, backend, path, store.cases(name), store.manifest.precision_of(name))
         except BackendError as error:
             refused.append(error)
             print(f"{name:<14} not compared")
             continue
-        for output, difference in found.items():
+        for output, difference in differences.items():
             failed += [] if difference.passed else [f"{name}.{output}"]
             print(_line(name, output, difference))
     if failed:
@@ -90,9 +89,9 @@ def print_comparison(store: EngineStore, backend: Backend) -> None:
         raise refused[0]
 
 
-def _line(network: str, output: str, found: Difference) -> str:
-    figures = f"{found.cosine:9.6f}  {found.max_abs_error:8.1e}  {found.relative_error:8.1e}"
-    return f"{network:<14} {output:<18} {figures}  {'passed' if found.passed else 'FAILED'}"
+def _line(network: str, output: str, difference: Difference) -> str:
+    figures = f"{difference.cosine:9.6f}  {difference.max_abs_error:8.1e}  {difference.relative_error:8.1e}"
+    return f"{network:<14} {output:<18} {figures}  {'passed' if difference.passed else 'FAILED'}"
 
 
 def _require_polygraphy() -> None:
@@ -148,14 +147,14 @@ def _compare_case(engine: Engine, backend: Backend, session: Any, case: Case, li
     # Polygraphy prints all it does, and takes the difference of each number relative to itself, zeros included.
     with G_LOGGER.verbosity(), np.errstate(divide="ignore", invalid="ignore"):
         try:
-            (_, (found,)), (_, (expected,)) = Comparator.run(runners, data_loader=[dict(case.inputs)])
+            (_, (outputs,)), (_, (expected,)) = Comparator.run(runners, data_loader=[dict(case.inputs)])
         except SafeRedirError:
             raise
         except Exception as error:  # whatever ONNX Runtime or Polygraphy raises
             raise BackendError(f"{engine.spec.name}: Polygraphy cannot run its ONNX file: {error}") from error
         allowed = {name: limits.error(values) for name, values in expected.items()}
-        errors = SimpleCompareFunc(atol=allowed, rtol=0.0, check_error_stat="max")(found, expected)
-        cosines = CosineSimilarityCompareFunc(limits.cosine)(found, expected)
+        errors = SimpleCompareFunc(atol=allowed, rtol=0.0, check_error_stat="max")(outputs, expected)
+        cosines = CosineSimilarityCompareFunc(limits.cosine)(outputs, expected)
     return {name: _difference(errors[name], cosines[name], expected[name]) for name in allowed}
 
 

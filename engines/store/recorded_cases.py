@@ -1,4 +1,4 @@
-"""Inputs and PyTorch's outputs of a network, recorded at build: a device without PyTorch holds its engines to them."""
+"""Inputs and PyTorch's outputs of a network, recorded at build: a device without PyTorch compares its engines with them."""
 
 from __future__ import annotations
 

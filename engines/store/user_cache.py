@@ -10,11 +10,11 @@ def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/saferedir`, by default `~/.cache/saferedir`, made for this user alone.
 
     Raises:
-        OSError: it cannot be made, or others may write to it: what is trusted without another check lies there.
+        OSError: it cannot be made, or others may write to it: its files are used without another check.
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "saferedir"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = folder.stat()
-    if hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & 0o022):
+    status = folder.stat()
+    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
         raise PermissionError(f"{folder}: expected a folder that this user alone can write to; chmod 700 it")
     return folder
