@@ -16,12 +16,12 @@ Config = Mapping[str, Any]  # of a component of the model, as parsed
 
 
 def _float16(requested: str, config: Config) -> str:
-    """bfloat16 would cost the text encoder three bits, and its range is small."""
+    """The text encoder's values fit float16, which has three bits more than bfloat16."""
     return "float16"
 
 
 def _bfloat16(requested: str, config: Config) -> str:
-    """Autoencoders are known whose activations exceed float16, which ends in black images."""
+    """Some autoencoders have activations that exceed float16: the images turn black."""
     return "bfloat16"
 
 
@@ -45,7 +45,7 @@ class Artefact:
     fused_attention  whether its attention may be one operator of ONNX Runtime (`export.attention`): for the UNet of Stable
                      Diffusion 1.5's size at 512x512, 0.88 of the time and 2 GB less; the others have few tokens, or one such layer
     rearranged       whether what is exported is `module.for_inference()`, compared with the module itself
-    settle           "module:function" that changes random inputs of a recorded case so that no output hangs on rounding
+    settle           "module:function" that changes random inputs of a recorded case so that no output depends on rounding
     """
 
     spec: NetworkSpec
@@ -82,6 +82,6 @@ ARTEFACTS = (
 
 
 def resolve(name: str) -> Any:
-    """What "module:attribute" names. Rows hold names, so that reading them imports no PyTorch."""
+    """The object that "module:attribute" names. Rows contain names, so that reading them does not import PyTorch."""
     module, attribute = name.split(":")
     return getattr(importlib.import_module(module), attribute)

@@ -1,4 +1,4 @@
-"""Attention as one operator of ONNX Runtime, which never holds the scores of all queries and keys at once."""
+"""Attention as one operator of ONNX Runtime, which never has the scores of all queries and keys in memory at once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _MultiHeadAttention(torch.autograd.Function):
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> Tensor:
-    """torch's function of the same arguments; what asks for a mask, dropout or a scale of its own is left to torch."""
+    """As torch's function. A call with a mask, dropout or a scale of its own goes to torch."""
     if any(isinstance(option, Tensor) or option for option in (*rest, *options.values())):
         return _attention(query, key, value, *rest, **options)
     heads = int(query.shape[1])

@@ -1,4 +1,4 @@
-"""Builds a folder of engines: what changed is exported and compared, what did not is kept, and the folder is swapped whole."""
+"""Builds a folder of engines: exports and compares what changed, keeps what did not, and replaces the folder as a whole."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def build(options: BuildOptions, report: Report = print) -> Manifest:
 
 
 def _versions(backend: BackendSpec) -> dict[str, str]:
-    """Versions of everything that shapes a build, found without importing any of it."""
+    """Versions of every library that decides a build, read without importing any."""
     names = dict.fromkeys((*LIBRARIES, *backend.libraries))
     try:
         return {"python": sys.version.split()[0], **{name: importlib.metadata.version(name) for name in names}}
@@ -148,7 +148,7 @@ class _Artefact:
 
 
 def _artefact(job: Job, folder: Path, kept: Previous, stage: str, report: Report) -> _Artefact:
-    """Keep what the previous engines have of the job, or build it."""
+    """Keep the job's files of the previous build if they still fit, else build them."""
     started, path = time.monotonic(), folder / job.name
     path.mkdir()
     if (manifest := kept.fits(job)) is not None:
@@ -158,11 +158,11 @@ def _artefact(job: Job, folder: Path, kept: Previous, stage: str, report: Report
         return _Artefact(files, manifest.parity.get(job.name), manifest.parity_of == "engine")
     if isinstance(job, TokenizerJob):
         _convert_tokenizer(job, folder)
-        figures, of_engine, said = None, True, "ids equal to CLIPTokenizer's"
+        figures, of_engine, text = None, True, "ids equal to CLIPTokenizer's"
     else:
         parity = build_network(job, folder)
-        figures, of_engine, said = parity.figures, parity.of_engine, str(parity)
-    report(f"{stage} {job.name:<13} {time.monotonic() - started:5.1f} s  {said}")
+        figures, of_engine, text = parity.figures, parity.of_engine, str(parity)
+    report(f"{stage} {job.name:<13} {time.monotonic() - started:5.1f} s  {text}")
     return _Artefact({f"{job.name}/{file.name}": FileRecord.of(file) for file in sorted(path.iterdir())}, figures, of_engine)
 
 

@@ -49,7 +49,7 @@ def build_network(job: NetworkJob, folder: Path) -> Parity:
 
 
 def _export(job: NetworkJob, path: Path) -> tuple[list[Case], Figures]:
-    """Write the ONNX file, record cases and compare the file with them. The weights in memory are gone afterwards."""
+    """Write the ONNX file, record cases and compare the file with them. The weights in memory are freed afterwards."""
     from export.attention import fused_attention
     from export.onnx_file import export_network
     from export.precision.emulation import emulated
@@ -77,7 +77,7 @@ def _compile(job: NetworkJob, plan: PlanSettings, path: Path, engine: Path, fold
 
 
 def _on_device(job: NetworkJob, engine: Path, cases: Sequence[Case]) -> Figures | None:
-    """Figures of an engine on this machine's device; None where none can run it: then its first load compares it."""
+    """Parity figures of an engine on this machine's device; None where it cannot run here: then its first load compares it."""
     try:
         backend = open_backend(job.backend.name, job.backend_precision)
         loaded = backend.load(engine, job.artefact.spec)

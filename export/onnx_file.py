@@ -22,7 +22,7 @@ from engines.networks import OPSET, NetworkSpec, TensorSpec, with_derived
 from export.precision.half_precision import convert
 
 EMBEDDED_BYTES = 1 << 30  # larger weights go to `<name>.data`; a protobuf message ends at 2 GiB
-# Tracing holds no size fixed, but unequal sizes keep a mistaken axis from going unseen.
+# Tracing fixes no size, but with unequal sizes a mistaken axis is noticed.
 EXAMPLE_SIZES = {"B": 2, "C": 2, "H": 16, "W": 24, "S": 3, "f": 8}
 
 
@@ -53,7 +53,7 @@ def export_network(module: nn.Module, spec: NetworkSpec, fixed: Mapping[str, int
     folder = Path(tempfile.mkdtemp(prefix=f".{spec.name}-", dir=path.parent))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tracing warns of every Python branch; the parity gate judges instead
+            warnings.simplefilter("ignore")  # tracing warns of every Python branch; the parity gate compares the outputs
             torch.onnx.export(
                 module.eval().requires_grad_(False),
                 tuple(inputs.values()),

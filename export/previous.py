@@ -1,4 +1,4 @@
-"""The engines that are there already: what of them is as it would be built now, and what is not."""
+"""The engines of the previous build: which files are as they would be built now, and which are not."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from export.jobs import Job
 
 
 def read_previous(folder: Path) -> Manifest | None:
-    """The manifest of what is there; None for nothing, or for engines whose manifest cannot be read.
+    """The manifest in a folder; None for no folder, an empty one, or engines whose manifest cannot be read.
 
     Raises:
-        InputError: there is something else than engines.
+        InputError: the folder has something else than engines.
     """
     check_output(folder, "--engine-dir")
     try:
@@ -61,7 +61,7 @@ def _intact(manifest: Manifest, folder: Path, network: str, digests: bool = True
 
 @dataclass(frozen=True)
 class Previous:
-    """The engines that are there: what of them still fits is not built again."""
+    """The engines of the previous build: files that still fit are not built again."""
 
     folder: Path
     manifest: Manifest | None

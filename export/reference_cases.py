@@ -47,7 +47,7 @@ def _case(module: nn.Module, row: Artefact, sizes: dict[str, int], seed: int) ->
 
 
 def settle_guard(module: nn.Module, inputs: dict[str, Tensor], seed: int) -> None:
-    """First every image unsafe, so that the redirection is compared, too; then decisions that do not hang on rounding."""
+    """First every image unsafe, so that the redirection is compared, too; then decisions that do not depend on rounding."""
     if seed == 0:
         inputs["threshold"].fill_(-1)
         inputs["countdown"].zero_()

@@ -18,7 +18,7 @@ _IDEOGRAPHS = (
     r"\x{20000}-\x{2A6DF}\x{2A700}-\x{2CEAF}\x{2F800}-\x{2FA1F}"
 )
 _PATTERN = rf"(?i)'s|'t|'re|'ve|'m|'ll|'d|[{_IDEOGRAPHS}]|(?:(?![{_IDEOGRAPHS}])\p{{L}})+|\p{{N}}|[^\s\p{{L}}\p{{N}}]+"
-# str.lower writes a sigma that ends a word in its own form (Unicode, SpecialCasing.txt); a normalizer goes by single letters.
+# str.lower writes a sigma at the end of a word as ς (Unicode, SpecialCasing.txt); the normalizer sees single letters only.
 _FINAL_SIGMA = r"(?<=[\p{Lu}\p{Ll}\p{Lt}])\x{03A3}(?![\p{Mn}'.:\x{00AD}\x{2019}]*[\p{Lu}\p{Ll}\p{Lt}])"
 # What the conversion must agree on with CLIPTokenizer before a build accepts it.
 CORPUS = (
@@ -89,10 +89,10 @@ def check_tokenizer(converted: Tokenizer, reference: CLIPTokenizer, corpus: tupl
     """Raise InputError unless both give the same ids for every text of the corpus."""
     for text in corpus:
         expected = reference(text, padding="max_length", max_length=TOKENS, truncation=True).input_ids
-        found = converted.encode(text).ids
-        if found != expected:
+        ids = converted.encode(text).ids
+        if ids != expected:
             raise InputError(
-                f"tokenizer: expected ids {_trimmed(expected)} for {text!r}, the converted tokenizer gave {_trimmed(found)}"
+                f"tokenizer: expected ids {_trimmed(expected)} for {text!r}, the converted tokenizer gave {_trimmed(ids)}"
             )
 
 

@@ -1,6 +1,6 @@
-"""A half-precision network on a CPU that has no such arithmetic: computed in float32, every half result rounded.
+"""Emulates a half-precision network on a CPU without such arithmetic: computed in float32, every half result rounded.
 
-ONNX Runtime itself cannot take its place on a CPU. It has no bfloat16 arithmetic, and it runs float16 as float32 between casts
+ONNX Runtime alone cannot do this on a CPU. It has no bfloat16 arithmetic, and it runs float16 as float32 between casts
 most of which it then removes, so that neither rounding nor overflow shows.
 """
 
@@ -15,32 +15,35 @@ from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from export.precision.half_precision import ELEMENTS, tensors_of
 
-MAKES_HALF = frozenset({"Cast", "Constant", "ConstantOfShape"})  # from no half input
+MAKES_HALF = frozenset({"Cast", "Constant", "ConstantOfShape"})  # half results without half inputs
 
 
 @contextmanager
 def emulated(path: Path, precision: str) -> Iterator[Path]:
-    """A network that a CPU can run: the float32 twin of a half-precision one, beside it and on the same file of weights.
+    """The path of a network that a CPU can run: of a half-precision file its emulation (see `emulate`), for the block only.
 
-    A float32 network is its own. A product accumulates in float32 and is rounded once, as on a tensor core.
+    A float32 file is given as it is.
     """
     if precision == "float32":
         yield path
         return
-    twin = emulate(path, precision)
+    emulation = emulate(path, precision)
     try:
-        yield twin
+        yield emulation
     finally:
-        twin.unlink()
+        emulation.unlink()
 
 
 def emulate(path: Path, precision: str) -> Path:
-    """Write the float32 twin of a half-precision network; its path."""
+    """Write the emulation of a half-precision network beside it, with the same file of weights; its path.
+
+    It computes in float32 and rounds every half result. A product is accumulated in float32 and rounded once, as on a tensor core.
+    """
     model = onnx.load(path, load_external_data=False)
     _round_half_results(model, ELEMENTS[precision])
-    twin = path.with_name("emulated.onnx")
-    onnx.save(model, twin)
-    return twin
+    emulation = path.with_name("emulated.onnx")
+    onnx.save(model, emulation)
+    return emulation
 
 
 def _round_half_results(model: ModelProto, element: int) -> None:

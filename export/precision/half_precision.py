@@ -54,8 +54,8 @@ ANY_DTYPE_OPS = frozenset({"Cast", "Shape", "Size"})
 def convert(model: ModelProto, precision: str) -> None:
     """Rewrite a float32 model with its weights in memory, in place; its inputs and outputs keep their dtypes.
 
-    Casts go where precisions meet. A pointwise operator computes in half when all of its varying inputs are half; values that
-    follow from constants and sizes alone never widen it.
+    Casts go where precisions differ. A pointwise operator computes in half when all of its varying inputs are half; inputs that
+    follow from constants and sizes alone do not count.
     """
     floats = tensors_of(model, TensorProto.FLOAT)
     computes, half = _choose(model.graph, floats)

@@ -17,9 +17,9 @@ def load_concept(checkpoint: Checkpoint, source: Source) -> Concept:
         InputError: it was made for another prompt width.
     """
     heads = load_redirector(checkpoint.path)
-    if (found := heads.config.embed_dim) != source.geometry.embed_dim:
+    if (width := heads.config.embed_dim) != source.geometry.embed_dim:
         raise InputError(
             f"{checkpoint.path}: expected a checkpoint for prompt width {source.geometry.embed_dim} "
-            f"(text_encoder of {source.name}), found {found}"
+            f"(text_encoder of {source.name}), found {width}"
         )
     return Concept(heads, checkpoint.mask_again)

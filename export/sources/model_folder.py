@@ -31,7 +31,7 @@ class Source:
 
     @classmethod
     def locate(cls, name: str) -> Source:
-        """A folder, or a hub id found in the local cache or downloaded.
+        """A folder, or a hub id, from the local cache or downloaded.
 
         Raises:
             InputError: neither is there, or it is not of the Stable Diffusion 1.x/2.x family.
@@ -119,11 +119,11 @@ class Source:
             ("vae", "latent_channels", vae.get("latent_channels"), LATENT_CHANNELS),
             ("vae", "shift_factor", vae.get("shift_factor"), None),
         )
-        for component, key, found, expected in expectations:
-            if found != expected:
+        for component, key, value, expected in expectations:
+            if value != expected:
                 raise InputError(
                     f"{self.folder / component / 'config.json'}: {key}: expected {expected!r} (text to image, "
-                    f"Stable Diffusion 1.x/2.x family), found {found!r}"
+                    f"Stable Diffusion 1.x/2.x family), found {value!r}"
                 )
         for file in TOKENIZER_FILES[:2]:
             if not (self.folder / "tokenizer" / file).is_file():

@@ -1,4 +1,4 @@
-"""Builds a TensorRT or TensorRT-RTX plan from an ONNX file. One builder: the TensorRT module is an argument."""
+"""Builds a TensorRT or TensorRT-RTX plan from an ONNX file. The TensorRT module is an argument."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _configure(trt: Any, config: Any, options: PlanOptions) -> None:
         config.set_flag(flags.EXCLUDE_LEAN_RUNTIME)
     # x − x may not become 0: NaN and infinity must reach the outputs that report them.
     config.set_flag(flags.STRICT_NANS)
-    # TensorRT-RTX's condition for being captured into a graph of ours.
+    # Without it, TensorRT-RTX engines cannot be captured in a CUDA graph.
     if hasattr(flags, "REQUIRE_USER_ALLOCATION"):
         config.set_flag(flags.REQUIRE_USER_ALLOCATION)
     # float32 means float32. The flag is on by default, and TensorRT-RTX keeps it.
@@ -123,7 +123,7 @@ def _timing_cache(config: Any, path: Path | None) -> Iterator[None]:
         yield
         return
     cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    # A cache of another GPU or release is refused here, and built anew.
+    # A cache of another GPU or release is refused here, and starts empty.
     if cache is None or not config.set_timing_cache(cache, False):
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
@@ -145,17 +145,17 @@ def _add_profile(builder: Any, config: Any, job: PlanJob) -> None:
 
 
 def _check(trt: Any, network: Any, job: PlanJob) -> None:
-    """Hold names, dtypes and dimensions of the parsed network to the spec; −1 stands for a dimension that may change."""
+    """Raise PlanError unless the parsed network has the spec's names, dtypes and dimensions; −1 stands for one that may change."""
     built = [network.get_input(index) for index in range(network.num_inputs)]
     built += [network.get_output(index) for index in range(network.num_outputs)]
-    found = [(tensor.name, np.dtype(trt.nptype(tensor.dtype)).name, tuple(tensor.shape)) for tensor in built]
+    tensors = [(tensor.name, np.dtype(trt.nptype(tensor.dtype)).name, tuple(tensor.shape)) for tensor in built]
     sizes = {"D": job.geometry.embed_dim, "K": job.concepts}
     expected = [
         (tensor.name, tensor.dtype, tuple(dim if isinstance(dim, int) else sizes.get(dim, -1) for dim in tensor.dims))
         for tensor in job.spec.tensors
     ]
-    if found != expected:
-        raise PlanError(f"{job.spec.name}: expected tensors {expected}, TensorRT built {found}")
+    if tensors != expected:
+        raise PlanError(f"{job.spec.name}: expected tensors {expected}, TensorRT built {tensors}")
 
 
 def _monitor(trt: Any, report: Phase) -> Any:
@@ -185,7 +185,7 @@ def _monitor(trt: Any, report: Phase) -> Any:
 
 @contextmanager
 def _interrupting(monitor: Any) -> Iterator[None]:
-    """Turn Ctrl-C into the monitor's flag, raised at the end: TensorRT swallows an exception that meets its own frames."""
+    """Turn Ctrl-C into the monitor's flag, raised at the end: TensorRT drops an exception that passes through its own frames."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
