@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--on-unsafe",
         choices=ON_UNSAFE,
         default=Request.on_unsafe,
-        help="what an unsafe image meets: the method's redirection, no image, or only a report (default: %(default)s)",
+        help="what to do with an unsafe image: redirect it, withhold it, or only report it (default: %(default)s)",
     )
     parser.add_argument("--eager", action="store_true", help="on a GPU, capture no CUDA graph, to debug")
     parser.add_argument("--negative-prompt", default=Request.negative_prompt, help="what not to draw (default: nothing)")

@@ -19,7 +19,7 @@ WHEN_UNSAFE = {"redirect": "redirected", "refuse": "refused", "monitor": "unsafe
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one image: its verdict, why it failed if it did, and what each concept's guard saw."""
+    """The outcome for one image: its verdict, why it failed if it did, and the report of each concept's guard."""
 
     verdict: str
     failure: str | None
@@ -59,7 +59,7 @@ def _guard_report(
         checkpoint_digest=record.digest,
         policy=policy,
         checked=checked.tolist(),
-        p_unsafe=[float(value) if was else None for value, was in zip(p_unsafe, checked, strict=True)],
+        p_unsafe=[float(value) if was_checked else None for value, was_checked in zip(p_unsafe, checked, strict=True)],
         unsafe_steps=steps,
         redirected_steps=list(range(steps[0] + 1, rows)) if steps and on_unsafe == "redirect" else [],
         responsible_tokens=[],
@@ -70,7 +70,7 @@ def _failure(trace: Trace, image: int, rows: int) -> str | None:
     """Network and step of the first number that was not finite, or None."""
     failures = [(int(row), 1, "unet") for row in np.nonzero(~trace.finite[:rows, image])[0][:1]]
     if trace.p_unsafe is not None:
-        # Within a step, the guard judges before the UNet's prediction is used.
+        # Within a step the guard is named first: its check comes before the UNet's prediction is used.
         broken = ~np.isfinite(trace.p_unsafe[:rows, :, image]).all(axis=1)
         failures += [(int(row), 0, "guard") for row in np.nonzero(broken)[0][:1]]
     if failures:

@@ -1,4 +1,4 @@
-"""The guarded sampling loop: on the memory of one backend, whose engines make its numbers."""
+"""The guarded sampling loop. Its arrays are a backend's; the engines do all arithmetic."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Trace:
 class Loop:
     """Buffers and bound calls for one shape; reused for every run of that shape.
 
-    `engines` holds unet, sampler_step and, for a guarded loop, guard. What one step writes and the next one reads is
-    there twice, so that no network ever reads what it writes. `steps` are the bound calls that `program` runs.
+    `engines` has unet, sampler_step and, for a guarded loop, guard. What one step writes and the next one reads has
+    two buffers, so that no network reads what it writes. `steps` are the bound calls that `program` runs.
     """
 
     def __init__(self, engines: Mapping[str, Engine], backend: Backend, shape: LoopShape) -> None:
@@ -132,7 +132,7 @@ class Loop:
             encoder_hidden_states=self._embeds[now if self.shape.guarded else 0],
             noise_pred=self._shared["noise_pred"],
         )
-        beside = [unet, self._bind_guard(engines["guard"], row)] if self.shape.guarded else [unet]
+        independent = [unet, self._bind_guard(engines["guard"], row)] if self.shape.guarded else [unet]
         sampler_step = engines["sampler_step"].bind(
             state=self._pairs["state"][now],
             noise_pred=self._shared["noise_pred"],
@@ -143,7 +143,7 @@ class Loop:
             next_model_input=self._model_input,
             finite=self._finite[row, ...],
         )
-        return [beside, [sampler_step]]
+        return [independent, [sampler_step]]
 
     def _bind_guard(self, engine: Engine, row: int) -> Callable[[], None]:
         now, following = row % 2, (row + 1) % 2

@@ -116,7 +116,7 @@ class GuardedPipeline:
 
         Raises:
             InputError: an option cannot be honoured.
-            NonFiniteError: a network returned NaN or infinity; its `result` holds the images not concerned.
+            NonFiniteError: a network returned NaN or infinity; its `result` has the images not concerned.
         """
         if unknown:
             known = [name for name in Request.__dataclass_fields__ if name != "prompt"]
@@ -161,7 +161,7 @@ class GuardedPipeline:
         return embeds
 
     def _outcomes(self, opened: _Open, prepared: Preparation, trace: Trace, embeds: np.ndarray) -> list[Outcome]:
-        """What became of each image. `embeds` are the prompts' own: the first unsafe check saw them, so the mask is theirs."""
+        """The outcome for each image. `embeds` are those of the prompts: the first unsafe check saw them, so the mask does too."""
         modes, prompts = prepared.request.modes, prepared.request.prompts
         outcomes = [
             judge(trace, image, sampler.rows, modes[image], prepared.guards[image])
@@ -174,7 +174,7 @@ class GuardedPipeline:
         return [self._explained(outcome, masks[:, image], prompts[image]) for image, outcome in enumerate(outcomes)]
 
     def _explained(self, outcome: Outcome, masks: np.ndarray, prompt: str) -> Outcome:
-        """Name the tokens that each guard which found the image unsafe holds responsible."""
+        """Add the responsible tokens to the report of each guard that classified the image as unsafe."""
         guards = [
             replace(guard, responsible_tokens=responsible(mask, self._tokenizer.words(prompt))) if guard.unsafe_steps else guard
             for guard, mask in zip(outcome.guards, masks, strict=False)
@@ -220,7 +220,7 @@ class GuardedPipeline:
 
 
 class _Open:
-    """What a pipeline holds until it is closed: the backend, its engines, and the loops of the latest shapes."""
+    """What a pipeline keeps until it is closed: the backend, its engines, and the loops of the latest shapes."""
 
     def __init__(self, backend: Backend, engines: dict[str, Engine]) -> None:
         self.backend, self.engines = backend, engines

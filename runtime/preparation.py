@@ -1,4 +1,4 @@
-"""From a checked request to where the loop starts: samplers, noise, and the policies by which each guard acts."""
+"""From a checked request to where the loop starts: samplers, noise and each guard's policy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Preparation:
     size      picture height and width in pixels
     seeds     one for each image
     samplers  one for each image
-    guards    each concept's guard with the policy that judges, for each image; no guards for an unguarded call
+    guards    each concept's guard with its policy, for each image; no guards for an unguarded call
 
     Raises:
         InputError: an option cannot be honoured by these engines.
@@ -67,7 +67,7 @@ class Preparation:
             steps=self._steps,
             step_noise=self._step_noise(streams, latent),
             guidance_scale=self.request.effective_guidance,
-            policies=None if self.request.unguarded else self._acting(),
+            policies=None if self.request.unguarded else self._guard_policies(),
         )
 
     def shape(self, start: Start) -> LoopShape:
@@ -99,8 +99,8 @@ class Preparation:
                 noise[row, image] = stream.draw(latent)
         return noise
 
-    def _acting(self) -> list[list[Policy]]:
-        """The policies given to the guard, [K][B]: to refuse or to monitor is to judge every step and to shift by nothing."""
+    def _guard_policies(self) -> list[list[Policy]]:
+        """The policies given to the guard, [K][B]. To refuse or to monitor, it checks at every step and shifts by nothing."""
         of_images = [
             [policy if mode == "redirect" else replace(policy, alpha_scale=0.0, replace_steps=0) for _, policy in guards]
             for guards, mode in zip(self.guards, self.request.modes, strict=True)

@@ -21,7 +21,7 @@ PNG_KEY = "saferedir"
 
 @dataclass(frozen=True)
 class Token:
-    """A token of the prompt that the guard's mask points at; `weight` in 0..1."""
+    """A token of the prompt that the guard's mask marks; `weight` in 0..1."""
 
     position: int
     text: str
@@ -33,10 +33,10 @@ class GuardReport:
     """What the guard of one concept saw of an image. Lists over steps have an entry for each row of the image's sampler.
 
     checkpoint_digest  SHA-256 of the SafeRedir checkpoint
-    policy             numbers by which it acted
+    policy             numbers that the guard used
     checked            whether the image was checked at that step
     p_unsafe           probability of unsafe, None where not checked
-    unsafe_steps       steps whose check found the image unsafe
+    unsafe_steps       steps whose check classified the image as unsafe
     redirected_steps   steps whose UNet call saw redirected embeddings
     responsible_tokens tokens held responsible at the first unsafe step
     """
@@ -67,7 +67,7 @@ class ImageReport:
 
     verdict          safe; redirected; refused (withheld); unsafe (monitored, unchanged); unguarded; failed (withheld)
     timesteps        of each row of the sampler
-    on_unsafe        what an unsafe image was to meet; None when no guard ran
+    on_unsafe        what was to be done with an unsafe image; None when no guard ran
     guards           one for each concept; empty when no guard ran
     manifest_digest  SHA-256 of the engines' manifest
     image_sha256     SHA-256 of the image's RGB bytes, row by row; None when withheld

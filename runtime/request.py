@@ -24,7 +24,7 @@ class Request:
     """Options of a call. Every option but the size may be one value for all images, or a list with one for each.
 
     prompt               one text or a list: one image for each
-    negative_prompt      what to steer away from
+    negative_prompt      what not to draw
     num_inference_steps  as in diffusers
     guidance_scale       classifier-free guidance; 1 or less means none
     seed                 one integer s (images get s, s + 1, …), one for each image, or None for a random one

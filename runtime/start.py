@@ -1,4 +1,4 @@
-"""Where a run of the loop starts from, and the shape of the buffers that it needs."""
+"""The values that a run of the loop starts from, and the shape of the buffers that it needs."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def _noise_levels(steps: int, schedule: NoiseSchedule) -> tuple[np.ndarray, np.n
     else:
         timesteps = schedule.timesteps(steps, spacing)
     alpha = np.array(schedule.alphas_cumprod)
-    # diffusers holds σ in float32: close timesteps have close σ, and the rounding shows in their differences.
+    # diffusers keeps σ in float32: close timesteps have close σ, and the rounding shows in their differences.
     all_sigmas = np.sqrt((1 - alpha) / alpha).astype(np.float32)
     sigmas = np.append(np.interp(timesteps, np.arange(total), all_sigmas), 0.0).astype(np.float32)
     return timesteps, sigmas.astype(np.float64)

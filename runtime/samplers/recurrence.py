@@ -6,7 +6,7 @@ Row i takes the state [S, …], the (guided) model output m and standard normal 
 
 Slot 0 of the state is the sampler's own sample: what the guard reads and the decoder gets. The other slots start at
 0 and keep what the solver needs of the past: samples, model outputs, derivatives. A weight of 0 leaves a slot out only while
-the slot is finite (0·NaN is NaN), and it is: a slot that is not came from a sample or an output that was not, and that run has
+the slot is finite, for 0·NaN is NaN. A slot that is not finite comes from a sample or an output that was not, and that run has
 failed already.
 """
 
@@ -55,7 +55,7 @@ class Recurrence:
     def padded(self, rows: int, slots: int) -> np.ndarray:
         """Matrices float32 [rows, slots+1, slots+2], of at least our own rows and slots.
 
-        Further slots stay 0. Further rows rest: they keep the state and give the sample as model input.
+        Further slots stay 0. Further rows keep the state and give the sample as model input.
         """
         places = np.arange(self.slots)
         matrices = np.zeros((rows, slots + 1, slots + 2), np.float32)
@@ -72,7 +72,7 @@ class Batch:
     timesteps                      float32 [R, B], R the largest row count
     matrices                       float32 [R, B, S+1, S+2], S the largest slot count
     init_noise_sigma, input_scale  float32 [B]
-    rows                           int64 [B], each image's own count; afterwards it rests, at its last timestep
+    rows                           int64 [B], each image's own count; later rows keep its state, at its last timestep
     """
 
     timesteps: np.ndarray
@@ -87,7 +87,7 @@ class Batch:
 
     @property
     def noisy(self) -> np.ndarray:
-        """Bool [R]: the rows in which an image takes noise; which image, tells its recurrence's own `noisy`."""
+        """Bool [R]: the rows in which at least one image takes noise; each recurrence's `noisy` tells which."""
         return np.asarray(self.matrices[..., -1].any(axis=(1, 2)))
 
     @classmethod

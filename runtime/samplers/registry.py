@@ -16,7 +16,7 @@ from runtime.samplers.schedules import NoiseSchedule, SchedulerError
 
 @dataclass(frozen=True)
 class Sampler:
-    """`solve` takes a step count and a schedule and gives what `Recurrence` holds beside its name, in float64."""
+    """`solve` takes a step count and a schedule and gives the fields of `Recurrence` after its name, in float64."""
 
     class_name: str
     solve: Callable[[int, NoiseSchedule], tuple[np.ndarray, np.ndarray] | tuple[np.ndarray, np.ndarray, float, float]]

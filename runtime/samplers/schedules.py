@@ -27,7 +27,7 @@ _DEFAULTS: dict[str, Any] = {
     "prediction_type": "epsilon",
     "steps_offset": 0,
 }
-# They disagree on these, so an absent key stays None and the chosen sampler's own default holds.
+# They disagree on these, so an absent key stays None and the chosen sampler's own default applies.
 _SAMPLER_DEFAULTS = ("timestep_spacing", "set_alpha_to_one", "clip_sample", "skip_prk_steps")
 # They change the samples and have no place in a linear recurrence.
 _MUST_BE_OFF = (
@@ -57,16 +57,16 @@ class SchedulerError(InputError):
     """A scheduler option, sampler name or step count that cannot be honoured; the text says which, expected and found."""
 
     @classmethod
-    def for_option(cls, option: str, expected: object, found: object) -> SchedulerError:
-        return cls(f"scheduler option {option}: expected {expected}, found {found!r}")
+    def for_option(cls, option: str, expected: object, value: object) -> SchedulerError:
+        return cls(f"scheduler option {option}: expected {expected}, found {value!r}")
 
 
 @dataclass(frozen=True)
 class NoiseSchedule:
     """Training noise and the options that every sampler needs. Hashable, so recurrences can be cached by it.
 
-    `alphas_cumprod` holds ᾱ_t for t = 0 … T−1, each rounded to float32 as diffusers holds them.
-    None in an option means that the config does not say, and the sampler's own default holds.
+    `alphas_cumprod` is ᾱ_t for t = 0 … T−1, each rounded to float32 as in diffusers.
+    None in an option means that the config does not say, and the sampler's own default applies.
     """
 
     alphas_cumprod: tuple[float, ...]
