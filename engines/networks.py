@@ -1,7 +1,7 @@
 """One row for each network: its tensors, how often it runs, and what makes it.
 
 ONNX axes, optimisation profiles, example inputs, buffers and error messages follow from these rows. What only the export must
-know of a network stands beside its row in `export.artefacts`.
+know of a network stands beside its row in `export.exported_networks`.
 
 Symbols: B images; CB = C·B rows of text with C = 2 under classifier-free guidance (unconditional rows first, then conditional),
 else 1; H, W latent height and width; PH = f·H, PW = f·W picture height and width; D prompt width; K concepts that the guard

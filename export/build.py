@@ -20,9 +20,9 @@ from engines.parity import Figures
 from engines.records import FileRecord, GuardRecord, SourceRecord
 from engines.store.atomic import replacing_folder
 from engines.store.engine_store import TOKENIZER_FILE
-from export.artefacts import ARTEFACTS, TOKENIZER, resolve
 from export.build_network import TIMING_CACHE, build_network
-from export.build_options import BuildOptions, Checkpoint
+from export.build_request import BuildRequest, Checkpoint
+from export.exported_networks import EXPORTED_NETWORKS, TOKENIZER, resolve
 from export.jobs import Inputs, Job, NetworkJob, TokenizerJob, jobs_of, source_name
 from export.previous import Previous, changes_of, read_previous
 from export.sources.model_folder import Source
@@ -35,7 +35,7 @@ KEPT = "unchanged, kept"
 Report = Callable[[str], None]
 
 
-def build(options: BuildOptions, report: Report = print) -> Manifest:
+def build(options: BuildRequest, report: Report = print) -> Manifest:
     """Bring `options.engine_dir` up to date and return its manifest.
 
     A folder that is already what the options ask for is left alone. Otherwise the new one is made beside it and takes
@@ -59,10 +59,10 @@ def build(options: BuildOptions, report: Report = print) -> Manifest:
     with replacing_folder(options.engine_dir) as folder:
         kept = Previous(options.engine_dir, None if options.force else previous)
         _keep_timings(kept.folder, folder, options.backend)
-        artefacts = {
-            job.name: _artefact(job, folder, kept, f"[{number}/{len(jobs)}]", report) for number, job in enumerate(jobs, 1)
+        built = {
+            job.name: _build_or_keep(job, folder, kept, f"[{number}/{len(jobs)}]", report) for number, job in enumerate(jobs, 1)
         }
-        manifest = _filled(wanted, folder, artefacts)
+        manifest = _filled(wanted, folder, built)
         manifest.write(folder)
     report(f"{options.engine_dir}: built in {time.monotonic() - started:.1f} s")
     return manifest
@@ -80,10 +80,10 @@ def _versions(backend: BackendSpec) -> dict[str, str]:
         ) from None
 
 
-def _read(options: BuildOptions, source: Source, previous: Manifest | None, versions: dict[str, str]) -> Inputs:
+def _read(options: BuildRequest, source: Source, previous: Manifest | None, versions: dict[str, str]) -> Inputs:
     """Digests of all that decides the engines. Weights that did not change since the last build are not read again."""
     known = previous.sources if previous is not None and previous.model == options.model else {}
-    components = dict.fromkeys((TOKENIZER.component, *(row.component for row in ARTEFACTS if row.component is not None)))
+    components = dict.fromkeys((TOKENIZER.component, *(row.component for row in EXPORTED_NETWORKS if row.component is not None)))
     sources = {
         name: SourceRecord.of(path, known.get(name))
         for component in components
@@ -101,7 +101,7 @@ def _checkpoint_record(checkpoint: Checkpoint) -> SourceRecord:
     return SourceRecord.of(checkpoint.path, known=None)
 
 
-def _wanted(options: BuildOptions, inputs: Inputs, jobs: list[Job]) -> Manifest:
+def _wanted(options: BuildRequest, inputs: Inputs, jobs: list[Job]) -> Manifest:
     """The manifest of the build that is asked for, still without files and parity figures."""
     return Manifest(
         model=options.model,
@@ -139,7 +139,7 @@ def _geometry(geometry: Geometry, profile: Profile | None) -> Geometry:
 
 
 @dataclass(frozen=True)
-class _Artefact:
+class _Built:
     """Files of one job, relative to the engine folder, and for a network the figures of its parity."""
 
     files: dict[str, FileRecord]
@@ -147,7 +147,7 @@ class _Artefact:
     of_engine: bool
 
 
-def _artefact(job: Job, folder: Path, kept: Previous, stage: str, report: Report) -> _Artefact:
+def _build_or_keep(job: Job, folder: Path, kept: Previous, stage: str, report: Report) -> _Built:
     """Keep the job's files of the previous build if they still fit, else build them."""
     started, path = time.monotonic(), folder / job.name
     path.mkdir()
@@ -155,7 +155,7 @@ def _artefact(job: Job, folder: Path, kept: Previous, stage: str, report: Report
         files = manifest.files_of(job.name)
         kept.link(files, folder)
         report(f"{stage} {job.name:<13} {KEPT}")
-        return _Artefact(files, manifest.parity.get(job.name), manifest.parity_of == "engine")
+        return _Built(files, manifest.parity.get(job.name), manifest.parity_of == "engine")
     if isinstance(job, TokenizerJob):
         _convert_tokenizer(job, folder)
         figures, of_engine, text = None, True, "ids equal to CLIPTokenizer's"
@@ -163,27 +163,27 @@ def _artefact(job: Job, folder: Path, kept: Previous, stage: str, report: Report
         parity = build_network(job, folder)
         figures, of_engine, text = parity.figures, parity.of_engine, str(parity)
     report(f"{stage} {job.name:<13} {time.monotonic() - started:5.1f} s  {text}")
-    return _Artefact({f"{job.name}/{file.name}": FileRecord.of(file) for file in sorted(path.iterdir())}, figures, of_engine)
+    return _Built({f"{job.name}/{file.name}": FileRecord.of(file) for file in sorted(path.iterdir())}, figures, of_engine)
 
 
 def _convert_tokenizer(job: TokenizerJob, folder: Path) -> None:
-    resolve(job.artefact.maker)(job.load()).save(str(folder / TOKENIZER_FILE))
+    resolve(job.row.maker)(job.load()).save(str(folder / TOKENIZER_FILE))
 
 
-def _filled(wanted: Manifest, folder: Path, artefacts: dict[str, _Artefact]) -> Manifest:
+def _filled(wanted: Manifest, folder: Path, built: dict[str, _Built]) -> Manifest:
     """The manifest of what was built."""
-    files = {name: record for artefact in artefacts.values() for name, record in artefact.files.items()}
+    files = {name: record for done in built.values() for name, record in done.files.items()}
     if (timings := folder / TIMING_CACHE).is_file():
         files[TIMING_CACHE] = FileRecord.of(timings)
     half_files = any(
         backend_spec(wanted.backend).file_precision(recipe.get("precision", "float32")) != "float32"
         for recipe in wanted.recipe.values()
     )
-    passed = all(artefact.of_engine for artefact in artefacts.values())
+    passed = all(done.of_engine for done in built.values())
     return dataclasses.replace(
         wanted,
         files=files,
-        parity={name: artefact.figures for name, artefact in artefacts.items() if artefact.figures is not None},
+        parity={name: done.figures for name, done in built.items() if done.figures is not None},
         parity_of="engine" if passed else "emulated onnx" if half_files else "onnx",
     )
 

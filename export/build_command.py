@@ -12,7 +12,7 @@ from engines.policy import Policy
 from engines.policy_options import add_policy_arguments, given_policy
 from engines.store.default_folder import engine_folder
 from export.build import build
-from export.build_options import BuildOptions, Checkpoint
+from export.build_request import BuildRequest, Checkpoint
 from export.precision.names import precision_name
 from export.tensorrt.plan_builder import COMPATIBILITY, TARGETS, PlanOptions
 
@@ -42,12 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         choices=list(BACKENDS),
-        default=BuildOptions.backend,
+        default=BuildRequest.backend,
         help="what runs the engines; saferedir doctor says which can here (default: %(default)s)",
     )
     parser.add_argument(
         "--precision",
-        default=BuildOptions.precision,
+        default=BuildRequest.precision,
         help="float32, float16 or bfloat16, or fp32, fp16, bf16 (default: %(default)s)",
     )
     parser.add_argument("--mask-again", action="store_true", help="apply the token mask once more after normalising the shift")
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_plan_arguments(plan: argparse._ArgumentGroup) -> None:
-    plan.add_argument("--batch-size", help=f"images (default: {BuildOptions.batch_size})")
+    plan.add_argument("--batch-size", help=f"images (default: {BuildRequest.batch_size})")
     plan.add_argument("--height", help="pixels (default: the model's)")
     plan.add_argument("--width", help="pixels (default: the model's)")
     plan.add_argument("--workspace", type=float, help="GiB of scratch memory the builder may plan with (default: all)")
@@ -73,7 +73,7 @@ def _add_plan_arguments(plan: argparse._ArgumentGroup) -> None:
     plan.add_argument("--keep-onnx", action="store_true", help="keep model.onnx beside model.plan")
 
 
-def options(arguments: argparse.Namespace) -> BuildOptions:
+def options(arguments: argparse.Namespace) -> BuildRequest:
     """Check and complete the arguments.
 
     Raises:
@@ -81,8 +81,8 @@ def options(arguments: argparse.Namespace) -> BuildOptions:
     """
     model, checkpoints = _sources(arguments)
     _check_backend(arguments)
-    return BuildOptions(
-        batch_size=arguments.batch_size or BuildOptions.batch_size,
+    return BuildRequest(
+        batch_size=arguments.batch_size or BuildRequest.batch_size,
         height=arguments.height,
         width=arguments.width,
         keep_onnx=arguments.keep_onnx,

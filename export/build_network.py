@@ -55,7 +55,7 @@ def _export(job: NetworkJob, path: Path) -> tuple[list[Case], Figures]:
     from export.precision.emulation import emulated
     from export.reference_cases import reference_cases
 
-    module, row = job.module(), job.artefact
+    module, row = job.module(), job.row
     exported = module.for_inference(job.backend.winograd) if row.rearranged else module  # its cases are the trained module's
     sizes = {"D": job.geometry.embed_dim, "K": job.concepts}
     with fused_attention() if job.backend.fused_attention and row.fused_attention else nullcontext():
@@ -68,7 +68,7 @@ def _export(job: NetworkJob, path: Path) -> tuple[list[Case], Figures]:
 
 
 def _compile(job: NetworkJob, plan: PlanSettings, path: Path, engine: Path, folder: Path) -> None:
-    plan_job = PlanJob(path, job.artefact.spec, plan.profile, job.geometry, engine, job.concepts)
+    plan_job = PlanJob(path, job.row.spec, plan.profile, job.geometry, engine, job.concepts)
     build_plan(import_tensorrt(job.backend.name, BUILDERS), plan_job, _options(job, plan, folder), _show_phase)
     _show_phase("")
     if not plan.keep_onnx:
@@ -80,7 +80,7 @@ def _on_device(job: NetworkJob, engine: Path, cases: Sequence[Case]) -> Figures 
     """Parity figures of an engine on this machine's device; None where it cannot run here: then its first load compares it."""
     try:
         backend = open_backend(job.backend.name, job.backend_precision)
-        loaded = backend.load(engine, job.artefact.spec)
+        loaded = backend.load(engine, job.row.spec)
     except BackendError:
         return None
     return check_cases(loaded, backend, cases, job.precision)

@@ -11,9 +11,9 @@ from typing import Any
 from engines.backends.registry import BackendSpec, backend_spec
 from engines.geometry import Geometry
 from engines.records import SourceRecord, Target
-from export.artefacts import ARTEFACTS, TOKENIZER, Artefact, TokenizerArtefact, resolve
-from export.build_options import BuildOptions, Checkpoint
+from export.build_request import BuildRequest, Checkpoint
 from export.code_digest import code_digest
+from export.exported_networks import EXPORTED_NETWORKS, TOKENIZER, ExportedNetwork, ExportedTokenizer, resolve
 from export.precision.names import OPSETS
 from export.sources.model_folder import Source
 from export.tensorrt.plan_builder import PlanOptions
@@ -45,7 +45,7 @@ class NetworkJob:
     decided_by         what decides the files besides code and precision, field by field
     """
 
-    artefact: Artefact
+    row: ExportedNetwork
     backend: BackendSpec
     backend_precision: str
     precision: str
@@ -57,7 +57,7 @@ class NetworkJob:
 
     @property
     def name(self) -> str:
-        return self.artefact.name
+        return self.row.name
 
     @property
     def file_precision(self) -> str:
@@ -69,7 +69,7 @@ class NetworkJob:
         """Everything that decides the network's files, compared field by field to tell what must be built again."""
         return {
             **self.decided_by,
-            "code": code_digest("export.build_network", self.artefact.wrapper.split(":")[0]),
+            "code": code_digest("export.build_network", self.row.wrapper.split(":")[0]),
             "precision": self.precision,
             "opset": OPSETS[self.file_precision],
         }
@@ -79,18 +79,18 @@ class NetworkJob:
 class TokenizerJob:
     """The tokenizer to convert. `load` gives the model's own."""
 
-    artefact: TokenizerArtefact
+    row: ExportedTokenizer
     load: Callable[[], Any]
     decided_by: Recipe
 
     @property
     def name(self) -> str:
-        return self.artefact.name
+        return self.row.name
 
     @cached_property
     def recipe(self) -> Recipe:
         """See `NetworkJob.recipe`."""
-        return {**self.decided_by, "code": code_digest(self.artefact.maker.split(":")[0], "export.sources.model_folder")}
+        return {**self.decided_by, "code": code_digest(self.row.maker.split(":")[0], "export.sources.model_folder")}
 
 
 Job = NetworkJob | TokenizerJob
@@ -110,10 +110,10 @@ class Inputs:
         return {name: record.sha256 for name, record in self.sources.items() if name.startswith(f"{component}/")}
 
 
-def jobs_of(options: BuildOptions, inputs: Inputs) -> list[Job]:
+def jobs_of(options: BuildRequest, inputs: Inputs) -> list[Job]:
     """The jobs of a build; engines without a guard lack the guard's networks."""
     jobs: list[Job] = [_tokenizer_job(inputs)]
-    jobs += [_network_job(row, options, inputs) for row in ARTEFACTS if options.checkpoints or not row.spec.of_guard]
+    jobs += [_network_job(row, options, inputs) for row in EXPORTED_NETWORKS if options.checkpoints or not row.spec.of_guard]
     return jobs
 
 
@@ -122,11 +122,11 @@ def _tokenizer_job(inputs: Inputs) -> TokenizerJob:
     return TokenizerJob(TOKENIZER, partial(inputs.source.load, TOKENIZER.component), decided_by)
 
 
-def _network_job(row: Artefact, options: BuildOptions, inputs: Inputs) -> NetworkJob:
+def _network_job(row: ExportedNetwork, options: BuildRequest, inputs: Inputs) -> NetworkJob:
     backend, geometry = backend_spec(options.backend), inputs.source.geometry
     profile = options.profile(geometry)
     return NetworkJob(
-        artefact=row,
+        row=row,
         backend=backend,
         backend_precision=options.precision,
         precision=_precision(row, backend, options.precision, inputs.source),
@@ -138,14 +138,14 @@ def _network_job(row: Artefact, options: BuildOptions, inputs: Inputs) -> Networ
     )
 
 
-def _precision(row: Artefact, backend: BackendSpec, requested: str, source: Source) -> str:
+def _precision(row: ExportedNetwork, backend: BackendSpec, requested: str, source: Source) -> str:
     """What a network computes in. A backend that compiles float32 files lowers all but those that must stay float32."""
     if row.spec.float32_only or requested == "float32":
         return "float32"
     return row.half(requested, source.config(row.component)) if backend.plans and row.component else requested
 
 
-def _decided_by(row: Artefact, options: BuildOptions, inputs: Inputs) -> Recipe:
+def _decided_by(row: ExportedNetwork, options: BuildRequest, inputs: Inputs) -> Recipe:
     decided: Recipe = {
         "backend": options.backend,
         "versions": dict(inputs.versions),
@@ -164,7 +164,7 @@ def source_name(checkpoint: Checkpoint) -> str:
     return f"redirector/{checkpoint.concept}"
 
 
-def _module(row: Artefact, source: Source, checkpoints: Sequence[Checkpoint]) -> Any:
+def _module(row: ExportedNetwork, source: Source, checkpoints: Sequence[Checkpoint]) -> Any:
     """The PyTorch module of a network, in eval mode."""
     wrapper = resolve(row.wrapper)
     if row.component is not None:

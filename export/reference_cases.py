@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from engines.geometry import Geometry
 from engines.networks import SLOTS
 from engines.store.recorded_cases import Case
-from export.artefacts import Artefact, resolve
+from export.exported_networks import ExportedNetwork, resolve
 from export.onnx_file import example
 from export.tensorrt.shape_profile import Profile
 
 
-def reference_cases(module: nn.Module, row: Artefact, geometry: Geometry, concepts: int, profile: Profile | None) -> list[Case]:
+def reference_cases(
+    module: nn.Module, row: ExportedNetwork, geometry: Geometry, concepts: int, profile: Profile | None
+) -> list[Case]:
     """Two calls: one image without guidance, then several with it, as far as the profile admits other shapes."""
     return [_case(module, row, sizes, seed) for seed, sizes in enumerate(_sizes(geometry, concepts, profile))]
 
@@ -32,7 +34,7 @@ def _sizes(geometry: Geometry, concepts: int, profile: Profile | None) -> Iterat
         yield geometry.sizes(height[place], width[place], B=images[place], C=place + 1, K=concepts, S=slots)
 
 
-def _case(module: nn.Module, row: Artefact, sizes: dict[str, int], seed: int) -> Case:
+def _case(module: nn.Module, row: ExportedNetwork, sizes: dict[str, int], seed: int) -> Case:
     inputs = example(row.spec, sizes, seed)
     if row.settle is not None:
         resolve(row.settle)(module, inputs, seed)

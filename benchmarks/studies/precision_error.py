@@ -42,15 +42,15 @@ from benchmarks.studies.exporters import latencies
 from engines.backends.contract import run_once
 from engines.backends.registry import open_backend
 from engines.networks import NETWORKS
-from export.artefacts import ARTEFACTS, resolve
 from export.build_command import DEMO_MODEL
+from export.exported_networks import EXPORTED_NETWORKS, resolve
 from export.onnx_file import example, export_network
 from export.precision.emulation import emulate
 from export.precision.half_precision import ANY_DTYPE_OPS, FOLLOWING_OPS, HALF_OPS, convert
 from export.sources.model_folder import Source
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-ROWS = {row.name: row for row in ARTEFACTS if row.component is not None}
+ROWS = {row.name: row for row in EXPORTED_NETWORKS if row.component is not None}
 WAYS = {"float16": ("pass", "tool", "export"), "bfloat16": ("pass", "export")}
 
 

@@ -20,10 +20,10 @@ import onnx
 
 from engines.manifest import Manifest
 from engines.records import FileRecord
-from export.artefacts import ARTEFACTS
 from export.build import build
 from export.build_command import DEMO_CONCEPT, DEMO_MODEL, DEMO_REDIRECTOR
-from export.build_options import BuildOptions, Checkpoint
+from export.build_request import BuildRequest, Checkpoint
+from export.exported_networks import EXPORTED_NETWORKS
 from export.precision.emulation import emulate
 from export.precision.half_precision import convert
 from runtime import GuardedPipeline, Result
@@ -90,12 +90,12 @@ def main() -> None:
     parser.add_argument("--num-inference-steps", type=int, default=25)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "precision_pictures.json")
     arguments = parser.parse_args()
-    half = {precision: {row.name: row.half(precision, {}) for row in ARTEFACTS} for precision in ("float16", "bfloat16")}
+    half = {precision: {row.name: row.half(precision, {}) for row in EXPORTED_NETWORKS} for precision in ("float16", "bfloat16")}
     half["float16, decoder float16"] = {**half["float16"], "vae_decoder": "float16"}
     figures = {}
     with tempfile.TemporaryDirectory(dir=ROOT / "engines", prefix=".pictures-") as scratch:
         float32 = Path(scratch) / "float32"
-        build(BuildOptions(str(DEMO_MODEL), (Checkpoint(DEMO_REDIRECTOR, DEMO_CONCEPT),), float32))
+        build(BuildRequest(str(DEMO_MODEL), (Checkpoint(DEMO_REDIRECTOR, DEMO_CONCEPT),), float32))
         expected = generate(float32, arguments.num_inference_steps)
         for name, precisions in half.items():
             folder = Path(scratch) / name

@@ -1,4 +1,4 @@
-"""Names of precisions, and the opset that each needs. Which network computes in which is in its row, `export.artefacts`."""
+"""Names of precisions, and the opset that each needs. Which network computes in which is in its row, `export.exported_networks`."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engines.errors import InputError
-from export.build_options import Checkpoint
+from export.build_request import Checkpoint
 from export.sources.model_folder import Source
 from saferedir.checkpoint import load_redirector
 from saferedir.guard import Concept

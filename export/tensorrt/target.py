@@ -5,11 +5,11 @@ from __future__ import annotations
 from engines.backends.tensorrt_module import BUILDERS, import_tensorrt
 from engines.cuda.device import open_cuda
 from engines.records import Target
-from export.build_options import BuildOptions
+from export.build_request import BuildRequest
 from export.tensorrt.shape_profile import Profile
 
 
-def target_of(options: BuildOptions, profile: Profile) -> Target:
+def target_of(options: BuildRequest, profile: Profile) -> Target:
     """The target of a build for `profile`.
 
     Raises:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from export.artefacts import ARTEFACTS
 from export.attention import OPERATOR, fused_attention
+from export.exported_networks import EXPORTED_NETWORKS
 
-FUSED_ATTENTION = {row.name for row in ARTEFACTS if row.fused_attention}
+FUSED_ATTENTION = {row.name for row in EXPORTED_NETWORKS if row.fused_attention}
 attention = torch.nn.functional.scaled_dot_product_attention
 HEADS, WIDTH = 3, 24
 

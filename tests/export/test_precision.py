@@ -25,8 +25,8 @@ from engines.parity import LIMITS, compare
 from engines.store.recorded_cases import check_cases
 from engines.summary import summary
 from export import onnx_file
-from export.artefacts import ARTEFACTS
 from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR
+from export.exported_networks import EXPORTED_NETWORKS
 from export.onnx_file import example, export_network
 from export.precision.emulation import emulate
 from export.precision.half_precision import ELEMENTS, FOLLOWING_OPS, convert, tensors_of
@@ -39,8 +39,8 @@ from saferedir.cli import main
 
 HALVES = pytest.mark.parametrize("precision", ELEMENTS)
 CONVERTED = pytest.mark.parametrize("network", [name for name, spec in NETWORKS.items() if not spec.float32_only])
-ROWS = {row.name: row for row in ARTEFACTS}
-ROWS = {row.name: row for row in ARTEFACTS}
+ROWS = {row.name: row for row in EXPORTED_NETWORKS}
+ROWS = {row.name: row for row in EXPORTED_NETWORKS}
 GEOMETRY = Geometry(embed_dim=96, scale_factor=4, size_multiple=16, default_height=64, default_width=64)
 FLOAT32_OPS = {"Softmax", "LayerNormalization", "InstanceNormalization", "ReduceSum", "ReduceMean", "ReduceL2", "Sin", "Cos", "Erf"}
 
@@ -70,7 +70,7 @@ def test_precision_of_each_network():
         assert found["unet"] == requested
         assert found["sampler_step"] == found["guard"] == "float32" and found["vae_decoder"] == "bfloat16"
     assert ROWS["unet"].half("float16", {"upcast_attention": True}) == "bfloat16"
-    assert all(row.half("float16", {}) == "float32" for row in ARTEFACTS if row.spec.float32_only)
+    assert all(row.half("float16", {}) == "float32" for row in EXPORTED_NETWORKS if row.spec.float32_only)
 
 
 @HALVES

@@ -11,16 +11,16 @@ import torch
 
 from engines.geometry import Geometry
 from engines.networks import NETWORKS, NetworkSpec, TensorSpec, with_derived
-from export.artefacts import ARTEFACTS, TOKENIZER, resolve
 from export.code_digest import ROOMS, code_digest
+from export.exported_networks import EXPORTED_NETWORKS, TOKENIZER, resolve
 from export.onnx_file import EXAMPLE_SIZES, example, export_network
 from export.tensorrt.shape_profile import Profile, Span
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# Modules by which each artefact's code is found, as `export.jobs` names them.
+# Modules by which each row's code is found, as `export.jobs` names them.
 STARTS = {
     TOKENIZER.name: (TOKENIZER.maker.split(":")[0], "export.sources.model_folder"),
-    **{row.name: ("export.build_network", row.wrapper.split(":")[0]) for row in ARTEFACTS},
+    **{row.name: ("export.build_network", row.wrapper.split(":")[0]) for row in EXPORTED_NETWORKS},
 }
 ALL, GUARD = frozenset(STARTS), frozenset({"guard", "token_mask"})
 MUST_CHANGE = {
@@ -30,7 +30,7 @@ MUST_CHANGE = {
     "engines/parity.py": ALL - {"tokenizer"},
     "engines/store/recorded_cases.py": ALL - {"tokenizer"},
     "export/wrappers.py": ALL - {"tokenizer"} - GUARD,
-    "export/artefacts.py": ALL - {"tokenizer"},
+    "export/exported_networks.py": ALL - {"tokenizer"},
     "export/build_network.py": ALL - {"tokenizer"},
     "export/onnx_file.py": ALL - {"tokenizer"},
     "export/attention.py": ALL - {"tokenizer"},
@@ -85,8 +85,8 @@ def test_code_that_only_runs_or_trains_changes_no_recipe(tree, file):
 
 
 def test_every_network_has_a_row_for_its_export():
-    assert {row.name for row in ARTEFACTS} == set(NETWORKS)
-    for row in ARTEFACTS:
+    assert {row.name for row in EXPORTED_NETWORKS} == set(NETWORKS)
+    for row in EXPORTED_NETWORKS:
         assert callable(resolve(row.wrapper)) and (row.settle is None or callable(resolve(row.settle)))
         assert (row.component is None) >= row.spec.of_guard
 

@@ -14,7 +14,7 @@ from engines.errors import InputError
 from engines.policy import Policy
 from export.build import build
 from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR
-from export.build_options import BuildOptions, Checkpoint
+from export.build_request import BuildRequest, Checkpoint
 from runtime import GuardedPipeline
 from runtime.samplers.registry import SAMPLERS, Sampler
 from saferedir.checkpoint import load_redirector, save_redirector
@@ -118,7 +118,7 @@ def two_concepts(tmp_path_factory):
         silent.classifier[3].bias.copy_(torch.tensor([5.0, -5.0]))
     save_redirector(silent, folder / "silent.safetensors")
     checkpoints = (Checkpoint(folder / "silent.safetensors", "nothing"), Checkpoint(DEMO_REDIRECTOR, "fire"))
-    build(BuildOptions(str(DEMO_MODEL), checkpoints, folder / "engines"), report=lambda line: None)
+    build(BuildRequest(str(DEMO_MODEL), checkpoints, folder / "engines"), report=lambda line: None)
     with GuardedPipeline(folder / "engines") as opened:
         yield opened
 

@@ -311,10 +311,10 @@ def test_policy_out_of_range(numbers):
 
 
 def test_engines_without_a_guard_need_an_explicit_wish(demo_engines, tmp_path):
-    from export.build import BuildOptions, build
+    from export.build import BuildRequest, build
     from export.build_command import DEMO_MODEL
 
-    build(BuildOptions(str(DEMO_MODEL), (), tmp_path / "plain"), report=lambda line: None)
+    build(BuildRequest(str(DEMO_MODEL), (), tmp_path / "plain"), report=lambda line: None)
     with pytest.raises(ManifestError, match="expected engines with a guard, found none"):
         GuardedPipeline(tmp_path / "plain")
     with GuardedPipeline(tmp_path / "plain", unguarded=True) as opened:

@@ -15,8 +15,8 @@ from benchmarks.suite.flops import count
 from engines.backends.registry import backend_spec
 from engines.geometry import Geometry
 from engines.networks import NETWORKS, with_derived
-from export.artefacts import ARTEFACTS
 from export.build_network import build_network
+from export.exported_networks import EXPORTED_NETWORKS
 from export.jobs import NetworkJob
 from export.onnx_file import example, export_network
 from saferedir.guard import Concept, Guard
@@ -148,7 +148,7 @@ def test_which_backends_get_it(backend, convolutions, tmp_path, monkeypatch):
 
     monkeypatch.setattr("export.reference_cases.reference_cases", stop)
     job = NetworkJob(
-        artefact=next(row for row in ARTEFACTS if row.name == "guard"),
+        row=next(row for row in EXPORTED_NETWORKS if row.name == "guard"),
         backend=backend_spec(backend),
         backend_precision="float32",
         precision="float32",

@@ -35,7 +35,7 @@ def _float32(requested: str, config: Config) -> str:
 
 
 @dataclass(frozen=True)
-class Artefact:
+class ExportedNetwork:
     """A network to export.
 
     wrapper          "module:class" of the PyTorch module with the tensors of `spec`. It is given the model's component, or each
@@ -62,7 +62,7 @@ class Artefact:
 
 
 @dataclass(frozen=True)
-class TokenizerArtefact:
+class ExportedTokenizer:
     """The tokenizer: no network, one file, made by "module:function" from the model's component."""
 
     name: str = "tokenizer"
@@ -70,14 +70,14 @@ class TokenizerArtefact:
     maker: str = "export.tokenizer:convert_tokenizer"
 
 
-TOKENIZER = TokenizerArtefact()
-ARTEFACTS = (
-    Artefact(TEXT_ENCODER, "export.wrappers:TextEncoder", "text_encoder", half=_float16),
-    Artefact(UNET, "export.wrappers:Unet", "unet", half=_as_upcast, fused_attention=True),
-    Artefact(VAE_DECODER, "export.wrappers:VaeDecoder", "vae", half=_bfloat16),
-    Artefact(SAMPLER_STEP, "export.wrappers:SamplerStep"),
-    Artefact(GUARD, "saferedir.guard:Guard", rearranged=True, settle="export.reference_cases:settle_guard"),
-    Artefact(TOKEN_MASK, "saferedir.guard:TokenMask"),
+TOKENIZER = ExportedTokenizer()
+EXPORTED_NETWORKS = (
+    ExportedNetwork(TEXT_ENCODER, "export.wrappers:TextEncoder", "text_encoder", half=_float16),
+    ExportedNetwork(UNET, "export.wrappers:Unet", "unet", half=_as_upcast, fused_attention=True),
+    ExportedNetwork(VAE_DECODER, "export.wrappers:VaeDecoder", "vae", half=_bfloat16),
+    ExportedNetwork(SAMPLER_STEP, "export.wrappers:SamplerStep"),
+    ExportedNetwork(GUARD, "saferedir.guard:Guard", rearranged=True, settle="export.reference_cases:settle_guard"),
+    ExportedNetwork(TOKEN_MASK, "saferedir.guard:TokenMask"),
 )
 
 

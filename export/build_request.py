@@ -24,7 +24,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class BuildOptions:
+class BuildRequest:
     """What to build. Without checkpoints the engines have no guard, and only unguarded generation accepts them.
 
     batch_size, height, width  sizes of TensorRT engines, MIN:OPT:MAX; None stands for the model's own
