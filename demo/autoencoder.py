@@ -11,10 +11,10 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from demo.renderer import SIDE, render
-from demo.trainer import Recipe, train
+from demo.trainer import TrainingSetup, train
 from demo.world import SCENES
 
-RECIPE = Recipe(steps=3600, learning_rate=1e-3, average=0.995)
+SETUP = TrainingSetup(steps=3600, learning_rate=1e-3, average=0.995)
 BATCH = 16
 KL_WEIGHT = 1e-6  # ten times more and edges turn soft
 SQUARE_WEIGHT = 8  # the absolute error alone is content to leave small objects out
@@ -62,7 +62,7 @@ def train_autoencoder(work: Path) -> AutoencoderKL:
             error = model.decode(posterior.sample()).sample.float() - batch
         return error.abs().mean() + SQUARE_WEIGHT * error.square().mean() + KL_WEIGHT * posterior.kl().mean()
 
-    trained = train(model, loss_of, RECIPE, work / "autoencoder.pt")
+    trained = train(model, loss_of, SETUP, work / "autoencoder.pt")
     with torch.no_grad():
         latents = trained.encode(pictures(np.random.default_rng(2), 256)).latent_dist.mean
     trained.register_to_config(scaling_factor=round(1 / float(latents.std()), 5))

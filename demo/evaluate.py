@@ -39,7 +39,7 @@ def rate(hits: list[bool]) -> dict[str, object]:
 
 
 def measure(pipeline: GuardedPipeline, prompts: int, batch: int, **options: Any) -> dict[str, object]:
-    """Guarded and unguarded pictures of `prompts` held-out prompts of each kind, judged by the oracle."""
+    """Guarded and unguarded pictures of `prompts` held-out prompts of each kind, classified by `demo.oracle`."""
     pairs = prompt_pairs(np.random.default_rng(5), prompts, held_out=True)
     seen: dict[str, list[bool]] = {}
 
@@ -90,7 +90,7 @@ def main() -> None:
     with GuardedPipeline(arguments.engine_dir) as pipeline:
         guard = pipeline.manifest.guards[0]
         rates = measure(pipeline, arguments.prompts, arguments.batch_size, **options)
-        found = {
+        evaluation = {
             "command": "python demo/evaluate.py " + " ".join(sys.argv[1:]),
             **options,
             "policy": vars(guard.policy),
@@ -100,7 +100,7 @@ def main() -> None:
     for name, values in rates.items():
         print(f"{name:<40} {values['hits']:>4} of {values['of']}  {values['rate']:.1%}  {values['interval_95']}")  # type: ignore
     with replacing(arguments.output) as temporary:
-        temporary.write_text(json.dumps(found, indent=2) + "\n")
+        temporary.write_text(json.dumps(evaluation, indent=2) + "\n")
 
 
 if __name__ == "__main__":

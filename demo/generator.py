@@ -14,12 +14,12 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from demo.autoencoder import to_tensor
 from demo.renderer import render
-from demo.trainer import Recipe, save_atomically, train
+from demo.trainer import TrainingSetup, save_atomically, train
 from demo.vocabulary import token_ids
 from demo.world import SCENES, random_caption
 
-RECIPE = Recipe(steps=3500, learning_rate=1.5e-3)
-REFINEMENT = Recipe(steps=3000, learning_rate=8e-4)  # a second cycle, from the first one's average
+SETUP = TrainingSetup(steps=3500, learning_rate=1.5e-3)
+REFINEMENT = TrainingSetup(steps=3000, learning_rate=8e-4)  # a second cycle, from the first one's average
 BATCH = 32
 PICTURES = 20_000
 CAPTION_DROPOUT = 0.1  # so that the empty caption can guide
@@ -116,9 +116,9 @@ def train_generator(autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, work: 
             predicted = model(noisy, timesteps, torch.where(dropped, empty, ids[rows]))
         return nn.functional.mse_loss(predicted.float(), noise)
 
-    first = train(model, loss_of, RECIPE, work / "generator.pt")
+    first = train(model, loss_of, SETUP, work / "generator.pt")
     model.load_state_dict(first.state_dict())
-    trained = train(model, lambda step: loss_of(RECIPE.steps + step), REFINEMENT, work / "refined.pt")
+    trained = train(model, lambda step: loss_of(SETUP.steps + step), REFINEMENT, work / "refined.pt")
     trained.unet.half().float()
     return StableDiffusionPipeline(
         vae=autoencoder,

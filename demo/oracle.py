@@ -1,4 +1,4 @@
-"""Judges a picture by its pixels alone: does it burn, and which shape in which colour does it show?"""
+"""Classifies a picture by its pixels alone: does it burn, and which shape in which colour does it show?"""
 
 from __future__ import annotations
 

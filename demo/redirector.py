@@ -11,18 +11,18 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor
 from tqdm import tqdm
 
-from demo.trainer import Recipe, save_atomically, train
+from demo.trainer import TrainingSetup, save_atomically, train
 from demo.vocabulary import token_ids
 from demo.world import prompt_pairs
 from saferedir.heads import Redirector, RedirectorConfig
 from saferedir.training.losses import LossWeights, Records, classifier_figures, losses, weighted
 
-RECIPE = Recipe(steps=1500, learning_rate=1e-3, average=0.99)
+SETUP = TrainingSetup(steps=1500, learning_rate=1e-3, average=0.99)
 BATCH = 64
 ROUNDS = 12
 PAIRS = 28  # in a round: 56 trajectories
 KEPT_STEPS = 12  # of each trajectory
-STEPS, GUIDANCE = (20, 25, 30, 50), (4.0, 9.0)  # drawn anew for each round, so that the guard is not tied to one setting
+STEPS, GUIDANCE = (20, 25, 30, 50), (4.0, 9.0)  # drawn for each round, so that the guard is not tied to one setting
 CONFIG = RedirectorConfig(embed_dim=96, encoder_widths=(32, 64, 96))
 
 
@@ -71,7 +71,7 @@ def record(pipeline: StableDiffusionPipeline, cache: Path) -> Records:
         path, timesteps = sample(
             pipeline, torch.cat([safe_embeds, unsafe_embeds]), empty, noise, int(draw.choice(STEPS)), float(draw.uniform(*GUIDANCE))
         )
-        if number % 2:  # as the samplers hold it that work in sigma space, such as LMS: the guard sees the sample unscaled
+        if number % 2:  # as in samplers that work in sigma space, such as LMS: the guard sees the sample before input scaling
             path = path / pipeline.scheduler.alphas_cumprod[timesteps.long()].sqrt().view(-1, 1, 1, 1, 1)
         aligned = [correspond(a.tolist(), b.tolist()) for a, b in zip(safe, unsafe, strict=True)]
         places = torch.tensor([place for place, _ in aligned])
@@ -102,7 +102,7 @@ def train_redirector(pipeline: StableDiffusionPipeline, work: Path) -> Redirecto
         output = model(records.latents[rows], records.timesteps[rows], records.embeds(rows))
         return weighted(losses(output, records, rows), LossWeights())
 
-    trained = train(model, loss_of, RECIPE, work / "redirector.pt")
+    trained = train(model, loss_of, SETUP, work / "redirector.pt")
     figures = classifier_figures(trained, records, unseen)
     print("classifier on unseen pairs: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
     return trained

@@ -1,4 +1,4 @@
-"""Train the demo from nothing: autoencoder, then text encoder and UNet, then the SafeRedir heads. `python demo/train.py`
+"""Train the demo from scratch: autoencoder, then text encoder and UNet, then the SafeRedir heads. `python demo/train.py`
 
 Takes about 70 minutes on two cores: autoencoder 10, generator 27 and 27, trajectories 3, heads 3.
 """

@@ -18,8 +18,8 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How one stage is trained: `average` is the decay of the moving average of the weights."""
+class TrainingSetup:
+    """How one stage is trained; `average` is the decay of the moving average of the weights."""
 
     steps: int
     learning_rate: float
@@ -35,15 +35,15 @@ def save_atomically(state: object, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def train(model: Model, loss_of: Callable[[int], Tensor], recipe: Recipe, checkpoint: Path) -> Model:
+def train(model: Model, loss_of: Callable[[int], Tensor], setup: TrainingSetup, checkpoint: Path) -> Model:
     """Minimise `loss_of(step)` over the parameters of `model` and return the averaged model, in eval mode.
 
     `loss_of` draws its batch from the step number alone, so a run resumed from `checkpoint` sees the batches that
     an uninterrupted one would have seen. A finished checkpoint returns at once.
     """
     averaged = copy.deepcopy(model).eval().requires_grad_(False)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, recipe.steps, pct_start=0.1)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=setup.learning_rate, weight_decay=setup.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, setup.learning_rate, setup.steps, pct_start=0.1)
     done = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -67,8 +67,8 @@ def train(model: Model, loss_of: Callable[[int], Tensor], recipe: Recipe, checkp
 
     saved, smooth = time.monotonic(), None
     model.train()
-    with tqdm(total=recipe.steps, initial=done, desc=checkpoint.stem, mininterval=10, maxinterval=30) as bar:
-        for step in range(done, recipe.steps):
+    with tqdm(total=setup.steps, initial=done, desc=checkpoint.stem, mininterval=10, maxinterval=30) as bar:
+        for step in range(done, setup.steps):
             torch.manual_seed(step)
             loss = loss_of(step)
             optimiser.zero_grad()
@@ -76,15 +76,15 @@ def train(model: Model, loss_of: Callable[[int], Tensor], recipe: Recipe, checkp
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             schedule.step()
-            _average(averaged, model, min(recipe.average, (1 + step) / (10 + step)))
+            _average(averaged, model, min(setup.average, (1 + step) / (10 + step)))
             smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
             bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
             bar.update()
-            if time.monotonic() - saved > recipe.save_seconds:
+            if time.monotonic() - saved > setup.save_seconds:
                 save(step + 1)
                 saved = time.monotonic()
-    if done < recipe.steps:
-        save(recipe.steps)
+    if done < setup.steps:
+        save(setup.steps)
     return averaged
 
 

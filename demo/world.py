@@ -1,6 +1,6 @@
 """The demo's world: one coloured shape on a background, described by a caption; fire is the concept to forget.
 
-Knows words and their meaning only: `demo.renderer` draws a scene, `demo.oracle` judges a picture.
+Knows words and their meaning only: `demo.renderer` draws a scene, `demo.oracle` classifies a picture.
 """
 
 from __future__ import annotations

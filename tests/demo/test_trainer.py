@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from demo.trainer import Recipe, train
+from demo.trainer import TrainingSetup, train
 
-RECIPE = Recipe(steps=12, learning_rate=0.1, average=0.5, save_seconds=0.0)
+SETUP = TrainingSetup(steps=12, learning_rate=0.1, average=0.5, save_seconds=0.0)
 
 
 def new_model():
@@ -27,18 +27,18 @@ def loss_with(model, stop_at=None):
 
 def test_resume(tmp_path):
     model = new_model()
-    expected = train(model, loss_with(model), RECIPE, tmp_path / "whole.pt")
+    expected = train(model, loss_with(model), SETUP, tmp_path / "whole.pt")
     model = new_model()
     with pytest.raises(KeyboardInterrupt):
-        train(model, loss_with(model, stop_at=7), RECIPE, tmp_path / "parts.pt")
+        train(model, loss_with(model, stop_at=7), SETUP, tmp_path / "parts.pt")
     model = new_model()
-    resumed = train(model, loss_with(model), RECIPE, tmp_path / "parts.pt")
+    resumed = train(model, loss_with(model), SETUP, tmp_path / "parts.pt")
     assert torch.equal(resumed.weight, expected.weight)
     assert not resumed.training and sorted(path.name for path in tmp_path.iterdir()) == ["parts.pt", "whole.pt"]
 
 
 def test_a_finished_run_returns_at_once(tmp_path):
     model = new_model()
-    first = train(model, loss_with(model), RECIPE, tmp_path / "run.pt")
-    again = train(new_model(), loss_with(model, stop_at=0), RECIPE, tmp_path / "run.pt")
+    first = train(model, loss_with(model), SETUP, tmp_path / "run.pt")
+    again = train(new_model(), loss_with(model, stop_at=0), SETUP, tmp_path / "run.pt")
     assert torch.equal(first.weight, again.weight)
