@@ -64,13 +64,13 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     if path.suffix not in SUFFIXES:
         raise CheckpointError(f"{path}: expected a file ending in one of {', '.join(SUFFIXES)}, found {path.suffix!r}")
     try:
-        found: Any = (
+        content: Any = (
             safetensors.torch.load_file(path)
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except Exception as error:  # each reader has its own classes for a file that it cannot read
         raise CheckpointError(f"{path}: cannot be read as {path.suffix} weights: {error}") from None
-    if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        raise CheckpointError(f"{path}: expected a state dict (names to tensors), found {type(found).__name__}")
-    return found
+    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise CheckpointError(f"{path}: expected a state dict (names to tensors), found {type(content).__name__}")
+    return content

@@ -1,11 +1,11 @@
-"""Guarded Stable Diffusion on inference engines: build them, generate with them, look after them.
+"""Guarded Stable Diffusion on inference engines: build them, generate with them, check them.
 
 Exit statuses of every command:
   0    done
   2    it could not be done; one line on standard error says why
   3    generate: an image was refused; those that were not are written
   130  interrupted from the keyboard; one line says what state things are in
-  141  what read the output has ended, as `head` does
+  141  the program that read the output has ended, as `head` does
 """
 
 from __future__ import annotations
@@ -112,22 +112,22 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def _command(argv: Sequence[str]) -> Command:
     name = argv[0] if argv else None
     if name in ("-h", "--help", "--version"):
-        _roof().parse_args([name])
+        _main_parser().parse_args([name])
     if name not in COMMANDS:
         found = "none" if name is None else repr(name)
         raise InputError(f"command: expected one of {', '.join(COMMANDS)}, found {found}; saferedir --help says what each does")
     return COMMANDS[name]
 
 
-def _roof() -> argparse.ArgumentParser:
+def _main_parser() -> argparse.ArgumentParser:
     """Prints the help and the version; it parses no command line."""
     description, epilog = (__doc__ or "\n\n").split("\n\n", 1)
-    roof = Parser(prog="saferedir", usage="saferedir COMMAND ...", description=description, epilog=epilog)
-    roof.add_argument("--version", action="version", version=f"saferedir {__version__}", help="print the version")
-    commands = roof.add_subparsers(title="commands", metavar="COMMAND", description="saferedir COMMAND --help lists its options")
+    parser = Parser(prog="saferedir", usage="saferedir COMMAND ...", description=description, epilog=epilog)
+    parser.add_argument("--version", action="version", version=f"saferedir {__version__}", help="print the version")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", description="saferedir COMMAND --help lists its options")
     for name, command in COMMANDS.items():
         commands.add_parser(name, help=command.help)
-    return roof
+    return parser
 
 
 def _fail(message: str, status: int) -> int:
@@ -145,14 +145,14 @@ def _reason(error: OSError) -> str:
 
 
 def _print_any_character() -> None:
-    """A console that lacks a character gets its escape sequence in its place."""
+    """Let a console that lacks a character print its escape sequence."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a stream that is not a file, as some programs put in place
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 def _close_output() -> None:
-    """Send what is still buffered nowhere; Python would complain of it at exit."""
+    """Send what is still buffered to os.devnull, else Python prints an error at exit."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, AttributeError):
             try:

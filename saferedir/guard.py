@@ -47,8 +47,8 @@ class Concept(nn.Module):
         if self.mask_again:
             size = mask.unsqueeze(2) * size
 
-        # Heads that cannot redirect have failed, whatever they classify. Their inputs are looked at themselves, because the ReLU
-        # of some engines turns NaN into 0.
+        # Heads that cannot redirect have failed, whatever they classify. Their inputs are checked, too: some engines' ReLU turns
+        # NaN into 0.
         inputs = sample.sum(dim=(1, 2, 3)) + timestep + current.sum(dim=(0, 2, 3))
         usable = torch.isfinite(size.sum(dim=(0, 2, 3)) + direction.sum(dim=(1, 2)) + inputs)
         return torch.where(usable, torch.softmax(logits, dim=1)[:, 1], torch.nan), size * direction
@@ -94,8 +94,8 @@ class Guard(nn.Module):
         original = original_embeds.reshape(-1, images, TOKENS, width)  # [C, B, 77, D]
         known = shifts.reshape(shifts.shape[0], -1, images, TOKENS, width)
         current = original + known.sum(dim=0)
-        judged = [concept(sample, timestep, original, current, alpha_scale[index]) for index, concept in enumerate(self.concepts)]
-        p_unsafe, shift = (torch.stack(values) for values in zip(*judged, strict=True))  # [K, B], [K, C, B, 77, D]
+        outputs = [concept(sample, timestep, original, current, alpha_scale[index]) for index, concept in enumerate(self.concepts)]
+        p_unsafe, shift = (torch.stack(values) for values in zip(*outputs, strict=True))  # [K, B], [K, C, B, 77, D]
         p_unsafe = torch.where(torch.isfinite(threshold), p_unsafe, torch.nan)
         checked = countdown <= 0
         unsafe = checked & ~(p_unsafe <= threshold)  # NaN compares false, so it is unsafe

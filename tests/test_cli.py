@@ -169,7 +169,7 @@ def test_only_the_build_imports_torch(name, demo_engines, tmp_path):
     assert started("-c", script, name, *more).stdout.splitlines()[-1] == "False"
 
 
-def test_the_roof_imports_no_command():
+def test_the_main_parser_imports_no_command():
     script = (
         "import sys; from saferedir.cli import main; main(['--help']); "
         "print({'numpy', 'torch', 'PIL', 'export', 'runtime'} & {*sys.modules})"

@@ -25,7 +25,7 @@ class InferenceHeads(nn.Module):
     One shift instead of 77: a trained module's delta differs between tokens by a positive factor alone, gate · mask, which
     the redirection rule divides out with the norm. Here delta is [B, 1, D] and has the direction of each token's.
     What is not equal: a token whose gate · mask · ‖delta‖ is below 1e-12, where the rule lets the shift fade, is shifted in
-    full; and a gate that is NaN goes unseen, as does a mask unless it is applied again. NaN or infinity anywhere else
+    full; and a gate that is NaN goes unnoticed, as does a mask unless it is applied again. NaN or infinity anywhere else
     reaches the rule as it does from the trained module.
 
     BatchNorm and mask predictor stay, because exporting deals with them: it folds the first into the convolutions, and drops

@@ -41,10 +41,10 @@ def _transforms() -> tuple[Tensor, Tensor, Tensor]:
 
 def _coefficients(roots: Sequence[float]) -> list[float]:
     """Of the polynomial with these roots and leading coefficient 1, the constant first."""
-    found = [1.0]
+    coefficients = [1.0]
     for root in roots:
-        found = [up - root * same for up, same in zip([0.0, *found], [*found, 0.0], strict=True)]
-    return found
+        coefficients = [up - root * same for up, same in zip([0.0, *coefficients], [*coefficients, 0.0], strict=True)]
+    return coefficients
 
 
 def _powers(count: int) -> Tensor:

@@ -84,16 +84,16 @@ def weighted(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:
 @torch.no_grad()
 def classifier_figures(model: Redirector, records: Records, rows: Tensor) -> dict[str, float]:
     """Precision, recall and false positive rate of the classifier on the given records."""
-    found = torch.cat(
+    predicted = torch.cat(
         [
             model(records.latents[part], records.timesteps[part], records.embeds(part)).logits.argmax(1).bool()
             for part in rows.split(256)
         ]
     )
     unsafe = records.unsafe[rows]
-    hits = float((found & unsafe).sum())
+    hits = float((predicted & unsafe).sum())
     return {
-        "precision": hits / max(float(found.sum()), 1),
+        "precision": hits / max(float(predicted.sum()), 1),
         "recall": hits / max(float(unsafe.sum()), 1),
-        "false_positive_rate": float((found & ~unsafe).sum()) / max(float((~unsafe).sum()), 1),
+        "false_positive_rate": float((predicted & ~unsafe).sum()) / max(float((~unsafe).sum()), 1),
     }
