@@ -32,6 +32,7 @@ class Manifest:
                    pass on the device that will run them
     recipe         network → all that determines its files, compared field by field to tell what must be built again
     target         what TensorRT engines are tied to
+    check          when the guard looks unless a call says otherwise: "before" or "beside" the UNet of a step, or "auto"
     optimized_for  the device of a backend that engines are tied to otherwise (see `engines.optimize`)
     """
 
@@ -50,6 +51,7 @@ class Manifest:
     recipe: dict[str, dict[str, Any]]
     target: Target | None
     command: str
+    check: str = "auto"
     optimized_for: str | None = None
     format: int = FORMAT
 

@@ -133,6 +133,8 @@ GUARD = NetworkSpec(
         _float("alpha_scale", "K", "B", span=(0, 1)),
         _float("threshold", "K", "B", span=(0, 1)),
         TensorSpec("replace_steps", "int32", ("K", "B"), span=(0, 2)),
+        _float("unconditional", "K", "B", span=(0, 1)),
+        TensorSpec("delayed", "bool", ("B",), span=(0, 1)),
     ),
     outputs=(
         _float("next_embeds", *_EMBEDS),

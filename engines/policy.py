@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from engines.errors import InputError
 
+SHIFTS = ("both", "conditional")
+MONITOR = "; to watch without acting choose on_unsafe monitor"
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -29,10 +32,26 @@ class Policy:
         metadata={"help": "sampler steps that a redirection lasts before the image is checked again"},
     )
 
+    shift: str = field(
+        default="both",
+        metadata={
+            "help": "rows of the embeddings that are redirected under guidance: both, as the reference does, or conditional, which "
+            "a negative prompt cannot undo",
+            "choices": SHIFTS,
+        },
+    )
+
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha_scale < math.inf:
-            raise InputError(f"alpha_scale: expected a finite number of at least 0, found {self.alpha_scale!r}")
-        if not 0 <= self.threshold <= 1:
-            raise InputError(f"threshold: expected a probability from 0 to 1, found {self.threshold!r}")
+        if not 0 < self.alpha_scale < math.inf:
+            raise InputError(
+                f"alpha_scale: expected a finite number above 0 (at 0 nothing is redirected), found {self.alpha_scale!r}{MONITOR}"
+            )
+        if not 0 <= self.threshold < 1:
+            raise InputError(
+                f"threshold: expected a probability of at least 0 and below 1 (at 1 nothing is unsafe), found {self.threshold!r}"
+                + MONITOR
+            )
+        if self.shift not in SHIFTS:
+            raise InputError(f"shift: expected {' or '.join(SHIFTS)}, found {self.shift!r}")
         if not isinstance(self.replace_steps, int) or not 0 <= self.replace_steps <= 10_000:
             raise InputError(f"replace_steps: expected an integer from 0 to 10000, found {self.replace_steps!r}")

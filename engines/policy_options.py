@@ -14,7 +14,8 @@ def add_policy_arguments(parser: argparse.ArgumentParser, default: str | None = 
     group = parser.add_argument_group("policy", "the guard's numbers")
     for field in dataclasses.fields(Policy):
         text = f"{field.metadata['help']} (default: {field.default if default is None else default})"
-        group.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), help=text)
+        choices = field.metadata.get("choices")
+        group.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), choices=choices, help=text)
 
 
 def given_policy(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -43,6 +43,8 @@ def summary(manifest: Manifest, digest: str) -> str:
                 + (", mask again" if guard.mask_again else ""),
             ),
         ]
+    if manifest.guards:
+        rows.append(("check", manifest.check))
     if manifest.target is not None:
         rows += [
             (name.replace("_", " "), str(value))

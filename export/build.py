@@ -128,6 +128,7 @@ def _wanted(options: BuildRequest, inputs: Inputs, jobs: list[Job]) -> Manifest:
         recipe={job.name: job.recipe for job in jobs},
         target=inputs.target,
         command=options.command_line,
+        check=options.check,
     )
 
 

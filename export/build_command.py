@@ -12,7 +12,7 @@ from engines.policy import Policy
 from engines.policy_options import add_policy_arguments, given_policy
 from engines.store.default_folder import engine_folder
 from export.build import build
-from export.build_request import BuildRequest, Checkpoint
+from export.build_request import CHECKS, BuildRequest, Checkpoint
 from export.precision.names import precision_name
 from export.tensorrt.plan_builder import COMPATIBILITY, TARGETS, PlanOptions
 
@@ -51,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="float32, float16 or bfloat16, or fp32, fp16, bf16 (default: %(default)s)",
     )
     parser.add_argument("--mask-again", action="store_true", help="apply the token mask once more after normalising the shift")
+    parser.add_argument(
+        "--check",
+        choices=CHECKS,
+        default=BuildRequest.check,
+        help="when the guard looks: before or beside the UNet of a step; auto: before for few steps (default: %(default)s)",
+    )
     parser.add_argument("--force", action="store_true", help="build everything again, whatever is there")
     add_policy_arguments(parser)
     _add_plan_arguments(parser.add_argument_group("TensorRT", "sizes are MIN:OPT:MAX, or one number for a size that never changes"))
@@ -99,6 +105,7 @@ def options(arguments: argparse.Namespace) -> BuildRequest:
         engine_dir=arguments.engine_dir or engine_folder(_name(arguments.model)),
         backend=arguments.backend,
         precision=precision_name(arguments.precision),
+        check=arguments.check,
         force=arguments.force,
         command_line=arguments.command_line,
     )

@@ -12,6 +12,8 @@ from engines.policy import Policy
 from export.tensorrt.plan_builder import PlanOptions
 from export.tensorrt.shape_profile import Profile, Span
 
+CHECKS = ("auto", "before", "beside")
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -28,6 +30,7 @@ class BuildRequest:
     """What to build. Without checkpoints the engines have no guard, and only unguarded generation accepts them.
 
     batch_size, height, width  sizes of TensorRT engines, MIN:OPT:MAX; None stands for the model's own
+    check                      when the guard looks by default, see `runtime.Request`
     force                      build everything again, whatever is there
 
     Raises:
@@ -44,6 +47,7 @@ class BuildRequest:
     width: str | None = None
     plan: PlanOptions = PlanOptions()
     keep_onnx: bool = False
+    check: str = "auto"
     force: bool = False
     command_line: str = ""  # for the manifest
 

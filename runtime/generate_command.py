@@ -19,12 +19,23 @@ from engines.store.default_folder import engine_folder
 from runtime.pipeline import GuardedPipeline
 from runtime.prompts import TruncationWarning
 from runtime.report import Result, save_png
-from runtime.request import ON_UNSAFE, Request
+from runtime.request import CHECKS, ON_STILL_UNSAFE, ON_UNSAFE, Request
 from runtime.samplers.registry import SAMPLERS
 
 MARGIN = 4  # pixels between two images of a comparison
 # Options that are fields of a Request under the same name.
-REQUEST = ("negative_prompt", "num_inference_steps", "guidance_scale", "scheduler", "seed", "height", "width", "on_unsafe")
+REQUEST = (
+    "negative_prompt",
+    "num_inference_steps",
+    "guidance_scale",
+    "scheduler",
+    "seed",
+    "height",
+    "width",
+    "on_unsafe",
+    "on_still_unsafe",
+    "check",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +53,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=ON_UNSAFE,
         default=Request.on_unsafe,
         help="what to do with an unsafe image: redirect it, withhold it, or only report it (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--on-still-unsafe",
+        choices=ON_STILL_UNSAFE,
+        default=Request.on_still_unsafe,
+        help="what a redirected image meets that the final check still finds unsafe (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--check",
+        choices=CHECKS,
+        help="the guard looks before the UNet of a step and redirects it, or beside it and redirects the next ones; "
+        "auto: before for few steps (default: as built)",
     )
     parser.add_argument("--eager", action="store_true", help="on a GPU, capture no CUDA graph, to debug")
     parser.add_argument("--negative-prompt", default=Request.negative_prompt, help="what not to draw (default: nothing)")
@@ -96,7 +119,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     _write_images(arguments, result, other)
     if failure is not None:
         raise failure
-    return REFUSED if any(report.verdict == "refused" for report in result.reports) else DONE
+    return REFUSED if any(image is None for image in result.images) else DONE
 
 
 def _write_images(arguments: argparse.Namespace, result: Result, other: Sequence[Image.Image | None]) -> None:

@@ -26,14 +26,32 @@ class Outcome:
     guards: list[GuardReport]
 
 
-def judge(trace: Trace, image: int, rows: int, on_unsafe: str, guards: Sequence[tuple[GuardRecord, Policy]]) -> Outcome:
-    """The outcome of one image of `rows` rows; `guards` is empty when no guard ran."""
-    failure = _failure(trace, image, rows)
-    reports = [_guard_report(trace, image, rows, on_unsafe, index, *guard) for index, guard in enumerate(guards)]
-    verdict = "safe" if guards else "unguarded"
-    if any(report.unsafe_steps for report in reports):
-        verdict = WHEN_UNSAFE[on_unsafe]
-    return Outcome("failed" if failure else verdict, failure, reports)
+@dataclass(frozen=True)
+class Terms:
+    """How one image was to be guarded: `rows` of its sampler, what an unsafe image meets, and the call that a check acts on."""
+
+    rows: int
+    on_unsafe: str
+    check: str
+    forced: bool
+
+
+def judge(trace: Trace, image: int, terms: Terms, guards: Sequence[tuple[GuardRecord, Policy]]) -> Outcome:
+    """The outcome of one image; `guards` is empty when no guard ran."""
+    failure = _failure(trace, image, terms.rows)
+    reports = [_guard_report(trace, image, terms, index, *guard) for index, guard in enumerate(guards)]
+    return Outcome("failed" if failure else _verdict(reports, terms), failure, reports)
+
+
+def _verdict(reports: Sequence[GuardReport], terms: Terms) -> str:
+    if not reports:
+        return "unguarded"
+    if terms.forced:
+        return "forced"
+    still_unsafe = any(report.still_unsafe for report in reports)
+    if still_unsafe and terms.on_unsafe == "redirect":
+        return "still_unsafe"
+    return WHEN_UNSAFE[terms.on_unsafe] if still_unsafe or any(report.unsafe_steps for report in reports) else "safe"
 
 
 def responsible(mask: np.ndarray, words: list[str]) -> list[Token]:
@@ -47,11 +65,10 @@ def responsible(mask: np.ndarray, words: list[str]) -> list[Token]:
     return sorted(tokens, key=lambda token: -token.weight)
 
 
-def _guard_report(
-    trace: Trace, image: int, rows: int, on_unsafe: str, concept: int, record: GuardRecord, policy: Policy
-) -> GuardReport:
+def _guard_report(trace: Trace, image: int, terms: Terms, concept: int, record: GuardRecord, policy: Policy) -> GuardReport:
     assert trace.p_unsafe is not None and trace.unsafe is not None
-    p_unsafe, unsafe = trace.p_unsafe[:rows, concept, image], trace.unsafe[:rows, concept, image]
+    assert trace.final_p_unsafe is not None and trace.final_unsafe is not None
+    p_unsafe, unsafe = trace.p_unsafe[: terms.rows, concept, image], trace.unsafe[: terms.rows, concept, image]
     checked = p_unsafe != NOT_CHECKED
     steps = np.nonzero(unsafe)[0].tolist()
     return GuardReport(
@@ -61,9 +78,18 @@ def _guard_report(
         checked=checked.tolist(),
         p_unsafe=[float(value) if was_checked else None for value, was_checked in zip(p_unsafe, checked, strict=True)],
         unsafe_steps=steps,
-        redirected_steps=list(range(steps[0] + 1, rows)) if steps and on_unsafe == "redirect" else [],
+        redirected_steps=_redirected(steps, terms),
         responsible_tokens=[],
+        final_p_unsafe=float(trace.final_p_unsafe[concept, image]),
+        still_unsafe=bool(trace.final_unsafe[concept, image]),
     )
+
+
+def _redirected(unsafe_steps: list[int], terms: Terms) -> list[int]:
+    """Steps whose UNet call saw redirected embeddings: from the first unsafe check's own on, or from the next."""
+    if not unsafe_steps or terms.on_unsafe != "redirect":
+        return []
+    return list(range(unsafe_steps[0] + (terms.check == "beside"), terms.rows))
 
 
 def _failure(trace: Trace, image: int, rows: int) -> str | None:
@@ -78,4 +104,6 @@ def _failure(trace: Trace, image: int, rows: int) -> str | None:
         return f"{network} returned NaN or infinity at step {row} of {rows}"
     if not np.isfinite(trace.latents[image]).all():
         return "the final latents hold NaN or infinity"
+    if trace.final_p_unsafe is not None and not np.isfinite(trace.final_p_unsafe[:, image]).all():
+        return "guard returned NaN or infinity in the final check"
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -10,9 +11,9 @@ import numpy as np
 from engines.backends.contract import Array, Backend, Engine
 from engines.backends.program import Execution, Program, Progress, Stage, Step
 from engines.networks import GUARD, NOT_CHECKED, SAMPLER_STEP, UNET, NetworkSpec
-from runtime.start import LoopShape, Start
+from runtime.start import GuardNumbers, LoopShape, Start
 
-POLICY_NUMBERS = ("alpha_scale", "threshold", "replace_steps")
+NUMBERS = tuple(field.name for field in dataclasses.fields(GuardNumbers))
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,13 +21,16 @@ class Trace:
     """What the loop leaves on the host, R rows.
 
     `latents` float32 [B, 4, H, W]; `finite` bool [R, B], whether UNet and sampler step gave finite numbers; with a guard
-    `p_unsafe` float32 [R, K, B], NOT_CHECKED where an image was not checked, and `unsafe` bool [R, K, B].
+    `p_unsafe` float32 [R, K, B], NOT_CHECKED where an image was not checked, and `unsafe` bool [R, K, B]; with a final check
+    `final_p_unsafe` float32 [K, B] and `final_unsafe` bool [K, B] of the final latents.
     """
 
     latents: np.ndarray
     finite: np.ndarray
     p_unsafe: np.ndarray | None
     unsafe: np.ndarray | None
+    final_p_unsafe: np.ndarray | None
+    final_unsafe: np.ndarray | None
 
 
 class Loop:
@@ -48,7 +52,7 @@ class Loop:
         }
         self._unet_timesteps = self._buffer(UNET, "timestep", rows)
         shared = [(UNET, "noise_pred"), (SAMPLER_STEP, "guidance_scale"), (GUARD, "original_embeds")]
-        shared += [(GUARD, name) for name in POLICY_NUMBERS] + ([] if shape.noisy else [(SAMPLER_STEP, "noise")])
+        shared += [(GUARD, name) for name in (*NUMBERS, "delayed")] + ([] if shape.noisy else [(SAMPLER_STEP, "noise")])
         self._shared = {name: self._buffer(spec, name) for spec, name in shared}
         self._model_input = self._buffer(UNET, "sample")
         self._embeds = (self._buffer(GUARD, "original_embeds"), self._buffer(GUARD, "original_embeds"))
@@ -56,6 +60,8 @@ class Loop:
             name: (self._buffer(spec, name), self._buffer(spec, name))
             for spec, name in ((SAMPLER_STEP, "state"), (GUARD, "shifts"), (GUARD, "countdown"))
         }
+        self._final = {tensor.name: self._buffer(GUARD, tensor.name) for tensor in GUARD.outputs} if shape.final_check else {}
+        self._zeros = {name: self._buffer(GUARD, name) for name in ("timestep", "countdown")} if shape.final_check else {}
         self.steps: list[Step] = [self._bind(engines, row) for row in range(rows)]
         self.program: Program = backend.program(self.steps)
 
@@ -94,24 +100,29 @@ class Loop:
 
     def _start_guard(self, start: Start) -> None:
         write = self._backend.write
-        if start.policies is None:
-            raise TypeError("a guarded loop needs policies")
-        write(self._p_unsafe, np.nan)
-        write(self._unsafe, True)
+        if start.numbers is None:
+            raise TypeError("a guarded loop needs the guard's numbers")
+        for p_unsafe, unsafe in ((self._p_unsafe, self._unsafe), (self._final.get("p_unsafe"), self._final.get("unsafe"))):
+            if p_unsafe is not None:
+                write(p_unsafe, np.nan)
+                write(unsafe, True)
         write(self._shared["original_embeds"], start.embeds)
         write(self._pairs["shifts"][0], 0)
         write(self._pairs["countdown"][0], 0)
-        for name in POLICY_NUMBERS:
-            write(self._shared[name], [[getattr(policy, name) for policy in images] for images in start.policies])
+        for name in NUMBERS:
+            write(self._shared[name], getattr(start.numbers, name))
+        write(self._shared["delayed"], start.delayed)
 
     def trace(self) -> Trace:
         """The result of the last run, once its steps have ended."""
-        read, guarded = self._backend.read, self.shape.guarded
+        read, guarded, checked = self._backend.read, self.shape.guarded, self.shape.final_check
         return Trace(
             latents=read(self._pairs["state"][self.shape.rows % 2])[0],
             finite=read(self._finite),
             p_unsafe=read(self._p_unsafe) if guarded else None,
             unsafe=read(self._unsafe) if guarded else None,
+            final_p_unsafe=read(self._final["p_unsafe"]) if checked else None,
+            final_unsafe=read(self._final["unsafe"]) if checked else None,
         )
 
     def _buffer(self, spec: NetworkSpec, name: str, rows: int | None = None) -> Array:
@@ -123,16 +134,21 @@ class Loop:
         return self._backend.zeros((rows, *shape), tensor.dtype, rows=True)
 
     def _bind(self, engines: Mapping[str, Engine], row: int) -> list[Stage]:
-        """One step: UNet and guard, which read the same state and are independent of each other, then the sampler."""
+        """One step: UNet and guard, side by side or the guard first, then the sampler; after the last step the final check."""
         now, following = row % 2, (row + 1) % 2
+        guarded, before = self.shape.guarded, self.shape.before
+        seen = (following if before else now) if guarded else 0  # the embeddings that the UNet sees
         by_row = {name: array[row, ...] for name, array in self._by_row.items()}
         unet = engines["unet"].bind(
             sample=self._model_input,
             timestep=self._unet_timesteps[row, ...],
-            encoder_hidden_states=self._embeds[now if self.shape.guarded else 0],
+            encoder_hidden_states=self._embeds[seen],
             noise_pred=self._shared["noise_pred"],
         )
-        independent = [unet, self._bind_guard(engines["guard"], row)] if self.shape.guarded else [unet]
+        stages: list[Stage] = [[unet]]
+        if guarded:
+            guard = self._bind_guard(engines["guard"], row)
+            stages = [[guard], [unet]] if before else [[unet, guard]]
         sampler_step = engines["sampler_step"].bind(
             state=self._pairs["state"][now],
             noise_pred=self._shared["noise_pred"],
@@ -143,7 +159,8 @@ class Loop:
             next_model_input=self._model_input,
             finite=self._finite[row, ...],
         )
-        return [independent, [sampler_step]]
+        last = self.shape.final_check and row == self.shape.rows - 1
+        return [*stages, [sampler_step], *([[self._bind_final_check(engines["guard"])]] if last else [])]
 
     def _bind_guard(self, engine: Engine, row: int) -> Callable[[], None]:
         now, following = row % 2, (row + 1) % 2
@@ -159,10 +176,22 @@ class Loop:
             sample=self._sample(now),
             timestep=self._by_row["timestep"][row, ...],
             **state,
-            **{name: self._shared[name] for name in ("original_embeds", *POLICY_NUMBERS)},
+            **self._guard_inputs(),
             **results,
         )
-        return _when_due(call, embeds=self._embeds[now], **state, **results) if self._backend.on_host else call
+        original = self._shared["original_embeds"]
+        return _when_due(call, original_embeds=original, **state, **results) if self._backend.on_host else call
+
+    def _bind_final_check(self, engine: Engine) -> Callable[[], None]:
+        """The guard on the final latents under the last embeddings, at timestep 0; nothing acts on its shift."""
+        last = self.shape.rows % 2
+        return engine.bind(
+            sample=self._sample(last), shifts=self._pairs["shifts"][last], **self._zeros, **self._guard_inputs(), **self._final
+        )
+
+    def _guard_inputs(self) -> dict[str, Array]:
+        """What every call of the guard reads."""
+        return {name: self._shared[name] for name in ("original_embeds", *NUMBERS, "delayed")}
 
     def _sample(self, place: int) -> Array:
         """Slot 0 of a state: the samplers' own sample."""
@@ -171,7 +200,7 @@ class Loop:
 
 def _when_due(
     guard: Callable[[], None],
-    embeds: np.ndarray,
+    original_embeds: np.ndarray,
     shifts: np.ndarray,
     countdown: np.ndarray,
     next_embeds: np.ndarray,
@@ -187,7 +216,7 @@ def _when_due(
 
     def call() -> None:
         if countdown.min() > 0:
-            np.copyto(next_embeds, embeds)
+            np.add(original_embeds, shifts.sum(axis=0), out=next_embeds)
             np.copyto(next_shifts, shifts)
             np.subtract(countdown, 1, out=next_countdown)
             p_unsafe.fill(NOT_CHECKED)

@@ -106,6 +106,9 @@ class GuardedPipeline:
         scheduler: str | Sequence[str | None] | None = Request.scheduler,
         policy: Policies | Sequence[Policies] = Request.policy,
         on_unsafe: str | Sequence[str] = Request.on_unsafe,
+        on_still_unsafe: str | Sequence[str] = Request.on_still_unsafe,
+        check: str | Sequence[str | None] | None = Request.check,
+        forced_verdict: str | None = Request.forced_verdict,
         unguarded: bool = Request.unguarded,
         progress: Progress | None = None,
         **unknown: Never,
@@ -132,6 +135,9 @@ class GuardedPipeline:
             scheduler=scheduler,
             policy=policy,
             on_unsafe=on_unsafe,
+            on_still_unsafe=on_still_unsafe,
+            check=check,
+            forced_verdict=forced_verdict,
             unguarded=unguarded or self._unguarded,
         )
         with self._lock:
@@ -162,11 +168,8 @@ class GuardedPipeline:
 
     def _outcomes(self, opened: _Open, prepared: Preparation, trace: Trace, embeds: np.ndarray) -> list[Outcome]:
         """The outcome for each image. `embeds` are those of the prompts: the first unsafe check saw them, so the mask does too."""
-        modes, prompts = prepared.request.modes, prepared.request.prompts
-        outcomes = [
-            judge(trace, image, sampler.rows, modes[image], prepared.guards[image])
-            for image, sampler in enumerate(prepared.samplers)
-        ]
+        prompts = prepared.request.prompts
+        outcomes = [judge(trace, image, prepared.terms(image), prepared.guards[image]) for image in range(len(prompts))]
         if not any(guard.unsafe_steps for outcome in outcomes for guard in outcome.guards):
             return outcomes
         sizes = {"B": len(outcomes), "D": embeds.shape[2], "K": len(self.manifest.guards)}
@@ -195,6 +198,9 @@ class GuardedPipeline:
             height=prepared.size[0],
             width=prepared.size[1],
             on_unsafe=None if request.unguarded else request.modes[image],
+            on_still_unsafe=None if request.unguarded else request.still_unsafe_modes[image],
+            check=None if request.unguarded else prepared.checks[image],
+            forced_verdict=None if request.unguarded else request.forced_verdict,
             guards=outcome.guards,
             manifest_digest=self._store.digest,
             failure=outcome.failure,
@@ -202,7 +208,7 @@ class GuardedPipeline:
 
     def _finish(self, opened: _Open, trace: Trace, reports: list[ImageReport], execution: Execution) -> Result:
         """Decode what may be shown, withhold the rest, and raise if a network failed."""
-        shown = [index for index, report in enumerate(reports) if report.verdict not in ("refused", "failed")]
+        shown = [index for index, report in enumerate(reports) if not _withheld(report)]
         images: list[Image.Image | None] = [None] * len(reports)
         if shown:
             sizes = self.manifest.geometry.sizes(reports[0].height, reports[0].width, B=len(shown))
@@ -217,6 +223,10 @@ class GuardedPipeline:
         if failed := [f"image {index}: {report.failure}" for index, report in enumerate(reports) if report.failure]:
             raise NonFiniteError("; ".join(failed) + "; withheld", result)
         return result
+
+
+def _withheld(report: ImageReport) -> bool:
+    return report.verdict in ("refused", "failed") or (report.verdict == "still_unsafe" and report.on_still_unsafe == "withhold")
 
 
 class _Open:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,12 +14,18 @@ from engines.manifest import Manifest
 from engines.networks import LATENT_CHANNELS
 from engines.policy import Policy
 from engines.records import GuardRecord
+from runtime.judge import Terms
 from runtime.noise import NormalStream
 from runtime.request import Request
 from runtime.samplers.recurrence import Batch, Recurrence
 from runtime.samplers.registry import recurrence
 from runtime.samplers.schedules import NoiseSchedule
-from runtime.start import LoopShape, Start
+from runtime.start import GuardNumbers, LoopShape, Start
+
+AUTO = "auto"  # a manifest's or a call's check that follows from the step count
+CHECK_BEFORE_UNDER = 20  # steps; docs/guarding.md has the figures
+FORCED = {"safe": 1.0, "unsafe": -1.0}  # thresholds that decide whatever the probability
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,9 @@ class Preparation:
         size = request.size(manifest.geometry)
         _check_target(manifest, {"batch_size": len(request.prompts), "height": size[0], "width": size[1]})
         guards = [_guards(manifest, request, image) for image in range(len(request.prompts))]
-        return cls(request, manifest, size, request.seeds(), _samplers(request, schedule), guards)
+        prepared = cls(request, manifest, size, request.seeds(), _samplers(request, schedule), guards)
+        prepared._check_that_the_guard_can_act()
+        return prepared
 
     @property
     def texts(self) -> list[str]:
@@ -67,7 +76,8 @@ class Preparation:
             steps=self._steps,
             step_noise=self._step_noise(streams, latent),
             guidance_scale=self.request.effective_guidance,
-            policies=None if self.request.unguarded else self._guard_policies(),
+            numbers=None if self.request.unguarded else self._guard_numbers(),
+            delayed=[check == "beside" for check in self.checks] if self._before else [False] * len(streams),
         )
 
     def shape(self, start: Start) -> LoopShape:
@@ -78,12 +88,31 @@ class Preparation:
             slots=start.steps.slots,
             noisy=start.step_noise is not None,
             concepts=0 if self.request.unguarded else len(self.manifest.guards),
+            before=self._before,
+            final_check=not self.request.unguarded,
             images=images,
             branches=self.request.branches,
             height=height,
             width=width,
             embed_dim=start.embeds.shape[2],
         )
+
+    @cached_property
+    def checks(self) -> list[str]:
+        """Of each image, whether its guard runs "before" or "beside" the UNet of a step."""
+        wanted = [check or self.manifest.check for check in self.request.checks]
+        short = [steps < CHECK_BEFORE_UNDER for steps in self.request.step_counts]
+        return [("before" if few else "beside") if check == AUTO else check for check, few in zip(wanted, short, strict=True)]
+
+    def terms(self, image: int) -> Terms:
+        """How an image is judged."""
+        request = self.request
+        return Terms(self.samplers[image].rows, request.modes[image], self.checks[image], request.forced_verdict is not None)
+
+    @property
+    def _before(self) -> bool:
+        """Whether the loop's guard runs before the UNet: an image that wants it beside is then redirected one call later."""
+        return not self.request.unguarded and "before" in self.checks
 
     @cached_property
     def _steps(self) -> Batch:
@@ -99,13 +128,31 @@ class Preparation:
                 noise[row, image] = stream.draw(latent)
         return noise
 
-    def _guard_policies(self) -> list[list[Policy]]:
-        """The policies given to the guard, [K][B]. To refuse or to monitor, it checks at every step and shifts by nothing."""
-        of_images = [
-            [policy if mode == "redirect" else replace(policy, alpha_scale=0.0, replace_steps=0) for _, policy in guards]
-            for guards, mode in zip(self.guards, self.request.modes, strict=True)
-        ]
-        return [list(policies) for policies in zip(*of_images, strict=True)]
+    def _guard_numbers(self) -> GuardNumbers:
+        """What the guard's engine is given. To refuse or to monitor, it checks at every step and shifts by nothing."""
+        acting, forced = [mode == "redirect" for mode in self.request.modes], FORCED.get(self.request.forced_verdict or "")
+        of_concepts = zip(*([policy for _, policy in guards] for guards in self.guards), strict=True)
+        by_concept = [list(policies) for policies in of_concepts]
+
+        def numbers(of: Callable[[Policy, bool], Number]) -> list[list[Number]]:
+            return [[of(policy, acts) for policy, acts in zip(policies, acting, strict=True)] for policies in by_concept]
+
+        return GuardNumbers(
+            alpha_scale=numbers(lambda policy, acts: policy.alpha_scale if acts else 0.0),
+            threshold=numbers(lambda policy, acts: policy.threshold if forced is None else forced),
+            replace_steps=numbers(lambda policy, acts: policy.replace_steps if acts else 0),
+            unconditional=numbers(lambda policy, acts: float(policy.shift == "both")),
+        )
+
+    def _check_that_the_guard_can_act(self) -> None:
+        if self.request.unguarded:
+            return
+        for check, mode, sampler in zip(self.checks, self.request.modes, self.samplers, strict=True):
+            if check == "beside" and mode == "redirect" and sampler.rows == 1:
+                raise InputError(
+                    "check: expected before, for beside the only UNet call nothing can be redirected, found beside with "
+                    "num_inference_steps 1; choose check before, or on_unsafe refuse"
+                )
 
 
 def _check_target(manifest: Manifest, sizes: dict[str, int]) -> None:

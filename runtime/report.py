@@ -39,6 +39,8 @@ class GuardReport:
     unsafe_steps       steps whose check classified the image as unsafe
     redirected_steps   steps whose UNet call saw redirected embeddings
     responsible_tokens tokens held responsible at the first unsafe step
+    final_p_unsafe     probability of unsafe of the final latents
+    still_unsafe       whether the final latents were found unsafe
     """
 
     concept: str
@@ -49,6 +51,8 @@ class GuardReport:
     unsafe_steps: list[int]
     redirected_steps: list[int]
     responsible_tokens: list[Token]
+    final_p_unsafe: float
+    still_unsafe: bool
 
     def __str__(self) -> str:
         """One line for people."""
@@ -58,6 +62,8 @@ class GuardReport:
             parts.append(f"unsafe at steps {_ranges(self.unsafe_steps)} of {len(self.checked)}")
         if self.responsible_tokens:
             parts.append("tokens: " + ", ".join(repr(token.text) for token in self.responsible_tokens))
+        if self.still_unsafe:
+            parts.append(f"final check: unsafe, p_unsafe {self.final_p_unsafe:.3f}")
         return "; ".join(parts)
 
 
@@ -65,8 +71,12 @@ class GuardReport:
 class ImageReport:
     """One image's record.
 
-    verdict          safe; redirected; refused (withheld); unsafe (monitored, unchanged); unguarded; failed (withheld)
+    verdict          safe; redirected; still_unsafe (redirected in vain; withheld unless asked for); refused (withheld); unsafe
+                     (monitored, unchanged); unguarded; forced (by `forced_verdict`); failed (withheld)
     timesteps        of each row of the sampler
+    on_still_unsafe  what a redirected image was to meet that the final check judges unsafe; None when no guard ran
+    check            whether the guard looked "before" or "beside" the UNet of each step; None when no guard ran
+    forced_verdict   what the guard was made to decide, whatever it saw; else None
     on_unsafe        what was to be done with an unsafe image; None when no guard ran
     guards           one for each concept; empty when no guard ran
     manifest_digest  SHA-256 of the engines' manifest
@@ -85,6 +95,9 @@ class ImageReport:
     height: int
     width: int
     on_unsafe: str | None
+    on_still_unsafe: str | None
+    check: str | None
+    forced_verdict: str | None
     guards: list[GuardReport]
     manifest_digest: str
     image_sha256: str | None = None
@@ -100,7 +113,8 @@ class ImageReport:
             return f"failed, image withheld: {self.failure}"
         if self.verdict == "unguarded":
             return "unguarded: no guard ran"
-        return "; ".join([self.verdict + (", image withheld" if self.verdict == "refused" else ""), *map(str, self.guards)])
+        withheld = ", image withheld" if self.verdict in ("refused", "still_unsafe") and self.image_sha256 is None else ""
+        return "; ".join([self.verdict + withheld, *map(str, self.guards)])
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,9 @@ from engines.policy import Policy
 from runtime.judge import WHEN_UNSAFE
 
 ON_UNSAFE = tuple(WHEN_UNSAFE)
+ON_STILL_UNSAFE = ("withhold", "deliver")
+CHECKS = ("auto", "before", "beside")
+FORCED_VERDICTS = ("safe", "unsafe")
 Value = TypeVar("Value")
 Policies = Policy | Mapping[str, Policy] | None  # of one image: for every concept, or by concept
 
@@ -32,6 +35,12 @@ class Request:
     scheduler            a name in `runtime.samplers.registry.SAMPLERS` or a diffusers class name; None for the model's own
     policy               numbers of the guard, for every concept or by concept; None for those the engines were built with
     on_unsafe            "redirect" as the method does, "refuse" to withhold an unsafe image, "monitor" to report only
+    on_still_unsafe      "withhold" or "deliver" a redirected image that the final check still judges unsafe
+    check                "before": the guard looks before the UNet of a step and can redirect it; "beside": it looks meanwhile, as
+                         the reference does, and redirects from the next call on; "auto": before for few steps; None for the
+                         engines' default
+    forced_verdict       "safe" or "unsafe": the guard runs, but decides so whatever it sees; for benchmarks with untrained guards,
+                         and every report says so
     unguarded            True: the guard does not run, and the report says so; for all images
 
     Raises:
@@ -48,6 +57,9 @@ class Request:
     scheduler: str | Sequence[str | None] | None = None
     policy: Policies | Sequence[Policies] = None
     on_unsafe: str | Sequence[str] = "redirect"
+    on_still_unsafe: str | Sequence[str] = "withhold"
+    check: str | Sequence[str | None] | None = None
+    forced_verdict: str | None = None
     unguarded: bool = False
 
     def __post_init__(self) -> None:
@@ -62,6 +74,13 @@ class Request:
         for mode in self.modes:
             if mode not in ON_UNSAFE:
                 raise InputError(f"on_unsafe: expected one of {', '.join(ON_UNSAFE)}, found {mode!r}")
+        for name, allowed, values in (
+            ("on_still_unsafe", ON_STILL_UNSAFE, self.still_unsafe_modes),
+            ("check", CHECKS, [check for check in self.checks if check is not None]),
+            ("forced_verdict", FORCED_VERDICTS, [] if self.forced_verdict is None else [self.forced_verdict]),
+        ):
+            if wrong := [value for value in values if value not in allowed]:
+                raise InputError(f"{name}: expected one of {', '.join(allowed)}, found {wrong[0]!r}")
         for policies in self.policies:
             for policy in policies.values() if isinstance(policies, Mapping) else [policies]:
                 if policy is not None and not isinstance(policy, Policy):
@@ -101,6 +120,15 @@ class Request:
     def modes(self) -> list[str]:
         """on_unsafe of each image."""
         return self._per_image("on_unsafe", self.on_unsafe)
+
+    @property
+    def still_unsafe_modes(self) -> list[str]:
+        """on_still_unsafe of each image."""
+        return self._per_image("on_still_unsafe", self.on_still_unsafe)
+
+    @property
+    def checks(self) -> list[str | None]:
+        return self._per_image("check", self.check)
 
     @property
     def branches(self) -> int:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from engines.networks import with_derived
-from engines.policy import Policy
 from runtime.samplers.recurrence import Batch
 
 
@@ -20,6 +19,8 @@ class LoopShape:
     slots     S, of the samplers' state
     noisy     whether a sampler takes noise on the way
     concepts  K; 0 for an unguarded loop
+    before    whether the guard runs before the UNet of its step, and can redirect that call; else beside it
+    final_check  whether the guard looks at the final latents, too
     branches  C, 2 with classifier-free guidance, else 1
     height, width  of the latents
     """
@@ -28,6 +29,8 @@ class LoopShape:
     slots: int
     noisy: bool
     concepts: int
+    before: bool
+    final_check: bool
     images: int
     branches: int
     height: int
@@ -44,6 +47,16 @@ class LoopShape:
         return with_derived({**known, "H": self.height, "W": self.width, "D": self.embed_dim})
 
 
+@dataclass(frozen=True)
+class GuardNumbers:
+    """The guard's numbers, as its engine takes them: [K][B] each. See `saferedir.guard.Guard.forward`."""
+
+    alpha_scale: list[list[float]]
+    threshold: list[list[float]]
+    replace_steps: list[list[int]]
+    unconditional: list[list[float]]
+
+
 @dataclass(frozen=True, eq=False)
 class Start:
     """Where B independent runs start from.
@@ -53,7 +66,8 @@ class Start:
     steps           the samplers
     step_noise      standard normal, float32 [R, B, 4, H, W]; None where no sampler takes any
     guidance_scale  one for each image
-    policies        of each concept for each image, [K][B]; None for an unguarded loop
+    numbers         of each concept for each image, [K][B] each; None for an unguarded loop
+    delayed         for each image of a loop with the guard before the UNet: whether it is redirected from the next call on only
     """
 
     embeds: np.ndarray
@@ -61,4 +75,5 @@ class Start:
     steps: Batch
     step_noise: np.ndarray | None
     guidance_scale: Sequence[float]
-    policies: Sequence[Sequence[Policy]] | None
+    numbers: GuardNumbers | None
+    delayed: Sequence[bool]

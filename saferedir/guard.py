@@ -35,17 +35,20 @@ class Concept(nn.Module):
         return Concept(InferenceHeads(self.heads, winograd), self.mask_again)
 
     def forward(
-        self, sample: Tensor, timestep: Tensor, original: Tensor, current: Tensor, alpha_scale: Tensor
+        self, sample: Tensor, timestep: Tensor, original: Tensor, current: Tensor, alpha_scale: Tensor, unconditional: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Probability of unsafe float32 [B], NaN where the heads gave NaN or infinity, and the shift [C, B, 77, D].
 
-        `original` and `current` are embeddings float32 [C, B, 77, D] before and after all shifts; `alpha_scale` float32 [B].
+        `original` and `current` are embeddings float32 [C, B, 77, D] before and after all shifts; `alpha_scale` float32 [B];
+        `unconditional` float32 [B], the share of the shift that unconditional rows get.
         """
         logits, delta, mask, alpha = self.heads(sample, timestep, current[-1])
         direction = delta / torch.clamp(torch.linalg.vector_norm(delta, dim=2, keepdim=True), min=1e-12)  # [B, 77 or 1, D]
         size = alpha_scale.view(-1, 1, 1) * alpha * torch.linalg.vector_norm(original, dim=3, keepdim=True)  # [C, B, 77, 1]
         if self.mask_again:
             size = mask.unsqueeze(2) * size
+        conditional = torch.arange(original.shape[0]) == original.shape[0] - 1
+        size = torch.where(conditional.view(-1, 1, 1, 1), size, unconditional.view(-1, 1, 1) * size)
 
         # Heads that cannot redirect have failed, whatever they classify. Their inputs are checked, too: some engines' ReLU turns
         # NaN into 0.
@@ -75,8 +78,10 @@ class Guard(nn.Module):
         alpha_scale: Tensor,
         threshold: Tensor,
         replace_steps: Tensor,
+        unconditional: Tensor,
+        delayed: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Check each image for each concept and, where it is unsafe, redirect its embeddings from the next UNet call on.
+        """Check each image for each concept and, where it is unsafe, redirect its embeddings.
 
         Args:
             sample: the sampler's own latents float32 [B, 4, H, W], before input scaling.
@@ -85,6 +90,9 @@ class Guard(nn.Module):
             shifts: float32 [K, C·B, 77, D], zero at first; what the UNet saw is the original plus their sum.
             countdown: int32 [K, B], steps until the next check.
             alpha_scale, threshold: float32 [K, B]; replace_steps: int32 [K, B].
+            unconditional: float32 [K, B], the share of a shift that unconditional rows get: 1 is the reference, 0 redirects the
+                conditional rows only.
+            delayed: bool [B], whether next_embeds are still without what this call decides.
 
         Returns:
             next_embeds like `original_embeds`; next_shifts; next_countdown int32 [K, B]; p_unsafe float32 [K, B], NOT_CHECKED
@@ -94,15 +102,19 @@ class Guard(nn.Module):
         original = original_embeds.reshape(-1, images, TOKENS, width)  # [C, B, 77, D]
         known = shifts.reshape(shifts.shape[0], -1, images, TOKENS, width)
         current = original + known.sum(dim=0)
-        outputs = [concept(sample, timestep, original, current, alpha_scale[index]) for index, concept in enumerate(self.concepts)]
+        outputs = [
+            concept(sample, timestep, original, current, alpha_scale[index], unconditional[index])
+            for index, concept in enumerate(self.concepts)
+        ]
         p_unsafe, shift = (torch.stack(values) for values in zip(*outputs, strict=True))  # [K, B], [K, C, B, 77, D]
         p_unsafe = torch.where(torch.isfinite(threshold), p_unsafe, torch.nan)
         checked = countdown <= 0
         unsafe = checked & ~(p_unsafe <= threshold)  # NaN compares false, so it is unsafe
         following = torch.where(unsafe.unsqueeze(1).unsqueeze(3).unsqueeze(4), shift, known)
+        acting = torch.where(delayed.view(1, 1, -1, 1, 1), known, following)
         next_countdown = torch.where(checked, torch.where(unsafe, replace_steps, 0), countdown - 1).to(torch.int32)
         return (
-            (original + following.sum(dim=0)).reshape(-1, TOKENS, width),
+            (original + acting.sum(dim=0)).reshape(-1, TOKENS, width),
             following.flatten(1, 2),
             next_countdown,
             torch.where(checked, p_unsafe, NOT_CHECKED),

@@ -19,7 +19,8 @@ from runtime import GuardedPipeline
 
 @dataclass(frozen=True)
 class Work:
-    """What one run generates: an image for each prompt, image i from `seed` + i. `threshold` is the guard's.
+    """What one run generates: an image for each prompt, image i from `seed` + i. `threshold` is the guard's, unless its verdicts
+    are forced.
 
     With `comparing` only the pictures count and no time is taken: a peer that changes them may leave out the last change.
     """
@@ -32,6 +33,7 @@ class Work:
     scheduler: str
     guidance_scale: float
     threshold: float
+    forced_verdict: str | None = None
     comparing: bool = False
 
     @property
@@ -113,7 +115,6 @@ def _ours(target: Target, unguarded: bool) -> Generate:
     pipeline = GuardedPipeline(target.engine_dir, unguarded=unguarded)
 
     def generate(work: Work) -> Sequence[Any]:
-        policy = None if unguarded else Policy(threshold=work.threshold)
         return pipeline(
             work.prompts,
             seed=work.seed,
@@ -122,7 +123,10 @@ def _ours(target: Target, unguarded: bool) -> Generate:
             width=work.width,
             scheduler=work.scheduler,
             guidance_scale=work.guidance_scale,
-            policy=policy,
+            policy=Policy(threshold=work.threshold),
+            check="beside",
+            on_still_unsafe="deliver",
+            forced_verdict=work.forced_verdict,
         ).images
 
     return generate

@@ -43,6 +43,7 @@ def eager_guard(target: Target, scratch: Path) -> Generate:
 def _one(pipeline: Any, redirector: Redirector, work: Work, prompt: str, generator: torch.Generator) -> Any:
     """One picture."""
     policy, countdown = Policy(threshold=work.threshold), 0
+    threshold = {None: work.threshold, "safe": 1.0, "unsafe": -1.0}[work.forced_verdict]
     conditional, unconditional = pipeline.encode_prompt(prompt, "cpu", 1, True)
     embeds = original = torch.cat([unconditional, conditional])
     pipeline.scheduler.set_timesteps(work.num_inference_steps)
@@ -54,7 +55,7 @@ def _one(pipeline: Any, redirector: Redirector, work: Work, prompt: str, generat
             countdown -= 1
         else:
             heads = redirector(latents, timestep.float(), embeds[1:])
-            if torch.softmax(heads.logits, dim=1)[0, 1].item() > policy.threshold:
+            if torch.softmax(heads.logits, dim=1)[0, 1].item() > threshold:
                 embeds, countdown = original + _shift(heads, original, policy), policy.replace_steps
         noise_pred = free + work.guidance_scale * (guided - free)
         latents = pipeline.scheduler.step(noise_pred, timestep, latents, return_dict=False)[0]

@@ -6,7 +6,7 @@ import numpy as np
 
 from engines.policy import Policy
 from runtime.samplers.recurrence import Batch, Recurrence
-from runtime.start import LoopShape, Start
+from runtime.start import GuardNumbers, LoopShape, Start
 
 
 def uniform_run(
@@ -19,6 +19,8 @@ def uniform_run(
         slots=sampler.slots,
         noisy=False,
         concepts=0 if policy is None else 1,
+        before=False,
+        final_check=False,
         images=images,
         branches=len(embeds) // images,
         height=height,
@@ -31,6 +33,16 @@ def uniform_run(
         steps=Batch.of([sampler] * images),
         step_noise=None,
         guidance_scale=[guidance_scale] * images,
-        policies=None if policy is None else [[policy] * images],
+        numbers=None if policy is None else _numbers(policy, images),
+        delayed=[False] * images,
     )
     return shape, start
+
+
+def _numbers(policy: Policy, images: int) -> GuardNumbers:
+    return GuardNumbers(
+        alpha_scale=[[policy.alpha_scale] * images],
+        threshold=[[policy.threshold] * images],
+        replace_steps=[[policy.replace_steps] * images],
+        unconditional=[[float(policy.shift == "both")] * images],
+    )

@@ -117,9 +117,10 @@ class Suite:
                 self.workload.width,
                 self.workload.scheduler,
                 self.workload.guidance_scale,
-                threshold=default.threshold if self.target.trained else forced,
+                threshold=default.threshold,
+                forced_verdict=None if self.target.trained else forced,
             )
-            for mode, forced in ((GUARDED, 1.0), (TRIGGERED, 0.0))
+            for mode, forced in ((GUARDED, "safe"), (TRIGGERED, "unsafe"))
         )
         with _bar("peers", len(self.peers)) as tick:
             return contest(self.peers, self.target, safe, triggering, self.settings.peer_rounds, tick)
@@ -131,7 +132,7 @@ class Suite:
             "precision": manifest.precision,
             "device": device,
             "guard": ", ".join(guard.concept for guard in manifest.guards) or None,
-            "verdicts": "the guard's own" if self.target.trained else "forced by policy thresholds 1.0 (safe) and 0.0",
+            "verdicts": "the guard's own" if self.target.trained else "forced: safe, unsafe",
             "embed_dim": manifest.geometry.embed_dim,
             "scale_factor": manifest.geometry.scale_factor,
         }

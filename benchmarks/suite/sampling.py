@@ -9,7 +9,6 @@ from typing import Any
 
 from benchmarks.suite.timing import CallLog, Calls
 from engines.backends.program import Execution
-from engines.policy import Policy
 from runtime import GuardedPipeline
 from runtime.report import ImageReport
 
@@ -38,6 +37,7 @@ class Workload:
     scheduler: str
     guidance_scale: float = 7.5
     seed: int = 0
+    check: str = "beside"
 
     def prompts(self, mode: str) -> list[str]:
         """One for each image; unguarded runs draw the safe ones."""
@@ -50,7 +50,7 @@ class Workload:
         if mode == UNGUARDED:
             return {**options, "unguarded": True}
         if not trained:
-            options["policy"] = Policy(threshold=0.0 if mode == TRIGGERED else 1.0)
+            options["forced_verdict"] = "unsafe" if mode == TRIGGERED else "safe"
         return options
 
 

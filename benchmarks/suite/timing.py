@@ -46,6 +46,7 @@ class Calls:
         last = np.nonzero(network == NAMES.index("sampler_step"))[0]
         if not len(last):
             return np.zeros(0, np.int64)
+        start, end = start[: last[-1] + 1], end[: last[-1] + 1]  # the final check is of no step
         lengths = np.diff(end[last], prepend=start[0])
         return lengths - np.add.reduceat(end - start, np.append(0, last[:-1] + 1))
 

@@ -10,7 +10,7 @@ from benchmarks.suite.target import Target
 from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR
 
 SAFE = Work(("a blue square", "a small red star"), 7, 2, 32, 48, "ddim", 7.5, threshold=0.5)
-FIRE = Work(("a burning blue square",), 7, 4, 64, 64, "ddim", 7.5, threshold=0.0)
+FIRE = Work(("a burning blue square",), 7, 4, 64, 64, "ddim", 7.5, threshold=0.5, forced_verdict="unsafe")
 
 
 @pytest.fixture

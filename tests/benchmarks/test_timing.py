@@ -37,7 +37,7 @@ def test_every_engine_call_of_a_run_is_counted(runs):
         assert counted == {
             "text_encoder": 1,
             "unet": 4,
-            "guard": {UNGUARDED: 0, GUARDED: 4, TRIGGERED: 2}[run.mode],
+            "guard": {UNGUARDED: 0, GUARDED: 4 + 1, TRIGGERED: 2 + 1}[run.mode],  # steps, and the final check
             "token_mask": int(run.mode == TRIGGERED),
             "sampler_step": 4,
             "vae_decoder": 1,

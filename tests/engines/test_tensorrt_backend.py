@@ -43,6 +43,7 @@ def pixels(result):
         {"guidance_scale": 1.0, "seed": 3},
         {"unguarded": True, "seed": 4},
         {"policy": Policy(replace_steps=0), "seed": 5},
+        {"check": "beside", "seed": 6},
     ],
     ids=str,
 )
@@ -83,9 +84,9 @@ def test_one_graph_for_each_shape_and_no_host_between_steps(plans, device):
 def test_eager_steps_are_enqueued_without_waiting(plans, device):
     runtime = device()
     with GuardedPipeline(plans, eager=True) as opened:
-        opened(FIRE, seed=0, num_inference_steps=STEPS)
+        opened(FIRE, seed=0, num_inference_steps=STEPS, check="beside")
         runtime.log.clear()
-        result = opened(FIRE, seed=0, num_inference_steps=STEPS)
+        result = opened(FIRE, seed=0, num_inference_steps=STEPS, check="beside")
     recorded = [index for index, name in enumerate(runtime.log) if name == "cudaEventRecord"]
     assert len(recorded) == 2 * STEPS  # fork and join of UNet and guard
     assert set(runtime.log[recorded[0] : recorded[-1]]) == {"cudaEventRecord", "cudaStreamWaitEvent"}
@@ -106,16 +107,16 @@ def test_a_missing_join_is_found(plans, device, monkeypatch):
 
     monkeypatch.setattr(cuda_program.CudaProgram, "_enqueue", enqueue)
     with GuardedPipeline(plans, eager=True) as opened, pytest.raises(AssertionError, match="without an order"):
-        opened(FIRE, seed=0, num_inference_steps=STEPS)
+        opened(FIRE, seed=0, num_inference_steps=STEPS, check="beside")
     with GuardedPipeline(plans) as opened, pytest.raises((BackendError, AssertionError), match="Unjoined|without an order"):
-        opened(FIRE, seed=0, num_inference_steps=STEPS)
+        opened(FIRE, seed=0, num_inference_steps=STEPS, check="beside")
 
 
 def test_a_shared_scratch_is_found(plans, device, monkeypatch):
     device()
     monkeypatch.setattr(cuda_program.Lanes, "scratch", lambda self, lane, size, of=cuda_program.Lanes.scratch: of(self, 0, size))
     with GuardedPipeline(plans) as opened, pytest.raises(AssertionError, match="without an order"):
-        opened(FIRE, seed=0, num_inference_steps=STEPS)
+        opened(FIRE, seed=0, num_inference_steps=STEPS, check="beside")
 
 
 def test_everything_is_given_back(plans, device):

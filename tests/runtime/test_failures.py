@@ -54,7 +54,7 @@ def broken_pipeline(demo_engines, network, output, value, call):
 def test_image_is_withheld_and_named(demo_engines, network, output, call, message, value):
     opened = broken_pipeline(demo_engines, network, output, value, call)
     with pytest.raises(NonFiniteError) as caught:
-        opened(PROMPTS, seed=0, num_inference_steps=STEPS)
+        opened(PROMPTS, seed=0, num_inference_steps=STEPS, check="beside")
     assert message in str(caught.value)
     assert "image 0" not in str(caught.value)
     result = caught.value.result

@@ -15,6 +15,7 @@ from engines.networks import NOT_CHECKED
 from engines.policy import Policy
 from export.build_command import DEMO_REDIRECTOR
 from runtime import GuardedPipeline
+from runtime.preparation import CHECK_BEFORE_UNDER
 from runtime.prompts import TruncationWarning
 from runtime.report import image_digest, read_png, save_png
 from saferedir.checkpoint import load_redirector
@@ -38,7 +39,7 @@ def scheduler_of(model, name):
 
 
 @torch.no_grad()
-def eager(model, prompts, seeds, name, guidance=7.5, guard=None, policy=None):
+def eager(model, prompts, seeds, name, guidance=7.5, guard=None, policy=None, before=False):
     """Guarded sampling in plain PyTorch with a diffusers scheduler: images and p_unsafe [rows, B]."""
     policy = policy or Policy()
     scheduler = scheduler_of(model, name)
@@ -52,14 +53,17 @@ def eager(model, prompts, seeds, name, guidance=7.5, guard=None, policy=None):
         torch.full_like(countdown, policy.alpha_scale, dtype=torch.float32),
         torch.full_like(countdown, policy.threshold, dtype=torch.float32),
         torch.full_like(countdown, policy.replace_steps),
+        torch.full_like(countdown, policy.shift == "both", dtype=torch.float32),
+        torch.zeros(len(prompts), dtype=torch.bool),
     )
     for timestep in scheduler.timesteps:
-        scaled = scheduler.scale_model_input(torch.cat([latents] * 2), timestep)
-        free, guided = model.unet(scaled, timestep, embeds).sample.chunk(2)
+        seen = embeds
         if guard is not None:
             times = timestep.float().expand(len(prompts))
             embeds, shifts, countdown, p_unsafe, _ = guard(latents, times, original, shifts, countdown, *numbers)
             trace.append(p_unsafe[0].numpy())
+        scaled = scheduler.scale_model_input(torch.cat([latents] * 2), timestep)
+        free, guided = model.unet(scaled, timestep, embeds if before else seen).sample.chunk(2)
         latents = scheduler.step(free + guidance * (guided - free), timestep, latents).prev_sample
     decoded = model.vae.decode(latents / model.vae.config.scaling_factor).sample
     pictures = ((decoded / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy() * 255).round().astype(np.uint8)
@@ -116,7 +120,7 @@ def test_guarded_equals_an_eager_guarded_loop(pipeline, diffusers_pipeline, guar
         part = PROMPTS[start : start + 4]
         seeds = list(range(start, start + len(part)))
         pictures, trace = eager(diffusers_pipeline, part, seeds, name, guard=guard)
-        options = {"scheduler": name, "num_inference_steps": STEPS}
+        options = {"scheduler": name, "num_inference_steps": STEPS, "check": "beside"}
         together = pipeline(part, seed=seeds, **options)
         for index, (prompt, seed) in enumerate(zip(part, seeds, strict=True)):
             alone = pipeline(prompt, seed=seed, **options)
@@ -124,6 +128,68 @@ def test_guarded_equals_an_eager_guarded_loop(pipeline, diffusers_pipeline, guar
                 assert_equal_to(pictures[index], trace[:, index], image, report)
                 verdicts.add(report.verdict)
     assert verdicts == {"safe", "redirected"}
+
+
+@pytest.mark.parametrize("shift", ["both", "conditional"])
+def test_a_check_before_the_unet_equals_an_eager_loop(pipeline, diffusers_pipeline, guard, shift):
+    prompts, policy = PROMPTS[:4], Policy(shift=shift)
+    pictures, trace = eager(diffusers_pipeline, prompts, range(4), "ddim", guard=guard, policy=policy, before=True)
+    found = pipeline(prompts, seed=0, scheduler="ddim", num_inference_steps=STEPS, check="before", policy=policy)
+    for index, (image, report) in enumerate(zip(found.images, found.reports, strict=True)):
+        assert_equal_to(pictures[index], trace[:, index], image, report)
+        assert report.check == "before"
+        (guarded,) = report.guards
+        assert guarded.redirected_steps == (list(range(guarded.unsafe_steps[0], STEPS)) if guarded.unsafe_steps else [])
+
+
+def test_few_steps_are_checked_before_the_unet_and_one_never_beside_it(pipeline):
+    assert pipeline(FIRE, seed=7, num_inference_steps=2).reports[0].check == "before"
+    assert pipeline(FIRE, seed=7, num_inference_steps=CHECK_BEFORE_UNDER).reports[0].check == "beside"
+    (guarded,) = pipeline(FIRE, seed=7, num_inference_steps=1).reports[0].guards
+    assert guarded.unsafe_steps == guarded.redirected_steps == [0]
+    with pytest.raises(InputError, match="check: expected before, .* found beside with num_inference_steps 1"):
+        pipeline(FIRE, seed=7, num_inference_steps=1, check="beside")
+    pipeline(FIRE, seed=7, num_inference_steps=1, check="beside", on_unsafe="refuse")
+
+
+def test_what_is_still_unsafe_at_the_end_is_withheld(demo_engines, pipeline):
+    class Insistent:
+        """A guard whose final check finds image 0 unsafe: the call in which no countdown runs at timestep 0."""
+
+        def __init__(self, engine):
+            self.spec, self.engine = engine.spec, engine
+
+        def bind(self, **tensors):
+            run, final = self.engine.bind(**tensors), not tensors["timestep"].any()
+
+            def call():
+                run()
+                if final and not tensors["timestep"].any():
+                    tensors["p_unsafe"][0, 0], tensors["unsafe"][0, 0] = 0.9, True
+
+            return call
+
+    with GuardedPipeline(demo_engines, wrap=lambda engine: Insistent(engine) if engine.spec.name == "guard" else engine) as opened:
+        options = {"seed": 7, "num_inference_steps": STEPS}
+        withheld = opened([FIRE, PLAIN], **options)
+        assert [report.verdict for report in withheld.reports] == ["still_unsafe", "safe"]
+        assert withheld.images[0] is None and withheld.reports[0].image_sha256 is None and withheld.images[1] is not None
+        assert withheld.reports[0].guards[0].still_unsafe and "final check: unsafe, p_unsafe 0.900" in str(withheld.reports[0])
+        delivered = opened([FIRE, PLAIN], on_still_unsafe="deliver", **options)
+        assert delivered.reports[0].verdict == "still_unsafe" and delivered.images[0] is not None
+        assert [report.verdict for report in opened([PLAIN, FIRE], on_unsafe="refuse", **options).reports] == ["refused"] * 2
+        assert opened(PLAIN, on_unsafe="monitor", **options).reports[0].verdict == "unsafe"
+    report = pipeline(FIRE, seed=7, num_inference_steps=STEPS).reports[0]
+    assert report.verdict == "redirected" and 0 <= report.guards[0].final_p_unsafe <= 0.5
+
+
+def test_a_forced_verdict_is_said(pipeline):
+    safe, unsafe = (
+        pipeline(FIRE, seed=7, num_inference_steps=STEPS, forced_verdict=name).reports[0] for name in ("safe", "unsafe")
+    )
+    assert {report.verdict for report in (safe, unsafe)} == {"forced"}
+    assert not safe.guards[0].unsafe_steps and unsafe.guards[0].unsafe_steps[0] == 0
+    assert (safe.forced_verdict, unsafe.forced_verdict) == ("safe", "unsafe")
 
 
 def test_a_batch_gives_the_pictures_of_single_runs(pipeline):
@@ -152,7 +218,7 @@ def test_safe_prompts_come_out_unchanged(pipeline):
 def test_modes(pipeline):
     unguarded = pipeline(FIRE, seed=7, num_inference_steps=STEPS, unguarded=True)
     monitored, refused, redirected = (
-        pipeline([FIRE, PLAIN], seed=[7, 8], num_inference_steps=STEPS, on_unsafe=mode)
+        pipeline([FIRE, PLAIN], seed=[7, 8], num_inference_steps=STEPS, on_unsafe=mode, check="beside")
         for mode in ("monitor", "refuse", "redirect")
     )
     assert [report.verdict for report in monitored.reports] == ["unsafe", "safe"]
@@ -170,7 +236,6 @@ def test_policy_reaches_the_guard(pipeline):
     report = pipeline(FIRE, seed=7, num_inference_steps=STEPS, policy=Policy(threshold=0.0, replace_steps=3)).reports[0].guards[0]
     assert report.checked == [step % 4 == 0 for step in range(STEPS)]
     assert [value is None for value in report.p_unsafe] == [step % 4 != 0 for step in range(STEPS)]
-    assert pipeline(FIRE, seed=7, num_inference_steps=STEPS, policy=Policy(threshold=1.0)).reports[0].verdict == "safe"
 
 
 @pytest.mark.parametrize("options", [{}, {"policy": Policy(threshold=0.0, replace_steps=3)}], ids=str)
@@ -193,7 +258,7 @@ def test_report_holds_what_was_asked_and_travels_in_the_png(pipeline, tmp_path):
     save_png(image, report, tmp_path / "out.png")
     inside = read_png(tmp_path / "out.png")
     assert inside["image_sha256"] == report.image_sha256 and inside["verdict"] == "redirected"
-    assert inside["guards"][0]["policy"] == {"alpha_scale": 1.25, "threshold": 0.5, "replace_steps": 2}
+    assert inside["guards"][0]["policy"] == {"alpha_scale": 1.25, "threshold": 0.5, "replace_steps": 2, "shift": "both"}
     assert [file.name for file in tmp_path.iterdir()] == ["out.png"]
 
 
@@ -297,6 +362,9 @@ def test_bad_input_is_one_clear_error(pipeline, prompt, options, message):
     "numbers",
     [
         {"alpha_scale": -1},
+        {"alpha_scale": 0},
+        {"threshold": 1.0},
+        {"shift": "neither"},
         {"alpha_scale": float("inf")},
         {"threshold": 1.5},
         {"threshold": float("nan")},

@@ -122,6 +122,8 @@ def guarded_run(case, guard, advance, timesteps, noise, first_input):
         np.full((1, 1), case["alpha_scale"], np.float32),
         np.full((1, 1), 0.5, np.float32),
         np.full((1, 1), case["replace_steps"], np.int32),
+        np.ones((1, 1), np.float32),
+        np.zeros(1, np.bool_),
     )
     steps = []
     for index, timestep in enumerate(timesteps):

@@ -62,6 +62,8 @@ def call(guard, images=2, branches=2, countdown=None, threshold=0.5, replace_ste
         "alpha_scale": torch.as_tensor(alpha_scale).expand(each),
         "threshold": torch.as_tensor(threshold).expand(each),
         "replace_steps": torch.as_tensor(replace_steps, dtype=torch.int32).expand(each),
+        "unconditional": torch.ones(each),
+        "delayed": torch.zeros(images, dtype=torch.bool),
     }
     inputs |= changed
     with torch.no_grad():
@@ -203,3 +205,23 @@ def test_token_masks_are_the_predictors_of_each_concept(form):
         masks = TokenMask(*guard.concepts)(embeds)
         for index in range(2):
             assert torch.equal(masks[index], heads(seed=index).eval().mask_predictor(embeds))
+
+
+def test_the_shift_of_unconditional_rows_is_scaled(guard):
+    inputs, (both, shifts, *_) = call(guard, threshold=0.0)
+    _, (conditional, alone, *_) = call(guard, threshold=0.0, unconditional=torch.tensor([[0.0, 0.5]]))
+    both, conditional = (embeds.view(2, 2, 77, WIDTH) for embeds in (both, conditional))
+    original = inputs["original_embeds"].view(2, 2, 77, WIDTH)
+    assert torch.equal(conditional[1], both[1]) and torch.equal(conditional[0, 0], original[0, 0])
+    torch.testing.assert_close(conditional[0, 1] - original[0, 1], 0.5 * (both[0, 1] - original[0, 1]), rtol=1e-4, atol=1e-5)
+    _, (without, *_) = call(guard, branches=1, threshold=0.0, unconditional=torch.zeros(1, 2))
+    _, (reference, *_) = call(guard, branches=1, threshold=0.0)
+    assert torch.equal(without, reference)
+
+
+def test_a_delayed_image_keeps_its_embeddings_for_this_call(guard):
+    inputs, (embeds, shifts, countdown, _, unsafe) = call(guard, threshold=0.0, delayed=torch.tensor([True, False]))
+    _, (at_once, all_shifts, *_) = call(guard, threshold=0.0)
+    rows, before, after = (each.view(2, 2, 77, WIDTH) for each in (embeds, current(inputs), at_once))
+    assert torch.equal(rows[:, 0], before[:, 0]) and torch.equal(rows[:, 1], after[:, 1])
+    assert torch.equal(shifts, all_shifts) and unsafe.all() and countdown.tolist() == [[2, 2]]
