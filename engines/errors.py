@@ -6,6 +6,7 @@ SafeRedirError
 │   └── SchedulerError        a sampler or an option of it cannot be honoured (runtime.samplers.schedules)
 ├── EngineError           the built engines cannot be used
 │   ├── ManifestError         manifest.json is missing, unreadable, or lacks what is asked of it (a guard, say)
+│   ├── SignatureError        the engines are not signed by a trusted key
 │   ├── DigestError           an engine file is missing or is not the one that was built
 │   ├── BackendError          the backend is not installed, or refused an engine
 │   └── ParityError           an engine does not compute what PyTorch computes
@@ -33,6 +34,10 @@ class EngineError(SafeRedirError):
 
 class ManifestError(EngineError):
     """manifest.json is missing, unreadable, or lacks what is asked of it."""
+
+
+class SignatureError(EngineError):
+    """The engines are not signed by a trusted key."""
 
 
 class DigestError(EngineError):

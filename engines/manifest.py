@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from engines.errors import ManifestError
+from engines.errors import DigestError, ManifestError
 from engines.geometry import Geometry
 from engines.policy import Policy
 from engines.records import FileRecord, GuardRecord, SourceRecord, Target
@@ -56,10 +56,11 @@ class Manifest:
     format: int = FORMAT
 
     @classmethod
-    def read(cls, folder: Path) -> tuple[Manifest, str]:
-        """The manifest of a folder and the SHA-256 of its file.
+    def read(cls, folder: Path, signed: str | None = None) -> tuple[Manifest, str]:
+        """The manifest of a folder and the SHA-256 of its file, which must be `signed` where that is given.
 
         Raises:
+            DigestError: it is not the manifest that was signed; nothing of it was parsed.
             ManifestError: missing, not JSON, of another format, or with missing or unknown fields.
         """
         path = Path(folder) / FILE_NAME
@@ -67,6 +68,9 @@ class Manifest:
             content = path.read_bytes()
         except OSError as error:
             raise ManifestError(f"{path}: no engines here ({error.strerror}); build them with: saferedir build") from None
+        digest = hashlib.sha256(content).hexdigest()
+        if signed not in (None, digest):
+            raise DigestError(f"{path}: altered: expected the SHA-256 that was signed, {signed}, found {digest}; {REBUILD}")
         try:
             parsed = json.loads(content)
             if parsed.get("format") != FORMAT:
@@ -77,7 +81,7 @@ class Manifest:
             manifest = cls._from_json(parsed)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ManifestError(f"{path}: not a valid manifest ({error}); {REBUILD}") from None
-        return manifest, hashlib.sha256(content).hexdigest()
+        return manifest, digest
 
     @classmethod
     def _from_json(cls, parsed: dict[str, Any]) -> Manifest:

@@ -24,6 +24,7 @@ from engines.store.engine_store import TOKENIZER_FILE, EngineStore
 from engines.store.output_folder import check_output
 from engines.store.recorded_cases import FILE_NAME as RECORDED
 from engines.store.recorded_cases import check_cases
+from engines.store.signature import add_trusted_key_argument
 
 
 def optimize(store: EngineStore, output: Path, command_line: str = "") -> Manifest:
@@ -83,12 +84,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("engine_dir", type=Path, help="folder made by saferedir build, for ONNX Runtime on a CPU")
     parser.add_argument("--output", type=Path, help="folder to write (default: ENGINE_DIR-optimized)")
+    add_trusted_key_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the copy and print the device that it is for; exit status 0."""
     folder = arguments.engine_dir
     output = arguments.output or folder.with_name(folder.absolute().name + "-optimized")
-    manifest = optimize(EngineStore(folder), output, arguments.command_line)
+    manifest = optimize(EngineStore(folder, arguments.trusted_key), output, arguments.command_line)
     print(f"{output}: for {manifest.optimized_for}")
     return 0

@@ -10,6 +10,8 @@ from engines.backends.registry import ENGINE_FILES
 from engines.manifest import Manifest
 from engines.networks import NETWORKS
 from engines.parity import worst
+from engines.store.engine_store import EngineStore
+from engines.store.signature import add_trusted_key_argument, signature_in_words
 
 PARITY_OF = {
     "engine": "engines with PyTorch",
@@ -18,12 +20,13 @@ PARITY_OF = {
 }
 
 
-def summary(manifest: Manifest, digest: str) -> str:
-    """Several lines of text; `digest` is the SHA-256 of the manifest's file."""
+def summary(manifest: Manifest, digest: str, signature: str = "none") -> str:
+    """Several lines of text; `digest` is the SHA-256 of the manifest's file, `signature` what is known of the folder's."""
     geometry = manifest.geometry
     rows = [
         ("model", manifest.model),
         ("manifest", f"SHA-256 {digest}"),
+        ("signature", signature),
         ("backend", f"{manifest.backend}, {manifest.precision}, ONNX opset {manifest.opset}"),
         (
             "sizes",
@@ -81,9 +84,11 @@ def summary(manifest: Manifest, digest: str) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("engine_dir", type=Path, help="folder made by saferedir build")
+    add_trusted_key_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the table; exit status 0."""
-    print(summary(*Manifest.read(arguments.engine_dir)))
+    store = EngineStore(arguments.engine_dir, arguments.trusted_key)
+    print(summary(store.manifest, store.digest, signature_in_words(store.folder, store.signature)))
     return 0

@@ -20,6 +20,7 @@ from engines.parity import Figures
 from engines.records import FileRecord, GuardRecord, SourceRecord
 from engines.store.atomic import replacing_folder
 from engines.store.engine_store import TOKENIZER_FILE
+from engines.store.signature import SIGN, SIGNATURE_FILE
 from export.build_network import TIMING_CACHE, build_network
 from export.build_request import BuildRequest, Checkpoint
 from export.exported_networks import EXPORTED_NETWORKS, TOKENIZER, resolve
@@ -56,6 +57,7 @@ def build(options: BuildRequest, report: Report = print) -> Manifest:
         return previous
     if previous is not None:
         report(f"{options.engine_dir}: rebuilding because of " + "; ".join(changes))
+    signed = (options.engine_dir / SIGNATURE_FILE).is_file()
     with replacing_folder(options.engine_dir) as folder:
         kept = Previous(options.engine_dir, None if options.force else previous)
         _keep_timings(kept.folder, folder, options.backend)
@@ -65,6 +67,8 @@ def build(options: BuildRequest, report: Report = print) -> Manifest:
         manifest = _filled(wanted, folder, built)
         manifest.write(folder)
     report(f"{options.engine_dir}: built in {time.monotonic() - started:.1f} s")
+    if signed:
+        report(f"{options.engine_dir}: the signature of the previous engines was dropped; {SIGN}")
     return manifest
 
 

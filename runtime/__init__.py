@@ -10,6 +10,7 @@ from engines.errors import (
     NonFiniteError,
     ParityError,
     SafeRedirError,
+    SignatureError,
 )
 from engines.policy import Policy
 from runtime.pipeline import GuardedPipeline
@@ -34,6 +35,7 @@ __all__ = [
     "Result",
     "SafeRedirError",
     "SchedulerError",
+    "SignatureError",
     "Token",
     "TruncationWarning",
     "__version__",

@@ -16,6 +16,7 @@ from engines.exit_status import DONE, REFUSED
 from engines.policy_options import add_policy_arguments, given_policy
 from engines.store.atomic import replacing
 from engines.store.default_folder import engine_folder
+from engines.store.signature import add_trusted_key_argument
 from runtime.pipeline import GuardedPipeline
 from runtime.prompts import TruncationWarning
 from runtime.report import Result, save_png
@@ -66,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the guard looks before the UNet of a step and redirects it, or beside it and redirects the next ones; "
         "auto: before for few steps (default: as built)",
     )
+    add_trusted_key_argument(parser)
     parser.add_argument("--eager", action="store_true", help="on a GPU, capture no CUDA graph, to debug")
     parser.add_argument("--negative-prompt", default=Request.negative_prompt, help="what not to draw (default: nothing)")
     parser.add_argument(
@@ -100,7 +102,9 @@ def _generate(arguments: argparse.Namespace) -> int:
     for path in filter(None, (arguments.output, arguments.report)):
         if not path.parent.is_dir():
             raise InputError(f"{path}: expected a folder to write into, found no {path.parent}")
-    with GuardedPipeline(arguments.engine_dir, unguarded=arguments.unguarded, eager=arguments.eager) as pipeline:
+    with GuardedPipeline(
+        arguments.engine_dir, unguarded=arguments.unguarded, trusted_keys=arguments.trusted_key, eager=arguments.eager
+    ) as pipeline:
         options = {name: getattr(arguments, name) for name in REQUEST}
         if numbers := given_policy(arguments):
             options["policy"] = {guard.concept: replace(guard.policy, **numbers) for guard in pipeline.manifest.guards}

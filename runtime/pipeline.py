@@ -44,10 +44,13 @@ class GuardedPipeline:
     Args:
         engine_dir: folder made by `saferedir build`.
         unguarded: accept engines without a guard; then every call is unguarded, and its reports say so.
+        trusted_keys: public keys (PEM files), one of which must have signed the folder; else nothing in it is read. By default
+            those that the environment variable SAFEREDIR_TRUSTED_KEYS names; without any, no signature is asked for.
         eager: on a GPU, launch each network by itself and capture no CUDA graph, to debug.
         wrap: applied to every loaded engine; what it returns is bound in the engine's place (to time or to watch its calls).
 
     Raises:
+        SignatureError: trusted keys are set, and none of them has signed the folder.
         ManifestError: no valid manifest there, or none with a guard.
         DigestError: a file is missing or altered.
         BackendError: the backend is not installed or refuses an engine.
@@ -60,10 +63,11 @@ class GuardedPipeline:
         engine_dir: str | Path,
         *,
         unguarded: bool = False,
+        trusted_keys: Sequence[str | Path] = (),
         eager: bool = False,
         wrap: Callable[[Engine], Engine] = lambda engine: engine,
     ) -> None:
-        self._store = EngineStore(engine_dir)
+        self._store = EngineStore(engine_dir, trusted_keys)
         if not unguarded:
             self._store.require_guard()
         self.manifest = self._store.manifest

@@ -50,6 +50,7 @@ COMMANDS = {
         "nothing was changed",
     ),
     "verify": Command("engines.store.parity_check", "compare engines with PyTorch's outputs, here", "nothing was changed"),
+    "sign": Command("engines.store.signing", "sign engines, so that others can require your key", "no signature was written"),
     "optimize": Command(
         "engines.optimize",
         "copy ONNX Runtime's engines for a fast start on one CPU",

@@ -13,20 +13,31 @@ from engines.manifest import REBUILD, Manifest
 from engines.networks import NETWORKS
 from engines.store.digests import file_digest, remembered_digest
 from engines.store.recorded_cases import FILE_NAME, Case, load_cases
+from engines.store.signature import trusted_keys_of, verify_signature
 
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
 
 
 class EngineStore:
-    """Opens `<engine-dir>`; `manifest` is its manifest and `digest` that file's SHA-256.
+    """Opens `<engine-dir>`; `manifest` is its manifest, `digest` that file's SHA-256 and `signature` what a trusted key has signed.
+
+    Args:
+        trusted_keys: public keys (PEM files), one of which must have signed the folder. By default those that the environment
+            names; without any, no signature is asked for.
 
     Raises:
+        SignatureError: none of the trusted keys has signed the folder.
         ManifestError: no valid manifest there.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, trusted_keys: Sequence[str | Path] = ()) -> None:
         self.folder = Path(folder)
-        self.manifest, self.digest = Manifest.read(self.folder)
+        self.signature = verify_signature(self.folder, trusted_keys_of(trusted_keys))
+        if self.signature is None:
+            self.manifest, self.digest = Manifest.read(self.folder)
+            return
+        self.manifest, self.digest = Manifest.read(self.folder, self.signature.manifest_digest)
+        self.signature.require_files(self.manifest)
 
     @property
     def tokenizer(self) -> Path:

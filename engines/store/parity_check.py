@@ -16,6 +16,7 @@ from engines.store.atomic import replacing
 from engines.store.engine_store import EngineStore
 from engines.store.polygraphy_check import print_comparison
 from engines.store.recorded_cases import check_cases
+from engines.store.signature import add_trusted_key_argument
 from engines.store.user_cache import cache_folder
 
 
@@ -61,11 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compare with the ONNX files on a CPU by Polygraphy, not with PyTorch's recorded outputs",
     )
+    add_trusted_key_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the figures of every network; exit status 0."""
-    store = EngineStore(arguments.engine_dir)
+    store = EngineStore(arguments.engine_dir, arguments.trusted_key)
     backend = open_backend(store.manifest.backend, store.manifest.precision)
     if arguments.polygraphy:
         print_comparison(store, backend)

@@ -213,3 +213,11 @@ def test_command_ends_with_one_line_and_status_2(arguments, message, tmp_path, c
     import re
 
     assert re.search(message, captured) and captured.count("\n") == 1 and "Traceback" not in captured
+
+
+def test_a_rebuild_drops_the_signature_and_says_so(folder):
+    (folder / "model.sig").write_text("{}")
+    assert not any("signature" in line for line in build_with("--engine-dir", str(folder)))
+    assert (folder / "model.sig").is_file()
+    assert "signature of the previous engines was dropped" in build_with("--engine-dir", str(folder), "--threshold", "0.4")[-1]
+    assert not (folder / "model.sig").exists()
