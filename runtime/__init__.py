@@ -13,6 +13,7 @@ from engines.errors import (
     SignatureError,
 )
 from engines.policy import Policy
+from runtime.credentials import Credentials, FoundCredentials, read_credentials
 from runtime.pipeline import GuardedPipeline
 from runtime.prompts import TruncationWarning
 from runtime.report import GuardReport, ImageReport, Result, Token, read_png, save_png
@@ -21,8 +22,10 @@ from runtime.samplers.schedules import SchedulerError
 
 __all__ = [
     "BackendError",
+    "Credentials",
     "DigestError",
     "EngineError",
+    "FoundCredentials",
     "GuardReport",
     "GuardedPipeline",
     "ImageReport",
@@ -39,6 +42,7 @@ __all__ = [
     "Token",
     "TruncationWarning",
     "__version__",
+    "read_credentials",
     "read_png",
     "save_png",
 ]

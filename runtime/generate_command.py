@@ -17,6 +17,7 @@ from engines.policy_options import add_policy_arguments, given_policy
 from engines.store.atomic import replacing
 from engines.store.default_folder import engine_folder
 from engines.store.signature import add_trusted_key_argument
+from runtime.credentials import Credentials
 from runtime.pipeline import GuardedPipeline
 from runtime.prompts import TruncationWarning
 from runtime.report import Result, save_png
@@ -47,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, default=Path("out.png"), help="PNG to write; several get -0, -1, … (default: %(default)s)"
     )
     parser.add_argument("--report", type=Path, help="JSON file for what the guard did (default: none)")
+    parser.add_argument(
+        "--credentials",
+        metavar="KEY,CERT",
+        help="PEM files: sign each PNG with content credentials (C2PA) by this private key and its certificates (default: none)",
+    )
     parser.add_argument("--compare", action="store_true", help="write guarded (left) and unguarded (right) side by side")
     parser.add_argument("--unguarded", action="store_true", help="generate without the guard; the report says so")
     parser.add_argument(
@@ -99,6 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _generate(arguments: argparse.Namespace) -> int:
     if arguments.compare and arguments.unguarded:
         raise InputError("--compare and --unguarded: expected one of them, found both")
+    credentials = _credentials(arguments)
     for path in filter(None, (arguments.output, arguments.report)):
         if not path.parent.is_dir():
             raise InputError(f"{path}: expected a folder to write into, found no {path.parent}")
@@ -120,13 +127,27 @@ def _generate(arguments: argparse.Namespace) -> int:
         if arguments.compare:
             options["seed"] = [report.seed for report in result.reports]
             other = pipeline(arguments.prompt, progress=_progress, unguarded=True, **options).images
-    _write_images(arguments, result, other)
+    _write_images(arguments, result, other, credentials)
     if failure is not None:
         raise failure
     return REFUSED if any(image is None for image in result.images) else DONE
 
 
-def _write_images(arguments: argparse.Namespace, result: Result, other: Sequence[Image.Image | None]) -> None:
+def _credentials(arguments: argparse.Namespace) -> Credentials | None:
+    """What --credentials names, read and tried before anything is generated."""
+    if arguments.credentials is None:
+        return None
+    if arguments.compare:
+        raise InputError("--compare and --credentials: expected one of them, found both; a comparison is not signed")
+    files = arguments.credentials.split(",")
+    if len(files) != 2 or not all(files):
+        raise InputError(f"--credentials: expected KEY,CERT (two files), found {arguments.credentials!r}")
+    return Credentials.read(*files)
+
+
+def _write_images(
+    arguments: argparse.Namespace, result: Result, other: Sequence[Image.Image | None], credentials: Credentials | None
+) -> None:
     for index, (image, report, unguarded) in enumerate(zip(result.images, result.reports, other, strict=True)):
         path = arguments.output
         if len(result.images) > 1:
@@ -134,7 +155,7 @@ def _write_images(arguments: argparse.Namespace, result: Result, other: Sequence
         if arguments.compare:
             image = _side_by_side(image, unguarded)
         if image is not None:
-            save_png(image, report, path)
+            save_png(image, report, path, credentials)
         print(f"{report.prompt!r} seed {report.seed}: {report}" + (f" -> {path}" if image is not None else ""))
 
 

@@ -15,6 +15,7 @@ from PIL import Image, PngImagePlugin
 from engines.backends.program import Execution
 from engines.policy import Policy
 from engines.store.atomic import replacing
+from runtime.credentials import Credentials
 
 PNG_KEY = "saferedir"
 
@@ -135,12 +136,14 @@ def image_digest(pixels: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
-def save_png(image: Image.Image, report: ImageReport, path: str | Path) -> None:
-    """Write a PNG that carries its report under the key "saferedir", atomically."""
+def save_png(image: Image.Image, report: ImageReport, path: str | Path, credentials: Credentials | None = None) -> None:
+    """Write a PNG that carries its report under the key "saferedir", atomically, and signed where credentials are given."""
     information = PngImagePlugin.PngInfo()
     information.add_itxt(PNG_KEY, report.to_json())
     with replacing(Path(path)) as temporary:
         image.save(temporary, format="PNG", pnginfo=information)
+        if credentials is not None:
+            temporary.write_bytes(credentials.sign(temporary.read_bytes(), report))
 
 
 def read_png(path: str | Path) -> dict[str, Any]:
