@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.policy import Policy
-from engines.store.digests import file_digest
+from engines.store.digests import file_digest, remembered_digest
 
 
 @dataclass(frozen=True)
@@ -24,19 +24,20 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """A file that was read by the build; size and time of last change tell whether it must be hashed again."""
+    """A file that was read by the build."""
 
     sha256: str
     size: int  # bytes
     mtime_ns: int
 
     @classmethod
-    def of(cls, path: Path, known: SourceRecord | None) -> SourceRecord:
-        """The record of a file; one with the size and time of last change of `known` is not read again."""
+    def of(cls, path: Path, always_read: bool = False) -> SourceRecord:
+        """The record of a file. Without `always_read`, a large one that has not changed since it was last hashed is not read.
+
+        Size and time of last change alone do not tell a file from the one that took its place: see `remembered_digest`.
+        """
         stat = path.stat()
-        if known is not None and (known.size, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
-            return known
-        return cls(file_digest(path), stat.st_size, stat.st_mtime_ns)
+        return cls(file_digest(path) if always_read else remembered_digest(path), stat.st_size, stat.st_mtime_ns)
 
 
 @dataclass(frozen=True)

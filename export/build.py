@@ -7,7 +7,6 @@ import importlib.metadata
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from engines.store.signature import SIGN, SIGNATURE_FILE
 from export.build_network import TIMING_CACHE, build_network
 from export.build_request import BuildRequest, Checkpoint
 from export.exported_networks import EXPORTED_NETWORKS, TOKENIZER, resolve
-from export.jobs import Inputs, Job, NetworkJob, TokenizerJob, jobs_of, source_name
+from export.jobs import Inputs, Job, NetworkJob, Report, TokenizerJob, jobs_of, source_name
 from export.previous import Previous, changes_of, read_previous
 from export.sources.model_folder import Source
 from export.tensorrt.shape_profile import Profile
@@ -32,8 +31,6 @@ from export.tensorrt.target import target_of
 
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "tokenizers")
 KEPT = "unchanged, kept"
-
-Report = Callable[[str], None]
 
 
 def build(options: BuildRequest, report: Report = print) -> Manifest:
@@ -48,7 +45,7 @@ def build(options: BuildRequest, report: Report = print) -> Manifest:
     """
     started, versions = time.monotonic(), _versions(backend_spec(options.backend))
     source, previous = Source.locate(options.model), read_previous(options.engine_dir)
-    inputs = _read(options, source, previous, versions)
+    inputs = _read(options, source, versions)
     jobs = jobs_of(options, inputs)
     wanted = _wanted(options, inputs, jobs)
     changes = ["--force"] if options.force else changes_of(previous, wanted, options.engine_dir)
@@ -58,12 +55,19 @@ def build(options: BuildRequest, report: Report = print) -> Manifest:
     if previous is not None:
         report(f"{options.engine_dir}: rebuilding because of " + "; ".join(changes))
     signed = (options.engine_dir / SIGNATURE_FILE).is_file()
+    kept = Previous(options.engine_dir, None if options.force else previous)
+    fitting = {job.name: kept.fits(job) for job in jobs}
+    for job in jobs:
+        if fitting[job.name] is None:
+            _read_once(job, report)
     with replacing_folder(options.engine_dir) as folder:
-        kept = Previous(options.engine_dir, None if options.force else previous)
         _keep_timings(kept.folder, folder, options.backend)
-        built = {
-            job.name: _build_or_keep(job, folder, kept, f"[{number}/{len(jobs)}]", report) for number, job in enumerate(jobs, 1)
-        }
+        built = {}
+        for number, job in enumerate(jobs, 1):
+            stage, manifest = f"[{number}/{len(jobs)}] {job.name:<13}", fitting[job.name]
+            built[job.name] = _build(job, folder, stage, report) if manifest is None else _keep(job, folder, kept, manifest)
+            if manifest is not None:
+                report(f"{stage} {KEPT}")
         manifest = _filled(wanted, folder, built)
         manifest.write(folder)
     report(f"{options.engine_dir}: built in {time.monotonic() - started:.1f} s")
@@ -84,12 +88,11 @@ def _versions(backend: BackendSpec) -> dict[str, str]:
         ) from None
 
 
-def _read(options: BuildRequest, source: Source, previous: Manifest | None, versions: dict[str, str]) -> Inputs:
-    """Digests of all that decides the engines. Weights that did not change since the last build are not read again."""
-    known = previous.sources if previous is not None and previous.model == options.model else {}
+def _read(options: BuildRequest, source: Source, versions: dict[str, str]) -> Inputs:
+    """Digests of all that decides the engines."""
     components = dict.fromkeys((TOKENIZER.component, *(row.component for row in EXPORTED_NETWORKS if row.component is not None)))
     sources = {
-        name: SourceRecord.of(path, known.get(name))
+        name: SourceRecord.of(path)
         for component in components
         for path in source.files(component)
         for name in (f"{component}/{path.name}",)
@@ -102,7 +105,7 @@ def _read(options: BuildRequest, source: Source, previous: Manifest | None, vers
 def _checkpoint_record(checkpoint: Checkpoint) -> SourceRecord:
     if not checkpoint.path.is_file():
         raise InputError(f"{checkpoint.path}: expected a SafeRedir checkpoint, found no such file")
-    return SourceRecord.of(checkpoint.path, known=None)
+    return SourceRecord.of(checkpoint.path, always_read=True)
 
 
 def _wanted(options: BuildRequest, inputs: Inputs, jobs: list[Job]) -> Manifest:
@@ -152,22 +155,33 @@ class _Built:
     of_engine: bool
 
 
-def _build_or_keep(job: Job, folder: Path, kept: Previous, stage: str, report: Report) -> _Built:
-    """Keep the job's files of the previous build if they still fit, else build them."""
+def _read_once(job: Job, report: Report) -> None:
+    """Read what the job is made from, so that a file that cannot be used is known before any network is exported."""
+    if isinstance(job, TokenizerJob):
+        job.load()
+    else:
+        job.module(say=report)
+
+
+def _keep(job: Job, folder: Path, kept: Previous, manifest: Manifest) -> _Built:
+    """The job's files of the previous build, in `folder`."""
+    (folder / job.name).mkdir()
+    files = manifest.files_of(job.name)
+    kept.link(files, folder)
+    return _Built(files, manifest.parity.get(job.name), manifest.parity_of == "engine")
+
+
+def _build(job: Job, folder: Path, stage: str, report: Report) -> _Built:
+    """The job's files, made in `folder`."""
     started, path = time.monotonic(), folder / job.name
     path.mkdir()
-    if (manifest := kept.fits(job)) is not None:
-        files = manifest.files_of(job.name)
-        kept.link(files, folder)
-        report(f"{stage} {job.name:<13} {KEPT}")
-        return _Built(files, manifest.parity.get(job.name), manifest.parity_of == "engine")
     if isinstance(job, TokenizerJob):
         _convert_tokenizer(job, folder)
         figures, of_engine, text = None, True, "ids equal to CLIPTokenizer's"
     else:
         parity = build_network(job, folder)
         figures, of_engine, text = parity.figures, parity.of_engine, str(parity)
-    report(f"{stage} {job.name:<13} {time.monotonic() - started:5.1f} s  {text}")
+    report(f"{stage} {time.monotonic() - started:5.1f} s  {text}")
     return _Built({f"{job.name}/{file.name}": FileRecord.of(file) for file in sorted(path.iterdir())}, figures, of_engine)
 
 

@@ -15,11 +15,17 @@ from export.build_request import BuildRequest, Checkpoint
 from export.code_digest import code_digest
 from export.exported_networks import EXPORTED_NETWORKS, TOKENIZER, ExportedNetwork, ExportedTokenizer, resolve
 from export.precision.names import OPSETS
+from export.sources.component_rules import whole
 from export.sources.model_folder import Source
 from export.tensorrt.plan_builder import PlanOptions
 from export.tensorrt.shape_profile import Profile
 
 Recipe = dict[str, Any]
+Report = Callable[[str], None]
+
+
+def silent(line: str) -> None:
+    """For what has been said already."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class NetworkJob:
     precision          what the network computes in
     embed_dim          D
     concepts           K
-    module             makes the PyTorch module, weights loaded
+    module             makes the PyTorch module, weights loaded; it can be given what hears of names that were changed
     plan               None where the ONNX file is the engine
     decided_by         what decides the files besides code and precision, field by field
     """
@@ -51,7 +57,7 @@ class NetworkJob:
     precision: str
     geometry: Geometry
     concepts: int
-    module: Callable[[], Any]
+    module: Callable[..., Any]
     plan: PlanSettings | None
     decided_by: Recipe
 
@@ -64,12 +70,18 @@ class NetworkJob:
         """The precision of the ONNX file."""
         return self.backend.file_precision(self.precision)
 
+    @property
+    def _readers(self) -> tuple[str, ...]:
+        """Modules that read what decides the network."""
+        of_component = ("export.sources.load",) if self.row.component is not None else ()
+        return (*of_component, "export.sources.checkpoints") if self.row.spec.of_guard else of_component
+
     @cached_property
     def recipe(self) -> Recipe:
         """Everything that decides the network's files, compared field by field to tell what must be built again."""
         return {
             **self.decided_by,
-            "code": code_digest("export.build_network", self.row.wrapper.split(":")[0]),
+            "code": code_digest("export.build_network", self.row.wrapper.split(":")[0], *self._readers),
             "precision": self.precision,
             "opset": OPSETS[self.file_precision],
         }
@@ -90,7 +102,7 @@ class TokenizerJob:
     @cached_property
     def recipe(self) -> Recipe:
         """See `NetworkJob.recipe`."""
-        return {**self.decided_by, "code": code_digest(self.row.maker.split(":")[0], "export.sources.model_folder")}
+        return {**self.decided_by, "code": code_digest(self.row.maker.split(":")[0], "export.sources.tokenizer_files")}
 
 
 Job = NetworkJob | TokenizerJob
@@ -119,7 +131,7 @@ def jobs_of(options: BuildRequest, inputs: Inputs) -> list[Job]:
 
 def _tokenizer_job(inputs: Inputs) -> TokenizerJob:
     decided_by = {"versions": dict(inputs.versions), **inputs.digests(TOKENIZER.component)}
-    return TokenizerJob(TOKENIZER, partial(inputs.source.load, TOKENIZER.component), decided_by)
+    return TokenizerJob(TOKENIZER, partial(_tokenizer, inputs.source), decided_by)
 
 
 def _network_job(row: ExportedNetwork, options: BuildRequest, inputs: Inputs) -> NetworkJob:
@@ -164,11 +176,21 @@ def source_name(checkpoint: Checkpoint) -> str:
     return f"redirector/{checkpoint.concept}"
 
 
-def _module(row: ExportedNetwork, source: Source, checkpoints: Sequence[Checkpoint]) -> Any:
+def _tokenizer(source: Source) -> Any:
+    """The model's CLIPTokenizer."""
+    from export.sources.tokenizer_files import load_tokenizer
+
+    vocab_size = whole(source.config("text_encoder"), "vocab_size", source.path("text_encoder"))
+    return load_tokenizer(source.files(TOKENIZER.component), vocab_size)
+
+
+def _module(row: ExportedNetwork, source: Source, checkpoints: Sequence[Checkpoint], say: Report = silent) -> Any:
     """The PyTorch module of a network, in eval mode."""
     wrapper = resolve(row.wrapper)
     if row.component is not None:
-        return wrapper(source.load(row.component)).eval()
+        from export.sources.load import load_component
+
+        return wrapper(load_component(source, row.component, say)).eval()
     if row.spec.of_guard:
         from export.sources.checkpoints import load_concept
 

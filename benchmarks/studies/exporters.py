@@ -19,6 +19,7 @@ import torch
 
 from engines.networks import NETWORKS, OPSET
 from export.onnx_file import EXAMPLE_SIZES, example, export_network
+from export.sources.load import load_component
 from export.sources.model_folder import Source
 from export.wrappers import Unet
 
@@ -98,7 +99,7 @@ def main() -> None:
     sessions: dict[str, onnxruntime.InferenceSession] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for name, run in EXPORTERS.items():
-            module, path = Unet(source.load("unet")), Path(scratch) / f"{len(sessions)}.onnx"
+            module, path = Unet(load_component(source, "unet")), Path(scratch) / f"{len(sessions)}.onnx"
             started = time.perf_counter()
             run(module, width, path)
             seconds = time.perf_counter() - started

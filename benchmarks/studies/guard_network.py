@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.studies.export_full_size import UNET
 from engines.networks import NETWORKS, NetworkSpec, with_derived
 from export.onnx_file import example, export_network
+from export.sources.load import load_component
 from export.sources.model_folder import Source
 from export.wrappers import Unet
 from saferedir.checkpoint import load_redirector
@@ -149,7 +150,7 @@ def main() -> None:
             module = Unet(UNet2DConditionModel(**UNET))
         full_unet = arguments.unet, multiplications(module, NETWORKS["unet"], sizes_of(768, 64), "meta")
     with tempfile.TemporaryDirectory() as scratch:
-        module, path = Unet(source.load("unet")), Path(scratch) / "unet.onnx"
+        module, path = Unet(load_component(source, "unet")), Path(scratch) / "unet.onnx"
         export_network(module, NETWORKS["unet"], {"D": source.geometry.embed_dim}, path)
         demo_unet = path, multiplications(module, NETWORKS["unet"], sizes_of(source.geometry.embed_dim, 16))
         shapes = {"demo": run(demo, 16, demo_unet, 20 * arguments.rounds, arguments.threads)}

@@ -47,6 +47,7 @@ from export.exported_networks import EXPORTED_NETWORKS, resolve
 from export.onnx_file import example, export_network
 from export.precision.emulation import emulate
 from export.precision.half_precision import ANY_DTYPE_OPS, FOLLOWING_OPS, HALF_OPS, convert
+from export.sources.load import load_component
 from export.sources.model_folder import Source
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -75,7 +76,7 @@ class InHalf(nn.Module):
 def module_of(network: str, source: Source) -> nn.Module:
     """A network in float32."""
     row = ROWS[network]
-    module: nn.Module = resolve(row.wrapper)(source.load(row.component or ""))
+    module: nn.Module = resolve(row.wrapper)(load_component(source, row.component or ""))
     return module.eval()
 
 

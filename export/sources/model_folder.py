@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from packaging.version import InvalidVersion, Version
+
 from engines.errors import InputError
 from engines.geometry import Geometry
-from engines.networks import LATENT_CHANNELS, TOKENS
+from engines.git_lfs import lfs_problem
+from export.sources.component_rules import FAMILY, check_class, check_index, check_rules, whole, widths
+from export.sources.scheduler_config import as_pipeline_corrects
 
 COMPONENTS = {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+INDEX = "model_index.json"
+STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
+# A file of weights, or the list of its shards: safetensors before .bin, full precision before float16.
 WEIGHTS = tuple(
-    f"{stem}{variant}.{suffix}"
+    name
     for suffix in ("safetensors", "bin")
     for variant in ("", ".fp16")
-    for stem in ("model", "diffusion_pytorch_model", "pytorch_model")
+    for stem in STEMS
+    for name in (f"{stem}{variant}.{suffix}", f"{stem}.{suffix}.index{variant}.json")
 )
-TOKENIZER_FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+TOKENIZER_FILES = (
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 
 
 @dataclass(frozen=True)
@@ -36,107 +52,156 @@ class Source:
         Raises:
             InputError: neither is there, or it is not of the Stable Diffusion 1.x/2.x family.
         """
-        folder = Path(name)
-        if not folder.is_dir():
-            folder = _download(name)
-        source = cls(name, folder)
+        folder = _local(name)
+        source = cls(name, _download(name) if folder is None else folder)
         source._check()
         return source
 
+    def path(self, component: str, file: str = "config.json") -> Path:
+        """Where a component's file is, or would be."""
+        return self.folder / component / file
+
     def config(self, component: str, file: str = "config.json") -> dict[str, Any]:
         """A component's parsed config."""
-        path = self.folder / component / file
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{path}: expected in a diffusers model folder, cannot be read ({error.strerror})") from None
-        except ValueError as error:
-            raise InputError(f"{path}: not valid JSON ({error})") from None
+        return _parsed(self.path(component, file))
+
+    @cached_property
+    def index(self) -> dict[str, Any]:
+        """What model_index.json says; empty where there is none, and the components' configs decide."""
+        path = self.folder / INDEX
+        return _parsed(path) if path.is_file() else {}
 
     @cached_property
     def scheduler(self) -> dict[str, Any]:
-        return self.config("scheduler", "scheduler_config.json")
+        """The scheduler's config as diffusers' pipeline uses it: of the class that model_index.json names, and corrected."""
+        return as_pipeline_corrects(self.config("scheduler", "scheduler_config.json"), self.index.get("scheduler"))
 
     @cached_property
     def geometry(self) -> Geometry:
-        factor = 2 ** (len(self.config("vae")["block_out_channels"]) - 1)
-        unet = self.config("unet")
-        size = unet.get("sample_size") or 64
-        height, width = (side * factor for side in (size if isinstance(size, list) else (size, size)))
+        unet, vae = self.config("unet"), self.config("vae")
+        factor = 2 ** (len(widths(vae, "block_out_channels", self.path("vae"))) - 1)
+        height, width = (side * factor for side in self._sample_size(unet))
         return Geometry(
-            embed_dim=self.config("text_encoder")["hidden_size"],
+            embed_dim=whole(self.config("text_encoder"), "hidden_size", self.path("text_encoder")),
             scale_factor=factor,
-            size_multiple=factor * 2 ** (len(unet["block_out_channels"]) - 1),
+            size_multiple=factor * 2 ** (len(widths(unet, "block_out_channels", self.path("unet"))) - 1),
             default_height=height,
             default_width=width,
         )
 
-    def weights(self, component: str) -> Path:
-        """The weight file that will be read: safetensors before .bin, full precision before float16."""
+    def _sample_size(self, unet: dict[str, Any]) -> tuple[int, int]:
+        """Height and width of latents. diffusers reads less than 64 in files from before its version 0.9 as 64."""
+        size = unet.get("sample_size")
+        if isinstance(size, list) and len(size) == 2:
+            sides = {"height": size[0], "width": size[1]}
+            return whole(sides, "height", self.path("unet")), whole(sides, "width", self.path("unet"))
+        side = 64 if size is None else whole(unet, "sample_size", self.path("unet"))
+        if (written_by := unet.get("_diffusers_version")) is None or side >= 64:
+            return side, side
+        try:
+            old = Version(Version(str(written_by)).base_version) < Version("0.9.0.dev0")
+        except InvalidVersion:
+            raise InputError(f"{self.path('unet')}: _diffusers_version: expected a version, found {written_by!r}") from None
+        return (64, 64) if old else (side, side)
+
+    def weights(self, component: str) -> list[Path]:
+        """The files of weights that will be read: one, or the shards of one."""
+        file = self._weights(component)
+        return _shards(file) if file.suffix == ".json" else [file]
+
+    def _weights(self, component: str) -> Path:
         for name in WEIGHTS:
-            if (path := self.folder / component / name).is_file():
+            if (path := self.path(component, name)).is_file():
                 return path
-        raise InputError(f"{self.folder / component}: expected one of {', '.join(WEIGHTS)}, found none")
+        raise InputError(f"{self.folder / component}: expected weights, as {WEIGHTS[0]} or {WEIGHTS[2]}, found none")
 
     def files(self, component: str) -> list[Path]:
         """Every file that decides what is exported of a component."""
         if component == "tokenizer":
-            return [path for name in TOKENIZER_FILES if (path := self.folder / component / name).is_file()]
-        return [self.folder / component / "config.json", self.weights(component)]
-
-    def load(self, component: str) -> Any:
-        """The component in float32 on the CPU, or the CLIPTokenizer."""
-        import diffusers
-        import torch
-        import transformers
-
-        if component == "tokenizer":
-            return transformers.CLIPTokenizer.from_pretrained(self.folder / component)
-        weights, name = self.weights(component), COMPONENTS[component]
-        loader = getattr(diffusers, name, None) or getattr(transformers, name)
-        dtype = {"dtype" if name == "CLIPTextModel" else "torch_dtype": torch.float32}
-        try:
-            return loader.from_pretrained(
-                self.folder / component,
-                variant="fp16" if ".fp16." in weights.name else None,
-                use_safetensors=weights.suffix == ".safetensors",
-                local_files_only=True,
-                **dtype,
-            ).eval()
-        except Exception as error:  # diffusers, transformers, safetensors and torch each raise their own
-            raise InputError(f"{weights}: cannot be loaded as {name}: {error}") from error
+            return [path for name in TOKENIZER_FILES if (path := self.path(component, name)).is_file()]
+        return [self.path(component), *dict.fromkeys((self._weights(component), *self.weights(component)))]
 
     def _check(self) -> None:
-        text, unet, vae = (self.config(component) for component in COMPONENTS)
-        width = unet.get("cross_attention_dim")
-        expectations = (
-            ("text_encoder", "max_position_embeddings", text.get("max_position_embeddings", TOKENS), TOKENS),
-            ("unet", "in_channels", unet.get("in_channels"), LATENT_CHANNELS),
-            ("unet", "out_channels", unet.get("out_channels"), LATENT_CHANNELS),
-            ("unet", "cross_attention_dim", width, text.get("hidden_size")),
-            ("unet", "addition_embed_type", unet.get("addition_embed_type"), None),
-            ("unet", "class_embed_type", unet.get("class_embed_type"), None),
-            ("vae", "latent_channels", vae.get("latent_channels"), LATENT_CHANNELS),
-            ("vae", "shift_factor", vae.get("shift_factor"), None),
-        )
-        for component, key, value, expected in expectations:
-            if value != expected:
-                raise InputError(
-                    f"{self.folder / component / 'config.json'}: {key}: expected {expected!r} (text to image, "
-                    f"Stable Diffusion 1.x/2.x family), found {value!r}"
-                )
+        if not self.folder.joinpath("unet").is_dir() and not self.index:
+            raise InputError(f"{self.folder}: expected a diffusers model folder, with unet/ in it, found none")
+        check_index(self.index, self.folder / INDEX)
+        for component in COMPONENTS:
+            check_class(component, self.config(component), self.path(component))
+            check_rules(component, self.config(component), self.path(component))
+        width, found = self.geometry.embed_dim, self.config("unet").get("cross_attention_dim", 1280)
+        if found != width:
+            raise InputError(f"{self.path('unet')}: cross_attention_dim: expected {width!r} {FAMILY}, found {found!r}")
+        scale = self.config("vae").get("scaling_factor", 0.18215)
+        if not isinstance(scale, (int, float)) or isinstance(scale, bool) or not (math.isfinite(scale) and scale > 0):
+            raise InputError(f"{self.path('vae')}: scaling_factor: expected a number above 0, found {scale!r}")
+        self._check_tokenizer()
+
+    def _check_tokenizer(self) -> None:
+        if (path := self.path("tokenizer", "tokenizer_config.json")).is_file():
+            check_class("tokenizer", _parsed(path), path)
+        if self.path("tokenizer", "tokenizer.json").is_file():
+            return
         for file in TOKENIZER_FILES[:2]:
-            if not (self.folder / "tokenizer" / file).is_file():
-                raise InputError(f"{self.folder / 'tokenizer' / file}: expected a CLIP tokenizer's {file}, found none")
+            if not (path := self.path("tokenizer", file)).is_file():
+                raise InputError(f"{path}: expected a CLIP tokenizer's {file}, or tokenizer.json in its place, found none")
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        if (problem := lfs_problem(path)) is not None:
+            raise InputError(problem)
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: expected in a diffusers model folder, cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def _shards(listing: Path) -> list[Path]:
+    """The shards that an index file lists."""
+    places = _parsed(listing).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+        raise InputError(f"{listing}: weight_map: expected tensors and their files, found {type(places).__name__}")
+    names = sorted(set(places.values()))
+    for name in names:
+        if name != Path(name).name:
+            raise InputError(f"{listing}: expected shards beside it, found {name!r}")
+        if not (listing.parent / name).is_file():
+            raise InputError(f"{listing.parent / name}: expected a shard of the weights, found none")
+    return [listing.parent / name for name in names]
+
+
+def _local(name: str) -> Path | None:
+    """The folder of that name; None for what may be a hub id."""
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError:  # no such user, or no home
+        path = Path(name)
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise InputError(
+            f"model {name!r}: expected a diffusers folder, found a single file; convert it with diffusers: "
+            f"StableDiffusionPipeline.from_single_file({name!r}).save_pretrained(FOLDER), then pass FOLDER"
+        )
+    if path != Path(name):
+        raise InputError(f"model {name!r}: expected a diffusers folder, found no folder {path}")
+    return None
 
 
 def _download(name: str) -> Path:
-    if name.count("/") != 1 or name.startswith((".", "/")):
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith((".safetensors", ".ckpt", "/")):
         raise InputError(f"model {name!r}: no such folder, and not a hub id (owner/name)")
     from huggingface_hub import snapshot_download
 
-    patterns = ["*/config.json", "scheduler/*", *(f"tokenizer/{file}" for file in TOKENIZER_FILES)]
-    patterns += [f"{component}/{file}" for component in COMPONENTS for file in WEIGHTS if file.endswith("safetensors")]
+    patterns = [INDEX, "*/config.json", "scheduler/*", *(f"tokenizer/{file}" for file in TOKENIZER_FILES)]
+    patterns += [f"{component}/{file}" for component in COMPONENTS for file in WEIGHTS if "safetensors" in file]
+    patterns += [f"{component}/{stem}*-of-*.safetensors" for component in COMPONENTS for stem in STEMS]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:  # network, authentication and cache errors of several libraries

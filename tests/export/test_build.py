@@ -172,7 +172,7 @@ def test_incomplete_models(model, tmp_path, file):
 
 def test_unreadable_weights(model, tmp_path):
     (model / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"garbage")
-    with pytest.raises(InputError, match="diffusion_pytorch_model.safetensors: cannot be loaded as AutoencoderKL"):
+    with pytest.raises(InputError, match="diffusion_pytorch_model.safetensors: cannot be read as .safetensors weights"):
         build_with("--model", str(model), "--unguarded", "--engine-dir", str(tmp_path / "e"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
 

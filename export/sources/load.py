@@ -1,0 +1,42 @@
+"""Components of a model in PyTorch, float32, on the CPU."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import nn
+
+from engines.errors import InputError
+from export.sources.component_rules import check_known
+from export.sources.model_folder import COMPONENTS, Source
+from export.sources.weights import Say, load_strictly
+
+
+def load_component(source: Source, component: str, say: Say = print) -> nn.Module:
+    """The component in eval mode, with every tensor of its weights and no other. `say` hears of names that were changed.
+
+    Raises:
+        InputError: config and weights do not make it.
+    """
+    return load_strictly(_empty(source, component), source.weights(component), say)
+
+
+def _empty(source: Source, component: str) -> nn.Module:
+    """The module that the config describes; its parameters have shapes and no values."""
+    import diffusers
+    import transformers
+    from accelerate import init_empty_weights
+
+    config, path, name = source.config(component), source.path(component), COMPONENTS[component]
+    try:
+        with init_empty_weights():
+            if component == "text_encoder":
+                return transformers.CLIPTextModel(transformers.CLIPTextConfig.from_dict(config))
+            made: Any = getattr(diffusers, name)
+            check_known(config, inspect.signature(made.__init__).parameters, path)
+            return made.from_config(config)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a library raises for a value that it cannot use
+        raise InputError(f"{path}: cannot be read as {name}'s config: {' '.join(str(error).split())[:300]}") from None

@@ -1,0 +1,120 @@
+"""A component's weights: read as they are, matched strictly by name and shape, and never replaced by random ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from engines.errors import InputError
+from saferedir.checkpoint import DTYPES, read_tensors, shortened
+
+# What wrappers of PyTorch put before every name, and what some versions of transformers leave out.
+WRAPPERS = ("module.", "_orig_mod.")
+TEXT_MODEL = "text_model."
+# Attention of the first releases' autoencoders → what diffusers calls it since.
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_OLD_NAME = re.compile(r"(.*attentions\.\d+\.)(" + "|".join(_OLD_ATTENTION) + r")(\.weight|\.bias)")
+_CAUSES = (
+    (".lora", "these are LoRA weights, which are no model of their own; merge them into one first"),
+    ("model.diffusion_model.", "this is a single-file checkpoint; convert it to a diffusers folder first"),
+    ("vision_model.", "this is a whole CLIP model; save its text model alone"),
+)
+
+Say = Callable[[str], None]
+
+
+def load_strictly(module: nn.Module, files: Sequence[Path], say: Say) -> nn.Module:
+    """Give a module the tensors of `files` in float32, all of them and no others. `say` hears of names that were changed.
+
+    Its parameters may be on the meta device; `files` are one file of weights, or the shards of one.
+
+    Raises:
+        InputError: tensors are missing, surplus, misshaped, not floating point or not finite.
+    """
+    name, expected = type(module).__name__, module.state_dict()
+    tensors = _renamed(_read(files), expected, lambda change: say(f"{files[0]}: {change}"))
+    problems = _differences(tensors, expected)
+    if problems:
+        raise InputError(f"{files[0]}: cannot be loaded as {name}: {'; '.join(problems)}; {_cause(tensors, expected)}")
+    module.load_state_dict({key: _float32(files[0], key, tensor) for key, tensor in tensors.items()}, assign=True)
+    return module.eval()
+
+
+def _read(files: Sequence[Path]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        content = read_tensors(file)
+        if twice := sorted(set(content) & set(tensors)):
+            raise InputError(f"{file}: expected tensors of its own, found some of another shard: {shortened(twice)}")
+        tensors |= content
+    return tensors
+
+
+def _renamed(tensors: dict[str, Tensor], expected: Mapping[str, Any], say: Say) -> dict[str, Tensor]:
+    """The tensors under the names that the module expects, where one change explains them all."""
+    tensors = {name: tensor for name, tensor in tensors.items() if name in expected or not _position_ids(name, tensor)}
+    for prefix in WRAPPERS * 2:
+        if all(name.startswith(prefix) for name in tensors) and not all(name.startswith(prefix) for name in expected):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+            say(f"read without the prefix {prefix!r} of its names")
+    found_has, expected_has = (any(name.startswith(TEXT_MODEL) for name in names) for names in (tensors, expected))
+    if expected_has and not found_has:
+        tensors = {TEXT_MODEL + name: tensor for name, tensor in tensors.items()}
+        say(f"read with the prefix {TEXT_MODEL!r} before its names")
+    elif found_has and not expected_has and all(name.startswith(TEXT_MODEL) for name in tensors):
+        tensors = {name.removeprefix(TEXT_MODEL): tensor for name, tensor in tensors.items()}
+        say(f"read without the prefix {TEXT_MODEL!r} of its names")
+    renamed = {name if name in expected else _OLD_NAME.sub(_new_name, name): tensor for name, tensor in tensors.items()}
+    return renamed if len(renamed) == len(tensors) else tensors
+
+
+def _new_name(match: re.Match[str]) -> str:
+    return match[1] + _OLD_ATTENTION[match[2]] + match[3]
+
+
+def _position_ids(name: str, tensor: Tensor) -> bool:
+    """0, 1, 2 …, which older versions of transformers stored and newer ones compute."""
+    return name.endswith("embeddings.position_ids") and torch.equal(
+        tensor.flatten().to(torch.float64), torch.arange(tensor.numel(), dtype=torch.float64)
+    )
+
+
+def _differences(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """How the tensors differ from those of the module, a count and the first few of each kind."""
+    lists = {
+        "missing": [name for name in expected if name not in tensors],
+        "surplus": [name for name in tensors if name not in expected],
+        "misshaped": [
+            f"{name} (expected {list(expected[name].shape)}, found {list(tensor.shape)})"
+            for name, tensor in tensors.items()
+            if name in expected and tensor.shape != expected[name].shape
+        ],
+    }
+    return [f"{len(names)} of {len(expected)} tensors {kind}: {shortened(names)}" for kind, names in lists.items() if names]
+
+
+def _cause(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    for part, cause in _CAUSES:
+        if any(part in name for name in tensors):
+            return cause
+    matching = len(set(tensors) & set(expected))
+    if not matching:
+        return "no name fits: the file is of another component or in another format"
+    if matching == len(tensors) and matching < len(expected):
+        return "the file is incomplete, or config.json describes a larger model"
+    return "config.json is not of these weights, or they were saved under other names"
+
+
+def _float32(file: Path, name: str, tensor: Tensor) -> Tensor:
+    if tensor.dtype not in DTYPES:
+        kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
+        raise InputError(f"{file}: {name}: expected {kinds}, found {str(tensor.dtype).removeprefix('torch.')}")
+    converted = tensor.to(torch.float32)
+    if not torch.isfinite(converted).all():
+        raise InputError(f"{file}: {name}: expected finite values, found NaN, infinity or what float32 cannot hold")
+    return converted.contiguous()
