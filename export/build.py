@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.specifiers import SpecifierSet
+
 from engines.backends.registry import BackendSpec, backend_spec
 from engines.errors import InputError
 from engines.geometry import Geometry
@@ -25,11 +27,14 @@ from export.build_request import BuildRequest, Checkpoint
 from export.exported_networks import EXPORTED_NETWORKS, TOKENIZER, resolve
 from export.jobs import Inputs, Job, NetworkJob, Report, TokenizerJob, jobs_of, source_name
 from export.previous import Previous, changes_of, read_previous
-from export.sources.model_folder import Source
+from export.sources.model_folder import SCHEDULER_FILE, Source
+from export.sources.scheduler_config import changes
 from export.tensorrt.shape_profile import Profile
 from export.tensorrt.target import target_of
 
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "tokenizers")
+# What diffusers needs of transformers, and what export and tokenizer were tried with.
+SUPPORTED = {"transformers": ">=4.48,<5"}
 KEPT = "unchanged, kept"
 
 
@@ -48,15 +53,16 @@ def build(options: BuildRequest, report: Report = print) -> Manifest:
     inputs = _read(options, source, versions)
     jobs = jobs_of(options, inputs)
     wanted = _wanted(options, inputs, jobs)
-    changes = ["--force"] if options.force else changes_of(previous, wanted, options.engine_dir)
-    if previous is not None and not changes:
+    differences = ["--force"] if options.force else changes_of(previous, wanted, options.engine_dir)
+    if previous is not None and not differences:
         report(f"{options.engine_dir}: nothing changed, nothing to build")
         return previous
     if previous is not None:
-        report(f"{options.engine_dir}: rebuilding because of " + "; ".join(changes))
+        report(f"{options.engine_dir}: rebuilding because of " + "; ".join(differences))
     signed = (options.engine_dir / SIGNATURE_FILE).is_file()
     kept = Previous(options.engine_dir, None if options.force else previous)
     fitting = {job.name: kept.fits(job) for job in jobs}
+    _judge_scheduler(options, source, report)
     for job in jobs:
         if fitting[job.name] is None:
             _read_once(job, report)
@@ -76,16 +82,33 @@ def build(options: BuildRequest, report: Report = print) -> Manifest:
     return manifest
 
 
+def _judge_scheduler(options: BuildRequest, source: Source, report: Report) -> None:
+    """Say how the model's scheduler is read, and whether the runtime can honour it. Raises InputError where no sampler can."""
+    path = source.path("scheduler", SCHEDULER_FILE)
+    if corrections := changes(source.config("scheduler", SCHEDULER_FILE), source.scheduler):
+        report(f"{path}: as in diffusers' pipeline, {', '.join(corrections)}")
+    try:
+        judged = None if options.judge_scheduler is None else options.judge_scheduler(source.scheduler)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    if judged is not None:
+        report(f"{path}: {judged}")
+
+
 def _versions(backend: BackendSpec) -> dict[str, str]:
     """Versions of every library that decides a build, read without importing any."""
     names = dict.fromkeys((*LIBRARIES, *backend.libraries))
     try:
-        return {"python": sys.version.split()[0], **{name: importlib.metadata.version(name) for name in names}}
+        found = {name: importlib.metadata.version(name) for name in names}
     except importlib.metadata.PackageNotFoundError as error:
         extra = "export" if error.name in LIBRARIES else backend.extra
         raise InputError(
             f"{error.name}: expected, for building engines, found it not installed; install it with: " + install(extra)
         ) from None
+    for name, versions in SUPPORTED.items():
+        if not SpecifierSet(versions).contains(found.get(name, "0"), prereleases=True):
+            raise InputError(f"{name}: expected {versions}, found {found.get(name)}; install it with: " + install("export"))
+    return {"python": sys.version.split()[0], **found}
 
 
 def _read(options: BuildRequest, source: Source, versions: dict[str, str]) -> Inputs:

@@ -108,6 +108,7 @@ def options(arguments: argparse.Namespace) -> BuildRequest:
         check=arguments.check,
         force=arguments.force,
         command_line=arguments.command_line,
+        judge_scheduler=arguments.judge_scheduler,
     )
 
 

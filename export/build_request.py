@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from engines.backends.registry import BACKENDS, backend_spec
 from engines.errors import InputError
@@ -32,6 +34,8 @@ class BuildRequest:
     batch_size, height, width  sizes of TensorRT engines, MIN:OPT:MAX; None stands for the model's own
     check                      when the guard looks by default, see `runtime.Request`
     force                      build everything again, whatever is there
+    judge_scheduler            says of a scheduler's config why it cannot be used as it is, or raises where no sampler can be;
+                               `runtime.samplers.registry` has it. Without one, the first run judges
 
     Raises:
         InputError: the backend cannot run in the precision, or two checkpoints forget the same concept.
@@ -50,6 +54,7 @@ class BuildRequest:
     check: str = "auto"
     force: bool = False
     command_line: str = ""  # for the manifest
+    judge_scheduler: Callable[[Mapping[str, Any]], str | None] | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in (able := backend_spec(self.backend).precisions):

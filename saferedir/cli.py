@@ -15,9 +15,9 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from engines import __version__
 from engines.errors import InputError, SafeRedirError
@@ -96,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options of a command line. `command_line` among them is the line itself, for records.
+    """The options of a command line. Among them, `command_line` is the line itself, for records, and `judge_scheduler` says
+    whether the runtime can honour a scheduler's config: the build needs it, and only here may it know of the runtime.
 
     Raises:
         InputError: no such command, or an option is unknown, lacks its value or has one of another type.
@@ -107,7 +108,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     module.add_arguments(parser)
     arguments = parser.parse_args(argv[1:])
     arguments.command_line = shlex.join(["saferedir", *argv])
+    arguments.judge_scheduler = _judge_scheduler
     return arguments
+
+
+def _judge_scheduler(config: Mapping[str, Any]) -> str | None:
+    judged: str | None = import_module("runtime.samplers.registry").judge_scheduler(config)
+    return judged
 
 
 def _command(argv: Sequence[str]) -> Command:

@@ -104,9 +104,9 @@ def check_known(config: Config, known: Iterable[str], path: Path) -> None:
 
 
 def whole(config: Config, key: str, path: Path) -> int:
-    """A whole number above 0."""
+    """A whole number above 0, and not absurd."""
     value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31:
         raise InputError(f"{path}: {key}: expected a whole number above 0, found {value!r}")
     return value
 
@@ -114,6 +114,6 @@ def whole(config: Config, key: str, path: Path) -> int:
 def widths(config: Config, key: str, path: Path) -> list[int]:
     """One width for each level of a network."""
     value = config.get(key)
-    if not isinstance(value, list) or not value or any(type(width) is not int or width < 1 for width in value):
+    if not isinstance(value, list) or not value or any(type(width) is not int or not 0 < width < 1 << 31 for width in value):
         raise InputError(f"{path}: {key}: expected a list of widths, found {value!r}")
     return value

@@ -19,6 +19,7 @@ from export.sources.scheduler_config import as_pipeline_corrects
 
 COMPONENTS = {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
 INDEX = "model_index.json"
+SCHEDULER_FILE = "scheduler_config.json"
 STEMS = ("model", "diffusion_pytorch_model", "pytorch_model")
 # A file of weights, or the list of its shards: safetensors before .bin, full precision before float16.
 WEIGHTS = tuple(
@@ -74,7 +75,7 @@ class Source:
     @cached_property
     def scheduler(self) -> dict[str, Any]:
         """The scheduler's config as diffusers' pipeline uses it: of the class that model_index.json names, and corrected."""
-        return as_pipeline_corrects(self.config("scheduler", "scheduler_config.json"), self.index.get("scheduler"))
+        return as_pipeline_corrects(self.config("scheduler", SCHEDULER_FILE), self.index.get("scheduler"))
 
     @cached_property
     def geometry(self) -> Geometry:
@@ -132,7 +133,7 @@ class Source:
         if found != width:
             raise InputError(f"{self.path('unet')}: cross_attention_dim: expected {width!r} {FAMILY}, found {found!r}")
         scale = self.config("vae").get("scaling_factor", 0.18215)
-        if not isinstance(scale, (int, float)) or isinstance(scale, bool) or not (math.isfinite(scale) and scale > 0):
+        if not isinstance(scale, (int, float)) or isinstance(scale, bool) or not 0 < scale < math.inf:
             raise InputError(f"{self.path('vae')}: scaling_factor: expected a number above 0, found {scale!r}")
         self._check_tokenizer()
 

@@ -7,6 +7,18 @@ import numpy as np
 from runtime.samplers.schedules import NoiseSchedule, SchedulerError
 
 
+def check_ddim(schedule: NoiseSchedule) -> None:
+    """Raise SchedulerError for options that DDIM reads and that are not linear."""
+    if schedule.clip_sample is None:
+        raise SchedulerError(
+            "scheduler option clip_sample: expected False, found no entry, which DDIM takes as True; "
+            'write "clip_sample": false if the model was not trained with clipping'
+        )
+    if schedule.clip_sample:
+        raise SchedulerError.for_option("clip_sample", False, True)
+    schedule.require_off("thresholding", "rescale_betas_zero_snr")
+
+
 def ddim(steps: int, schedule: NoiseSchedule) -> tuple[np.ndarray, np.ndarray]:
     """Song et al. 2021, Eq. 12 with η = 0 (diffusers DDIMScheduler); ᾱ' is where the step leads to:
 
@@ -15,11 +27,6 @@ def ddim(steps: int, schedule: NoiseSchedule) -> tuple[np.ndarray, np.ndarray]:
     State: x. Both x̂_0 and ε̂ are linear in x and the model output. Each comes from the two directly: to go through ε̂ would
     divide by √ᾱ, which loses digits where ᾱ is tiny and the model predicts v or x_0.
     """
-    if schedule.clip_sample is not False:
-        raise SchedulerError(
-            "scheduler option clip_sample: expected False, found no entry, which DDIM takes as True; "
-            'write "clip_sample": false if the model was not trained with clipping'
-        )
     timesteps = schedule.timesteps(steps, schedule.timestep_spacing or "leading")
     alpha = np.array(schedule.alphas_cumprod)[timesteps]
     alpha_prev = schedule.alphas_before(timesteps - schedule.num_train_timesteps // steps, one_by_default=True)

@@ -7,6 +7,11 @@ import numpy as np
 from runtime.samplers.schedules import NoiseSchedule
 
 
+def check_lms(schedule: NoiseSchedule) -> None:
+    """Raise SchedulerError for other spacings of σ."""
+    schedule.require_off("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+
+
 def lms(steps: int, schedule: NoiseSchedule) -> tuple[np.ndarray, np.ndarray, float, float]:
     """Linear multistep of order 4 in σ = √((1 − ᾱ)/ᾱ) (Katherine Crowson's k-diffusion; diffusers LMSDiscreteScheduler):
 

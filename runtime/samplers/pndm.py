@@ -7,6 +7,14 @@ import numpy as np
 from runtime.samplers.schedules import NoiseSchedule, SchedulerError
 
 
+def check_pndm(schedule: NoiseSchedule) -> None:
+    """Raise SchedulerError for options of PNDM that are another solver's."""
+    if not schedule.skip_prk_steps:
+        raise SchedulerError.for_option("skip_prk_steps", "True (PNDM without Runge–Kutta steps)", schedule.skip_prk_steps)
+    if schedule.prediction_type == "sample":
+        raise SchedulerError.for_option("prediction_type", "epsilon or v_prediction with PNDM", "sample")
+
+
 def pndm(steps: int, schedule: NoiseSchedule) -> tuple[np.ndarray, np.ndarray]:
     """Liu et al. 2022 with linear multistep weights only (diffusers PNDMScheduler, skip_prk_steps).
 
@@ -44,10 +52,6 @@ def pndm(steps: int, schedule: NoiseSchedule) -> tuple[np.ndarray, np.ndarray]:
 
 def _transfer(steps: int, schedule: NoiseSchedule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Timesteps [R], and Eq. 9's weights of x and of the mean model output."""
-    if not schedule.skip_prk_steps:
-        raise SchedulerError.for_option("skip_prk_steps", "True (PNDM without Runge–Kutta steps)", schedule.skip_prk_steps)
-    if schedule.prediction_type == "sample":
-        raise SchedulerError.for_option("prediction_type", "epsilon or v_prediction with PNDM", "sample")
     ladder = schedule.timesteps(steps, schedule.timestep_spacing or "leading")
     timesteps = np.concatenate([ladder[:2], ladder[1:]])
     stride = schedule.num_train_timesteps // steps

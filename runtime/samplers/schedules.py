@@ -29,28 +29,15 @@ _DEFAULTS: dict[str, Any] = {
 }
 # They disagree on these, so an absent key stays None and the chosen sampler's own default applies.
 _SAMPLER_DEFAULTS = ("timestep_spacing", "set_alpha_to_one", "clip_sample", "skip_prk_steps")
-# They change the samples and have no place in a linear recurrence.
+# They change the samples of the classes that read them, and have no place in a linear recurrence.
 _MUST_BE_OFF = (
-    "clip_sample",
     "thresholding",
     "rescale_betas_zero_snr",
     "use_karras_sigmas",
     "use_exponential_sigmas",
     "use_beta_sigmas",
-    "use_flow_sigmas",
-    "use_dynamic_shifting",
-    "use_lu_lambdas",
 )
-# Settings of what must be off, or of solvers other than ours: diffusers ignores them too when it builds one of ours.
-# fmt: off
-_HARMLESS = {
-    "clip_sample_range", "dynamic_thresholding_ratio", "sample_max_value", "sigma_min", "sigma_max", "flow_shift",
-    "shift_terminal", "time_shift_type", "algorithm_type", "disable_corrector", "euler_at_final", "final_sigmas_type",
-    "interpolation_type", "lambda_min_clipped", "lower_order_final", "predict_x0", "solver_order", "solver_p",
-    "solver_type", "timestep_type", "variance_type",
-}
-# fmt: on
-_CLASSES_CLIPPING_BY_DEFAULT = ("DDIMScheduler", "DDPMScheduler")
+MOST_TRAINING_STEPS = 100_000
 
 
 class SchedulerError(InputError):
@@ -67,6 +54,7 @@ class NoiseSchedule:
 
     `alphas_cumprod` is ᾱ_t for t = 0 … T−1, each rounded to float32 as in diffusers.
     None in an option means that the config does not say, and the sampler's own default applies.
+    `switched_on` are options that the samplers reading them must refuse (see `require_off`).
     """
 
     alphas_cumprod: tuple[float, ...]
@@ -77,6 +65,7 @@ class NoiseSchedule:
     clip_sample: bool | None = None
     skip_prk_steps: bool | None = None
     class_name: str = ""
+    switched_on: tuple[str, ...] = ()
 
     @property
     def num_train_timesteps(self) -> int:
@@ -86,14 +75,15 @@ class NoiseSchedule:
     def from_config(cls, config: Mapping[str, Any]) -> NoiseSchedule:
         """Read a `scheduler_config.json` already parsed, or the `config` of a diffusers scheduler.
 
-        Raises SchedulerError for an option that would change the samples in a way we do not implement
-        (clipping, thresholding, other sigma spacings, zero terminal SNR) and for an option that we do not know.
+        Options that no sampler of ours reads are ignored, as diffusers does when it makes one of ours from another's config.
+
+        Raises SchedulerError for a value of an option that every sampler reads and that cannot be honoured.
         """
         # A live scheduler lists here the keys that its class filled in: diffusers treats them as absent.
-        filled_in = config.get("_use_default_values", ())
-        given = {key: value for key, value in config.items() if key not in filled_in}
-        class_name = str(given.get("_class_name", ""))
-        _refuse_unsupported(given, class_name)
+        filled_in = config.get("_use_default_values")
+        absent = filled_in if isinstance(filled_in, (list, tuple)) else ()
+        given = {key: value for key, value in config.items() if key not in absent}
+        switched_on = tuple(option for option in _MUST_BE_OFF if given.get(option))
 
         options = {key: given.get(key, default) for key, default in _DEFAULTS.items()}
         prediction_type, steps_offset = options["prediction_type"], options["steps_offset"]
@@ -106,7 +96,14 @@ class NoiseSchedule:
 
         flags = {key: bool(given[key]) for key in _SAMPLER_DEFAULTS[1:] if key in given}
         alphas_cumprod = tuple(_alphas_cumprod(_betas(options)).tolist())
-        return cls(alphas_cumprod, prediction_type, steps_offset, spacing, class_name=class_name, **flags)
+        class_name = str(given.get("_class_name", ""))
+        return cls(alphas_cumprod, prediction_type, steps_offset, spacing, class_name=class_name, switched_on=switched_on, **flags)
+
+    def require_off(self, *options: str) -> None:
+        """Raise SchedulerError for the first of these options that is on."""
+        for option in options:
+            if option in self.switched_on:
+                raise SchedulerError.for_option(option, False, True)
 
     def timesteps(self, steps: int, spacing: str) -> np.ndarray:
         """Descending timesteps int64 [steps] (Lin et al. 2024, Table 2). Only leading spacing has the offset.
@@ -136,21 +133,6 @@ class NoiseSchedule:
         return np.where(timesteps >= 0, alphas[np.maximum(timesteps, 0)], 1.0 if to_one else alphas[0])
 
 
-def _refuse_unsupported(given: Mapping[str, Any], class_name: str) -> None:
-    for option in _MUST_BE_OFF:
-        if given.get(option):
-            raise SchedulerError.for_option(option, False, given[option])
-    if class_name in _CLASSES_CLIPPING_BY_DEFAULT and "clip_sample" not in given:
-        raise SchedulerError(
-            f"scheduler option clip_sample: expected False, found no entry, which {class_name} takes as True; "
-            'write "clip_sample": false if the model was not trained with clipping'
-        )
-    known = {*_DEFAULTS, *_SAMPLER_DEFAULTS, *_MUST_BE_OFF, *_HARMLESS}
-    unknown = sorted(key for key in given if key not in known and not key.startswith("_"))
-    if unknown:
-        raise SchedulerError(f"scheduler options that we do not know and will not ignore: {', '.join(unknown)}")
-
-
 def _require_member(option: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise SchedulerError.for_option(option, "one of " + ", ".join(allowed), value)
@@ -160,13 +142,23 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_fraction(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+
+
 def _betas(options: Mapping[str, Any]) -> np.ndarray:
     """β_t as float32 [T], as diffusers computes them, from an explicit list or a named schedule."""
     steps, start, end = options["num_train_timesteps"], options["beta_start"], options["beta_end"]
-    if not _is_integer(steps) or steps < 1:
-        raise SchedulerError.for_option("num_train_timesteps", "an integer of at least 1", steps)
+    if not _is_integer(steps) or not 1 <= steps <= MOST_TRAINING_STEPS:
+        raise SchedulerError.for_option("num_train_timesteps", f"an integer of 1 to {MOST_TRAINING_STEPS}", steps)
+    for option in ("beta_start", "beta_end"):
+        if not _is_fraction(options[option]):
+            raise SchedulerError.for_option(option, "a number of 0 to 1", options[option])
     if options["trained_betas"] is not None:
-        betas = np.asarray(options["trained_betas"], np.float32)
+        try:
+            betas = np.asarray(options["trained_betas"], np.float32)
+        except (ValueError, TypeError, OverflowError):
+            raise SchedulerError.for_option("trained_betas", "a list of numbers", type(options["trained_betas"]).__name__) from None
         if betas.shape != (steps,):
             raise SchedulerError.for_option("trained_betas", f"{steps} numbers (num_train_timesteps)", betas.shape)
     elif options["beta_schedule"] == "linear":

@@ -87,10 +87,12 @@ def test_no_engines(tmp_path):
         EngineStore(tmp_path / "nowhere")
 
 
-def test_a_clipping_scheduler_is_refused(folder):
+def test_a_clipping_scheduler_is_refused_by_the_sampler_that_would_clip(folder):
     edit(folder, lambda parsed: parsed["scheduler"].update(clip_sample=True))
-    with pytest.raises(InputError, match="clip_sample: expected False, found True"):
-        GuardedPipeline(folder)
+    with GuardedPipeline(folder) as pipeline:
+        with pytest.raises(InputError, match="clip_sample: expected False, found True; choose .* --scheduler pndm or lms"):
+            pipeline("a blue square", num_inference_steps=2)
+        pipeline("a blue square", num_inference_steps=2, scheduler="lms")
 
 
 def test_manifest_round_trip(folder, tmp_path):

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tomllib
 import torch
+from diffusers import StableDiffusionPipeline
 
 from engines.errors import InputError, ParityError
 from engines.manifest import Manifest
 from engines.networks import GUARD_NETWORKS, NETWORKS
 from engines.parity import LIMITS, compare
 from engines.store import recorded_cases as recorded
-from export.build import build
+from export.build import SUPPORTED, build
 from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR, options
+from runtime import GuardedPipeline
 from saferedir.checkpoint import load_redirector, save_redirector
 from saferedir.cli import main, parse
 from saferedir.guard import Concept, Guard
@@ -89,6 +95,102 @@ def test_new_guard_rebuilds_its_networks_alone(folder, tmp_path):
     assert "guard (redirector)" in lines[0]
     assert [line.split("]")[1].split()[0] for line in lines[1:-1] if "kept" not in line] == [*GUARD_NETWORKS]
     assert Manifest.read(folder)[0].guards[0].concept == "other"
+
+
+BASE = {
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "trained_betas": None,
+}
+
+
+@pytest.mark.parametrize(
+    "indexed, config",
+    [
+        ("PNDMScheduler", {"_class_name": "PNDMScheduler", **BASE}),  # as in the first releases
+        ("PNDMScheduler", {"_class_name": "DDIMScheduler", "clip_sample": True, "steps_offset": 0, **BASE}),
+        ("DDIMScheduler", {"_class_name": "DDIMScheduler", "clip_sample": True, "steps_offset": 7, **BASE}),
+        ("DDIMScheduler", {"_class_name": "FlaxDDIMScheduler", **BASE}),
+        ("DDIMScheduler", {"_class_name": "LCMScheduler", "original_inference_steps": 50, "steps_offset": 1, **BASE}),
+        ("LMSDiscreteScheduler", {"_class_name": "LMSDiscreteScheduler", "timestep_values": None, **BASE}),
+    ],
+)
+def test_schedulers_give_the_picture_of_diffusers_pipeline(folder, model, indexed, config):
+    edit(model / "model_index.json", scheduler=["diffusers", indexed])
+    (model / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    lines = build_with(
+        "--model", str(model), "--redirector", str(DEMO_REDIRECTOR), "--engine-dir", str(folder), "--concept", "fire"
+    )
+    assert sum("unchanged, kept" in line for line in lines) == len(NETWORKS) + 1
+    prompt, steps, scale, seed = "a blue square on a grey background", 6, 3.0, 7
+    with GuardedPipeline(folder) as ours:
+        found = np.asarray(ours(prompt, seed=seed, num_inference_steps=steps, guidance_scale=scale, unguarded=True).images[0])
+    with warnings.catch_warnings(action="ignore"):
+        theirs = StableDiffusionPipeline.from_pretrained(model, torch_dtype=torch.float32, safety_checker=None)
+    theirs.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(seed)
+    expected = theirs(prompt, generator=generator, num_inference_steps=steps, guidance_scale=scale, output_type="np").images[0]
+    assert np.abs(found - np.round(expected * 255)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ({"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True}, "own scheduler .* --scheduler ddim or pndm"),
+        ({"_class_name": "DDIMScheduler", "thresholding": True}, "own scheduler .*thresholding.* --scheduler pndm or lms"),
+        ({"_class_name": "DDIMScheduler", "steps_offset": 0}, "as in diffusers' pipeline, steps_offset 0 read as 1"),
+    ],
+)
+def test_what_a_scheduler_lacks_is_said_before_anything_is_built(folder, model, config, message):
+    edit(model / "model_index.json", scheduler=["diffusers", config["_class_name"]])
+    (model / "scheduler" / "scheduler_config.json").write_text(json.dumps({**BASE, **config}))
+    lines = build_with(
+        "--model", str(model), "--redirector", str(DEMO_REDIRECTOR), "--engine-dir", str(folder), "--concept", "fire"
+    )
+    assert any(re.search(message, line) for line in lines[1:3])
+    with GuardedPipeline(folder) as pipeline:
+        pipeline("a blue square", num_inference_steps=2, scheduler="pndm")
+
+
+def test_a_schedule_that_no_sampler_honours_stops_the_build(model, tmp_path):
+    edit(model / "scheduler" / "scheduler_config.json", prediction_type="flow_prediction")
+    with pytest.raises(InputError, match="scheduler_config.json: scheduler option prediction_type: expected"):
+        build_with("--model", str(model), "--unguarded", "--engine-dir", str(tmp_path / "e"))
+    assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda model: (model / "tokenizer" / "vocab.json").write_text("{"), "cannot be read as a CLIP tokenizer"),
+        (lambda model: (model / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b""), "cannot be read as"),
+        (lambda model: (model.parent / "guard.pt").write_bytes(b""), "guard.pt: cannot be read"),
+    ],
+)
+def test_everything_is_read_before_anything_is_exported(model, tmp_path, monkeypatch, spoil, message):
+    guard = shutil.copyfile(DEMO_REDIRECTOR, tmp_path / "guard.pt")
+    save_redirector(load_redirector(DEMO_REDIRECTOR), guard)
+    monkeypatch.setattr("export.build._build", lambda *job: pytest.fail("exported first"))
+    spoil(model)
+    with pytest.raises(InputError, match=message):
+        build_with("--model", str(model), "--redirector", str(guard), "--engine-dir", str(tmp_path / "e"))
+
+
+@pytest.mark.parametrize("version", ["4.30.0", "5.0.0", "5.1.0.dev0"])
+def test_other_versions_of_transformers_are_said_first(tmp_path, monkeypatch, version):
+    found = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version if name == "transformers" else found(name))
+    with pytest.raises(InputError, match=f"transformers: expected >=4.48,<5, found {version}; install it with: "):
+        build_with("--model", "no/such-model", "--unguarded", "--engine-dir", str(tmp_path / "e"))
+
+
+def test_the_supported_versions_are_those_of_the_package():
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["export"]
+    assert all(f"{name}{versions}" in packages for name, versions in SUPPORTED.items())
 
 
 def test_a_damaged_file_is_built_again(folder):
@@ -210,8 +312,6 @@ def test_command_ends_with_one_line_and_status_2(arguments, message, tmp_path, c
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert main(["build", *arguments, "--engine-dir", str(tmp_path / "e")]) == 2
     captured = capsys.readouterr().err
-    import re
-
     assert re.search(message, captured) and captured.count("\n") == 1 and "Traceback" not in captured
 
 

@@ -1,9 +1,14 @@
 """Schedules equal diffusers' and refuse what they cannot honour."""
 
+import inspect
+import re
+
+import diffusers
 import numpy as np
 import pytest
-from diffusers import DDIMScheduler, PNDMScheduler
+from diffusers import PNDMScheduler
 
+from runtime.samplers.registry import SAMPLERS, judge_scheduler, recurrence
 from runtime.samplers.schedules import NoiseSchedule, SchedulerError
 
 # scheduler/scheduler_config.json of Stable Diffusion 1.5 (1.4's has another _diffusers_version)
@@ -69,22 +74,17 @@ def test_reads_the_config_of_a_live_scheduler():
 @pytest.mark.parametrize(
     "option, value",
     [
-        ("clip_sample", True),
-        ("thresholding", True),
-        ("rescale_betas_zero_snr", True),
-        ("use_karras_sigmas", True),
-        ("use_exponential_sigmas", True),
-        ("use_beta_sigmas", True),
-        ("use_flow_sigmas", True),
-        ("use_dynamic_shifting", True),
-        ("use_lu_lambdas", True),
         ("prediction_type", "flow_prediction"),
         ("timestep_spacing", "quadratic"),
         ("steps_offset", -1),
         ("steps_offset", 0.5),
         ("num_train_timesteps", 0),
         ("beta_schedule", "sigmoid"),
+        ("num_train_timesteps", 10**12),
+        ("beta_start", "0.1"),
+        ("beta_end", -0.1),
         ("trained_betas", [0.1, 0.2]),
+        ("trained_betas", [[0.1], "x"]),
     ],
 )
 def test_refuses_by_name(option, value):
@@ -92,9 +92,30 @@ def test_refuses_by_name(option, value):
         NoiseSchedule.from_config({**STABLE_DIFFUSION_1, option: value})
 
 
-def test_refuses_an_option_that_it_does_not_know():
-    with pytest.raises(SchedulerError, match="sigma_data, snr_shift_scale"):
-        NoiseSchedule.from_config({**STABLE_DIFFUSION_1, "snr_shift_scale": 3.0, "sigma_data": 0.5})
+@pytest.mark.parametrize("name, sampler", SAMPLERS.items())
+def test_a_sampler_refuses_only_options_that_its_class_reads(name, sampler):
+    """As diffusers: an option that a class does not read is ignored when one is made from another's config."""
+    reads = inspect.signature(getattr(diffusers, sampler.class_name).__init__).parameters
+    every = {option for each in SAMPLERS.values() for option in inspect.signature(getattr(diffusers, each.class_name)).parameters}
+    options = {option for option in every if option.startswith("use_")} | {"clip_sample", "thresholding", "rescale_betas_zero_snr"}
+    for option in options | {"use_flow_sigmas", "use_lu_lambdas", "timestep_values", "original_inference_steps"}:
+        schedule = NoiseSchedule.from_config({**STABLE_DIFFUSION_1, option: True})
+        if option not in reads:
+            recurrence(name, 5, schedule)
+            continue
+        with pytest.raises(SchedulerError, match=f"{option}: expected False, found True; choose .*: --scheduler "):
+            recurrence(name, 5, schedule)
+
+
+def test_a_model_is_judged_by_what_can_sample_it():
+    assert judge_scheduler(STABLE_DIFFUSION_1) is None
+    config = {**STABLE_DIFFUSION_1, "_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True}
+    assert re.search("own scheduler .* 'DPMSolverMultistepScheduler'.* --scheduler ddim or pndm$", judge_scheduler(config) or "")
+    with pytest.raises(SchedulerError, match="prediction_type: expected"):
+        judge_scheduler({**config, "prediction_type": "flow_prediction"})
+    none = {"clip_sample": True, "skip_prk_steps": False, "use_karras_sigmas": True}
+    with pytest.raises(SchedulerError, match="unknown sampler 'DPM.*: expected one of ddim, pndm, lms$"):
+        judge_scheduler({**config, **none})
 
 
 def test_takes_unsupported_options_that_are_off():
@@ -103,11 +124,15 @@ def test_takes_unsupported_options_that_are_off():
     assert schedule == NoiseSchedule.from_config(STABLE_DIFFUSION_1)
 
 
-def test_refuses_ddim_that_clips_by_default():
-    assert DDIMScheduler().config.clip_sample is True
-    with pytest.raises(SchedulerError, match="clip_sample: expected False, found no entry"):
-        NoiseSchedule.from_config({"_class_name": "DDIMScheduler"})
-    assert NoiseSchedule.from_config({"_class_name": "DDIMScheduler", "clip_sample": False}).clip_sample is False
+@pytest.mark.parametrize("value", [None, True, -1, 1e400, "text", [], [[]], {}, {"a": 1}, b"", 10**400])
+@pytest.mark.parametrize(
+    "option", [*STABLE_DIFFUSION_1, "prediction_type", "timestep_spacing", "_use_default_values", "thresholding"]
+)
+def test_values_of_any_type_are_read_or_refused(option, value):
+    try:
+        judge_scheduler({**STABLE_DIFFUSION_1, option: value})
+    except SchedulerError as error:
+        assert "\n" not in str(error)
 
 
 @pytest.mark.parametrize("betas", [[0.1, float("nan")], [0.1, 0.0], [0.1, 1.0], [-0.1, 0.2], [0.1, 2.0]])
