@@ -29,7 +29,7 @@ def test_eager_guard_takes_our_decisions_and_draws_our_pictures(target, pipeline
     import numpy as np
 
     generate = resolve(PEERS["diffusers, eager guard"].factory)(target, tmp_path)
-    ours = pipeline(FIRE.prompts, seed=7, num_inference_steps=4, scheduler="ddim")
+    ours = pipeline(FIRE.prompts, seed=7, num_inference_steps=4, scheduler="ddim", check="beside")
     plain = pipeline(FIRE.prompts, seed=7, num_inference_steps=4, scheduler="ddim", unguarded=True)
     assert ours.reports[0].verdict == "redirected"
     theirs = np.asarray(generate(Work(FIRE.prompts, 7, 4, 64, 64, "ddim", 7.5, threshold=0.5))[0]).astype(int)
