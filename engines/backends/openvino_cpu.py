@@ -6,6 +6,7 @@ has its own copy of the weights. It is kept while a bound call needs it or it is
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache, partial
@@ -20,10 +21,18 @@ from engines.errors import BackendError
 from engines.install import install
 from engines.networks import NetworkSpec
 
+# OpenVINO reports every import to its maker through this package, and keeps an identifier under ~/intel. It imports without.
+_REPORTER = "openvino_telemetry"
+_was_imported = _REPORTER in sys.modules
 try:
+    if not _was_imported:
+        sys.modules[_REPORTER] = None  # type: ignore[assignment]  # what Python takes as not installed
     import openvino
 except ImportError as error:
     raise BackendError(f"openvino cannot be imported ({error}); install it with: {install('openvino')}") from None
+finally:
+    if not _was_imported:
+        del sys.modules[_REPORTER]
 
 # Sets of shapes, the latest ones, that an engine keeps compiled even when no bound call needs them.
 COMPILED = 2
