@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engines.errors import InputError
 from engines.networks import with_derived
 
 
@@ -16,6 +17,14 @@ class Geometry:
     size_multiple: int  # height and width must be multiples of this: f times the UNet's downsamplings
     default_height: int
     default_width: int
+
+    def __post_init__(self) -> None:
+        """Raises InputError for sizes that no model has."""
+        for name, value in vars(self).items():
+            if value < 1:
+                raise InputError(f"geometry.{name}: expected at least 1, found {value}")
+        if self.size_multiple % self.scale_factor:
+            raise InputError(f"geometry.size_multiple: expected a multiple of {self.scale_factor}, found {self.size_multiple}")
 
     def sizes(self, height: int, width: int, **others: int) -> dict[str, int]:
         """A number for every symbol of `engines.networks` that follows from a picture's size in pixels and from `others`."""

@@ -9,15 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from engines.decode import decode, without_duplicates
 from engines.errors import DigestError, ManifestError
 from engines.geometry import Geometry
-from engines.policy import Policy
+from engines.printable import shown
 from engines.records import FileRecord, GuardRecord, SourceRecord, Target
 from engines.store.atomic import replacing
 
 FILE_NAME = "manifest.json"
 FORMAT = 3
 REBUILD = "rebuild with: saferedir build --force"
+PARITY_OF = {  # in words
+    "engine": "engines with PyTorch",
+    "onnx": "ONNX files with PyTorch; the engines must still pass on their device",
+    "emulated onnx": "ONNX files with PyTorch, half precision emulated on a CPU; the engines must pass on their device",
+}
 
 
 @dataclass(frozen=True)
@@ -66,32 +72,38 @@ class Manifest:
         path = Path(folder) / FILE_NAME
         try:
             content = path.read_bytes()
-        except OSError as error:
-            raise ManifestError(f"{path}: no engines here ({error.strerror}); build them with: saferedir build") from None
+        except (OSError, ValueError) as error:  # ValueError for a name that no file can have
+            reason = getattr(error, "strerror", error)
+            raise ManifestError(f"{path}: no engines here ({reason}); build them with: saferedir build") from None
         digest = hashlib.sha256(content).hexdigest()
         if signed not in (None, digest):
             raise DigestError(f"{path}: altered: expected the SHA-256 that was signed, {signed}, found {digest}; {REBUILD}")
         try:
-            parsed = json.loads(content)
-            if parsed.get("format") != FORMAT:
+            parsed = json.loads(content, object_pairs_hook=without_duplicates)
+            if not isinstance(parsed, dict) or parsed.get("format") != FORMAT:
+                found = parsed.get("format") if isinstance(parsed, dict) else parsed
                 raise ManifestError(
-                    f"{path}: expected format {FORMAT}, found {parsed.get('format')!r}; rebuild with: "
+                    f"{path}: expected format {FORMAT}, found {shown(found)}; rebuild with: "
                     f"saferedir build --engine-dir {folder} and the options of its first build"
                 )
-            manifest = cls._from_json(parsed)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            manifest = decode(cls, parsed, "manifest")
+        except (ValueError, RecursionError) as error:
             raise ManifestError(f"{path}: not a valid manifest ({error}); {REBUILD}") from None
         return manifest, digest
 
-    @classmethod
-    def _from_json(cls, parsed: dict[str, Any]) -> Manifest:
-        fields = dict(parsed)
-        fields["geometry"] = Geometry(**parsed["geometry"])
-        fields["guards"] = [GuardRecord(**{**guard, "policy": Policy(**guard["policy"])}) for guard in parsed["guards"]]
-        fields["target"] = None if parsed["target"] is None else Target(**parsed["target"])
-        fields["files"] = {_inside(name): FileRecord(**record) for name, record in parsed["files"].items()}
-        fields["sources"] = {name: SourceRecord(**record) for name, record in parsed["sources"].items()}
-        return cls(**fields)
+    def __post_init__(self) -> None:
+        """Raises ValueError for what no build writes."""
+        for name in self.files:
+            _inside(name)
+        if self.parity_of not in PARITY_OF:
+            raise ValueError(f"parity_of: expected one of {', '.join(PARITY_OF)}, found {shown(self.parity_of)}")
+        for network, outputs in self.parity.items():
+            for output, figures in outputs.items():
+                if not {"cosine", "max_abs_error"} <= figures.keys():
+                    raise ValueError(f"parity.{network}.{output}: expected cosine and max_abs_error, found {shown(figures)}")
+        concepts = [guard.concept for guard in self.guards]
+        if len({*concepts}) < len(concepts):
+            raise ValueError(f"guards: expected a concept of each one's own, found {shown(concepts)}")
 
     def files_of(self, network: str) -> dict[str, FileRecord]:
         """The files of one network, or of the tokenizer."""
@@ -99,7 +111,10 @@ class Manifest:
 
     def precision_of(self, network: str) -> str:
         """What a network computes in: not all follow `precision`."""
-        return str(self.recipe[network]["precision"])
+        decided = self.recipe.get(network, {})
+        if "precision" not in decided:
+            raise ManifestError(f"manifest: expected a precision in the recipe of {network}, found none; {REBUILD}")
+        return str(decided["precision"])
 
     def write(self, folder: Path) -> None:
         """Write into a folder, atomically."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from engines.policy import Policy
+from engines.printable import shown
 from engines.store.digests import file_digest, remembered_digest
+
+DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256
 
 
 @dataclass(frozen=True)
@@ -15,6 +19,11 @@ class FileRecord:
 
     sha256: str
     size: int  # bytes
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no SHA-256."""
+        if not DIGEST.fullmatch(self.sha256) or self.size < 0:
+            raise ValueError(f"file: expected a SHA-256 and a size, found {shown(self.sha256)} and {self.size}")
 
     @classmethod
     def of(cls, path: Path) -> FileRecord:
@@ -76,6 +85,17 @@ class Target:
     workspace_gib: float | None = None
     optimization_level: int | None = None
     kept_onnx: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for sizes that are no span."""
+        for name in ("batch_size", "height", "width"):
+            parts = getattr(self, name).split(":")
+            if len(parts) != 3 or not all(part.isdecimal() and len(part) < 10 for part in parts) or not self._rises(name):
+                raise ValueError(f"target.{name}: expected MIN:OPT:MAX, found {shown(getattr(self, name))}")
+
+    def _rises(self, size: str) -> bool:
+        smallest, preferred, largest = self.span(size)
+        return 0 < smallest <= preferred <= largest
 
     def span(self, size: str) -> tuple[int, int, int]:
         """Smallest, preferred and largest batch_size, height or width."""
