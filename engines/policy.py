@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from engines.errors import InputError
+from engines.values import integer, number, text
 
 SHIFTS = ("both", "conditional")
 MONITOR = "; to watch without acting choose on_unsafe monitor"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Policy:
     """The guard's numbers; the defaults are the reference implementation's.
 
     Raises:
-        InputError: a number is out of its range.
+        InputError: a number is of another type or out of its range.
     """
 
     alpha_scale: float = field(
@@ -42,7 +42,9 @@ class Policy:
     )
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha_scale < math.inf:
+        for name, read in (("alpha_scale", number), ("threshold", number), ("replace_steps", integer), ("shift", text)):
+            object.__setattr__(self, name, read(name, getattr(self, name)))
+        if not 0 < self.alpha_scale:
             raise InputError(
                 f"alpha_scale: expected a finite number above 0 (at 0 nothing is redirected), found {self.alpha_scale!r}{MONITOR}"
             )
@@ -53,5 +55,5 @@ class Policy:
             )
         if self.shift not in SHIFTS:
             raise InputError(f"shift: expected {' or '.join(SHIFTS)}, found {self.shift!r}")
-        if not isinstance(self.replace_steps, int) or not 0 <= self.replace_steps <= 10_000:
+        if not 0 <= self.replace_steps <= 10_000:
             raise InputError(f"replace_steps: expected an integer from 0 to 10000, found {self.replace_steps!r}")

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-from pathlib import Path
 
 from engines.backends.registry import ENGINE_FILES
-from engines.manifest import Manifest
+from engines.manifest import PARITY_OF, Manifest
 from engines.networks import NETWORKS
 from engines.parity import worst
-from engines.store.engine_store import EngineStore
-from engines.store.signature import add_trusted_key_argument, signature_in_words
-
-PARITY_OF = {
-    "engine": "engines with PyTorch",
-    "onnx": "ONNX files with PyTorch; the engines must still pass on their device",
-    "emulated onnx": "ONNX files with PyTorch, half precision emulated on a CPU; the engines must pass on their device",
-}
+from engines.printable import printable
 
 
 def summary(manifest: Manifest, digest: str, signature: str = "none") -> str:
@@ -78,17 +69,4 @@ def summary(manifest: Manifest, digest: str, signature: str = "none") -> str:
             parity = "{:9.6f}  {:8.1e}".format(*worst(figures)) if figures and is_model else f"{'':9}  {'':8}"
             precision = manifest.precision_of(network) if is_model else ""
             lines.append(f"{network:<13} {precision:<9} {record.size / 1e6:9.2f}  {parity}  {name}")
-    return "\n".join(lines)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's options."""
-    parser.add_argument("engine_dir", type=Path, help="folder made by saferedir build")
-    add_trusted_key_argument(parser)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Print the table; exit status 0."""
-    store = EngineStore(arguments.engine_dir, arguments.trusted_key)
-    print(summary(store.manifest, store.digest, signature_in_words(store.folder, store.signature)))
-    return 0
+    return "\n".join(map(printable, lines))

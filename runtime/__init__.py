@@ -16,12 +16,13 @@ from engines.policy import Policy
 from runtime.credentials import Credentials, FoundCredentials, read_credentials
 from runtime.pipeline import GuardedPipeline
 from runtime.prompts import TruncationWarning
-from runtime.report import GuardReport, ImageReport, Result, Token, read_png, save_png
+from runtime.report import ComparisonReport, GuardReport, ImageReport, Result, Token, read_png, save_png
 from runtime.request import Request
 from runtime.samplers.schedules import SchedulerError
 
 __all__ = [
     "BackendError",
+    "ComparisonReport",
     "Credentials",
     "DigestError",
     "EngineError",

@@ -5,25 +5,28 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from engines.errors import InputError, NonFiniteError
 from engines.exit_status import DONE, REFUSED
 from engines.policy_options import add_policy_arguments, given_policy
+from engines.printable import printable
 from engines.store.atomic import replacing
 from engines.store.default_folder import engine_folder
 from engines.store.signature import add_trusted_key_argument
 from runtime.credentials import Credentials
 from runtime.pipeline import GuardedPipeline
 from runtime.prompts import TruncationWarning
-from runtime.report import Result, save_png
+from runtime.report import ComparisonReport, ImageReport, Result, image_digest, save_png
 from runtime.request import CHECKS, ON_STILL_UNSAFE, ON_UNSAFE, Request
 from runtime.samplers.registry import SAMPLERS
 
+Pictured = tuple[Image.Image, ImageReport | ComparisonReport]  # a picture, and the report that goes into its file
 MARGIN = 4  # pixels between two images of a comparison
 # Options that are fields of a Request under the same name.
 REQUEST = (
@@ -53,7 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY,CERT",
         help="PEM files: sign each PNG with content credentials (C2PA) by this private key and its certificates (default: none)",
     )
-    parser.add_argument("--compare", action="store_true", help="write guarded (left) and unguarded (right) side by side")
+    parser.add_argument(
+        "--compare", action="store_true", help="write guarded (left) and unguarded (right) side by side, as …-comparison.png"
+    )
     parser.add_argument("--unguarded", action="store_true", help="generate without the guard; the report says so")
     parser.add_argument(
         "--on-unsafe",
@@ -123,11 +128,11 @@ def _generate(arguments: argparse.Namespace) -> int:
                 raise
             result, failure = error.result, error
         _write_report(arguments.report, result)
-        other: Sequence[Image.Image | None] = [None] * len(result.images)
+        comparisons: dict[int, Pictured] = {}
         if arguments.compare:
-            options["seed"] = [report.seed for report in result.reports]
-            other = pipeline(arguments.prompt, progress=_progress, unguarded=True, **options).images
-    _write_images(arguments, result, other, credentials)
+            comparisons, other_failure = _comparisons(pipeline, result, options)
+            failure = failure or other_failure
+    _write_images(arguments, result, comparisons, credentials)
     if failure is not None:
         raise failure
     return REFUSED if any(image is None for image in result.images) else DONE
@@ -145,30 +150,55 @@ def _credentials(arguments: argparse.Namespace) -> Credentials | None:
     return Credentials.read(*files)
 
 
+def _comparisons(
+    pipeline: GuardedPipeline, result: Result, options: dict[str, Any]
+) -> tuple[dict[int, Pictured], NonFiniteError | None]:
+    """Side by side, by image, with what failed without the guard. An image that is withheld is shown in no comparison, either."""
+    shown = [index for index, image in enumerate(result.images) if image is not None]
+    if not shown:
+        return {}, None
+    prompts, seeds = ([getattr(result.reports[index], name) for index in shown] for name in ("prompt", "seed"))
+    failure = None
+    try:
+        other = pipeline(prompts, progress=_progress, unguarded=True, **{**options, "seed": seeds})
+    except NonFiniteError as error:
+        if not isinstance(error.result, Result):
+            raise
+        other, failure = error.result, error
+    pairs = zip(shown, other.images, other.reports, strict=True)
+    return {
+        index: _side_by_side(guarded, result.reports[index], image, report)
+        for index, image, report in pairs
+        if image is not None and (guarded := result.images[index]) is not None
+    }, failure
+
+
 def _write_images(
-    arguments: argparse.Namespace, result: Result, other: Sequence[Image.Image | None], credentials: Credentials | None
+    arguments: argparse.Namespace, result: Result, comparisons: dict[int, Pictured], credentials: Credentials | None
 ) -> None:
-    for index, (image, report, unguarded) in enumerate(zip(result.images, result.reports, other, strict=True)):
+    pictured: Pictured | None
+    for index, (image, report) in enumerate(zip(result.images, result.reports, strict=True)):
         path = arguments.output
         if len(result.images) > 1:
             path = path.with_name(f"{path.stem}-{index}{path.suffix}")
         if arguments.compare:
-            image = _side_by_side(image, unguarded)
-        if image is not None:
-            save_png(image, report, path, credentials)
-        print(f"{report.prompt!r} seed {report.seed}: {report}" + (f" -> {path}" if image is not None else ""))
+            path = path.with_name(f"{path.stem}-comparison{path.suffix}")
+            pictured = comparisons.get(index)
+        else:
+            pictured = None if image is None else (image, report)
+        if pictured is not None:
+            save_png(*pictured, path, credentials)
+        line = f"{report.prompt!r} seed {report.seed}: {report}" + (f" -> {path}" if pictured is not None else "")
+        print(printable(line))
 
 
-def _side_by_side(left: Image.Image | None, right: Image.Image | None) -> Image.Image | None:
-    """Both on one canvas; a withheld image leaves its half white."""
-    shown = left or right
-    if shown is None:
-        return None
-    canvas = Image.new("RGB", (2 * shown.width + MARGIN, shown.height), "white")
-    for image, x in ((left, 0), (right, shown.width + MARGIN)):
-        if image is not None:
-            canvas.paste(image, (x, 0))
-    return canvas
+def _side_by_side(left: Image.Image, guarded: ImageReport, right: Image.Image, unguarded: ImageReport) -> Pictured:
+    """Both on one canvas."""
+    canvas = Image.new("RGB", (2 * left.width + MARGIN, left.height), "white")
+    canvas.paste(left, (0, 0))
+    canvas.paste(right, (left.width + MARGIN, 0))
+    digest = image_digest(np.asarray(canvas))
+    return canvas, ComparisonReport(guarded, unguarded, height=canvas.height, width=canvas.width, image_sha256=digest)
 
 
 def _write_report(path: Path | None, result: Result) -> None:
@@ -179,7 +209,7 @@ def _write_report(path: Path | None, result: Result) -> None:
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    print(printable(f"warning: {message}"), file=sys.stderr)
 
 
 def _progress(done: int, steps: int) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from engines.errors import InputError
+from engines.printable import shown
 
 _BLOCK = 16  # torch draws normals in blocks of eight pairs
 _UNIT_24 = np.float32(2**-24)
@@ -23,8 +24,7 @@ class NormalStream:
 
     def __init__(self, seed: int) -> None:
         seed = operator.index(seed)
-        if not -(2**63) <= seed < 2**64:
-            raise InputError(f"seed: expected an integer between -2**63 and 2**64 - 1, found {seed}")
+        check_seed(seed)
         self._words = np.random.RandomState(seed & 0xFFFF_FFFF)
         self._spare = np.empty(0, np.float32)  # second normal of a pair, which the next draw of a size below 16 begins with
 
@@ -39,6 +39,12 @@ class NormalStream:
         values = np.concatenate([self._spare, _pairs(self._words, (missing + 1) // 2)])
         self._spare = values[size:]
         return values[:size]
+
+
+def check_seed(seed: int) -> None:
+    """Raise InputError for a seed that torch would not take."""
+    if not -(2**63) <= seed < 2**64:
+        raise InputError(f"seed: expected an integer between -2**63 and 2**64 - 1, found {shown(seed)}")
 
 
 def _blocks(words: np.random.RandomState, size: int) -> np.ndarray:

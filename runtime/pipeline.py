@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +19,10 @@ from engines.backends.program import Execution, Progress
 from engines.backends.registry import open_backend
 from engines.errors import InputError, NonFiniteError
 from engines.networks import NETWORKS
+from engines.printable import shown
 from engines.store.engine_store import EngineStore
 from engines.store.parity_check import ensure_parity
+from engines.values import flag, path
 from runtime.judge import Outcome, judge, responsible
 from runtime.loop import Loop, Trace
 from runtime.preparation import Preparation
@@ -67,7 +70,11 @@ class GuardedPipeline:
         eager: bool = False,
         wrap: Callable[[Engine], Engine] = lambda engine: engine,
     ) -> None:
-        self._store = EngineStore(engine_dir, trusted_keys)
+        folder = path("engine_dir", engine_dir)
+        unguarded, eager = flag("unguarded", unguarded), flag("eager", eager)
+        if not callable(wrap):
+            raise InputError(f"wrap: expected a function, found {shown(wrap)}")
+        self._store = EngineStore(folder, trusted_keys)
         if not unguarded:
             self._store.require_guard()
         self.manifest = self._store.manifest
@@ -80,6 +87,7 @@ class GuardedPipeline:
         ensure_parity(self._store, backend, engines)
         self._open: _Open | None = _Open(backend, {name: wrap(engine) for name, engine in engines.items()})
         self._lock = threading.Lock()
+        self._busy_thread: int | None = None  # the thread whose call is in progress
         self.device = backend.device  # what the engines run on, in words
 
     def used_device_memory(self) -> int | None:
@@ -94,7 +102,7 @@ class GuardedPipeline:
 
     def close(self) -> None:
         """Free engines, buffers and the backend, once a call in progress has ended. Later calls raise InputError."""
-        with self._lock:
+        with self._turn():
             self._open = None
 
     def __call__(
@@ -104,7 +112,7 @@ class GuardedPipeline:
         negative_prompt: str | Sequence[str] = Request.negative_prompt,
         num_inference_steps: int | Sequence[int] = Request.num_inference_steps,
         guidance_scale: float | Sequence[float] = Request.guidance_scale,
-        seed: int | Sequence[int] | None = Request.seed,
+        seed: int | Sequence[int | None] | None = Request.seed,
         height: int | None = Request.height,
         width: int | None = Request.width,
         scheduler: str | Sequence[str | None] | None = Request.scheduler,
@@ -128,8 +136,10 @@ class GuardedPipeline:
         if unknown:
             known = [name for name in Request.__dataclass_fields__ if name != "prompt"]
             raise InputError(f"unknown option {', '.join(sorted(unknown))}: expected some of {', '.join(known)}, progress")
+        if progress is not None and not callable(progress):
+            raise InputError(f"progress: expected a function, found {shown(progress)}")
         request = Request(
-            prompt=prompt,
+            prompt,
             negative_prompt=negative_prompt,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
@@ -142,10 +152,25 @@ class GuardedPipeline:
             on_still_unsafe=on_still_unsafe,
             check=check,
             forced_verdict=forced_verdict,
-            unguarded=unguarded or self._unguarded,
+            unguarded=flag("unguarded", unguarded) or self._unguarded,
         )
-        with self._lock:
+        with self._turn():
             return self._generate(self._opened(), request, progress)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Waits until no other call is in progress. One that this thread makes from within its own would wait for ever."""
+        if self._busy_thread == threading.get_ident():
+            raise InputError(
+                "pipeline: expected calls one after another, found one from within another, as from its progress callback; "
+                "call it again once that has returned"
+            )
+        with self._lock:
+            self._busy_thread = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._busy_thread = None
 
     def _opened(self) -> _Open:
         if self._open is None:
@@ -154,21 +179,23 @@ class GuardedPipeline:
 
     def _generate(self, opened: _Open, request: Request, progress: Progress | None) -> Result:
         prepared = Preparation.of(request, self.manifest, self._schedule)
-        start = prepared.start(self._encode(opened, prepared.texts))
+        embeds, cut = self._encode(opened, prepared.texts)
+        start = prepared.start(embeds)
         loop = opened.loop(prepared.shape(start))
         trace = loop.run(start, progress)
         outcomes = self._outcomes(opened, prepared, trace, start.embeds[-len(request.prompts) :])
-        reports = [self._report(prepared, image, outcome) for image, outcome in enumerate(outcomes)]
+        reports = [self._report(prepared, image, outcome, cut) for image, outcome in enumerate(outcomes)]
         return self._finish(opened, trace, reports, loop.execution)
 
-    def _encode(self, opened: _Open, texts: list[str]) -> np.ndarray:
-        """Embeddings float32 [len(texts), 77, D]."""
+    def _encode(self, opened: _Open, texts: list[str]) -> tuple[np.ndarray, list[str]]:
+        """Embeddings float32 [len(texts), 77, D], and the end of each text that did not fit into 77 tokens."""
         sizes = {"CB": len(texts), "D": self.manifest.geometry.embed_dim}
-        embeds = opened.run("text_encoder", {"input_ids": self._tokenizer(texts)}, sizes)["text_embeddings"]
+        ids, cut = self._tokenizer(texts)
+        embeds = opened.run("text_encoder", {"input_ids": ids}, sizes)["text_embeddings"]
         if not np.isfinite(embeds).all():
             rows = np.nonzero(~np.isfinite(embeds).all(axis=(1, 2)))[0]
             raise NonFiniteError(f"text_encoder: returned NaN or infinity for {texts[rows[0]]!r}; no image was generated")
-        return embeds
+        return embeds, cut
 
     def _outcomes(self, opened: _Open, prepared: Preparation, trace: Trace, embeds: np.ndarray) -> list[Outcome]:
         """The outcome for each image. `embeds` are those of the prompts: the first unsafe check saw them, so the mask does too."""
@@ -188,17 +215,20 @@ class GuardedPipeline:
         ]
         return replace(outcome, guards=guards)
 
-    def _report(self, prepared: Preparation, image: int, outcome: Outcome) -> ImageReport:
+    def _report(self, prepared: Preparation, image: int, outcome: Outcome, cut: list[str]) -> ImageReport:
+        """`cut` is of the texts that were encoded: the negative prompts, where there is guidance, then the prompts."""
         request, sampler = prepared.request, prepared.samplers[image]
+        images = len(request.prompts)
+        ends = {"negative_prompt": cut[image] if len(cut) > images else "", "prompt": cut[image - images]}
         return ImageReport(
             verdict=outcome.verdict,
             prompt=request.prompts[image],
             negative_prompt=request.negative_prompts[image],
             seed=prepared.seeds[image],
             sampler=sampler.name,
-            num_inference_steps=int(request.step_counts[image]),
+            num_inference_steps=request.step_counts[image],
             timesteps=sampler.timesteps.tolist(),
-            guidance_scale=float(request.guidance_scales[image]),
+            guidance_scale=request.guidance_scales[image],
             height=prepared.size[0],
             width=prepared.size[1],
             on_unsafe=None if request.unguarded else request.modes[image],
@@ -207,6 +237,8 @@ class GuardedPipeline:
             forced_verdict=None if request.unguarded else request.forced_verdict,
             guards=outcome.guards,
             manifest_digest=self._store.digest,
+            defaults=request.defaults(image, [guard.concept for guard in outcome.guards]),
+            cut={name: end for name, end in ends.items() if end},
             failure=outcome.failure,
         )
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from engines.errors import ManifestError
 from engines.networks import TOKENS
@@ -15,6 +16,13 @@ from engines.networks import TOKENS
 
 class TruncationWarning(UserWarning):
     """A prompt had more than 77 tokens; the text names what was cut."""
+
+
+class TokenIds(NamedTuple):
+    """`ids` int64 [prompts, 77]; `cut` is the end of each prompt that did not fit, "" where all of it did."""
+
+    ids: np.ndarray
+    cut: list[str]
 
 
 class PromptTokenizer:
@@ -36,16 +44,19 @@ class PromptTokenizer:
         if lengths != [TOKENS, TOKENS]:
             raise ManifestError(f"{path}: expected padding and truncation to {TOKENS} ids, found {lengths}")
 
-    def __call__(self, prompts: Sequence[str]) -> np.ndarray:
-        """Ids int64 [len(prompts), 77]. Warns with TruncationWarning where a prompt is too long."""
+    def __call__(self, prompts: Sequence[str]) -> TokenIds:
+        """Warns with TruncationWarning where a prompt is too long."""
         encodings = self._tokenizer.encode_batch(list(prompts))
-        for prompt, encoding in zip(prompts, encodings, strict=True):
-            if encoding.overflowing:
-                start = next(begin for begin, end in encoding.overflowing[0].offsets if end > begin)
-                warnings.warn(
-                    f"prompt has more than {TOKENS - 2} tokens; cut: {prompt[start:].strip()!r}", TruncationWarning, stacklevel=3
-                )
-        return np.array([encoding.ids for encoding in encodings], np.int64)
+        cut = [self._cut(prompt, encoding) for prompt, encoding in zip(prompts, encodings, strict=True)]
+        for end in dict.fromkeys(filter(None, cut)):
+            warnings.warn(f"prompt has more than {TOKENS - 2} tokens; cut: {end!r}", TruncationWarning, stacklevel=3)
+        return TokenIds(np.array([encoding.ids for encoding in encodings], np.int64), cut)
+
+    @staticmethod
+    def _cut(prompt: str, encoding: Encoding) -> str:
+        """The part of a prompt that comes after its 77 ids."""
+        starts = (begin for part in encoding.overflowing for begin, end in part.offsets if end > begin)
+        return prompt[min(starts, default=len(prompt)) :].strip()
 
     def words(self, prompt: str) -> list[str]:
         """The text of each of the 77 tokens; "" for start, end and padding."""

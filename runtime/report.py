@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from engines.backends.program import Execution
+from engines.errors import InputError
 from engines.policy import Policy
+from engines.printable import shown
 from engines.store.atomic import replacing
 from runtime.credentials import Credentials
 
@@ -81,6 +83,9 @@ class ImageReport:
     on_unsafe        what was to be done with an unsafe image; None when no guard ran
     guards           one for each concept; empty when no guard ran
     manifest_digest  SHA-256 of the engines' manifest
+    defaults         options that were not chosen: their values here are defaults, of the pipeline, the engines or the model, and
+                     random in a seed's case; policy.CONCEPT where a policy was given, but for other concepts
+    cut              prompt, negative_prompt → the end of it that was not read, for it came after 77 tokens
     image_sha256     SHA-256 of the image's RGB bytes, row by row; None when withheld
     failure          why a failed image was withheld, else None
     """
@@ -101,12 +106,14 @@ class ImageReport:
     forced_verdict: str | None
     guards: list[GuardReport]
     manifest_digest: str
+    defaults: list[str] = field(default_factory=list)
+    cut: dict[str, str] = field(default_factory=dict)
     image_sha256: str | None = None
     failure: str | None = None
 
     def to_json(self, indent: int | None = None) -> str:
         """The whole record; NaN is written as null."""
-        return json.dumps(_plain(dataclasses.asdict(self)), indent=indent, ensure_ascii=False, allow_nan=False)
+        return _json(self, indent)
 
     def __str__(self) -> str:
         """One line for people."""
@@ -116,6 +123,25 @@ class ImageReport:
             return "unguarded: no guard ran"
         withheld = ", image withheld" if self.verdict in ("refused", "still_unsafe") and self.image_sha256 is None else ""
         return "; ".join([self.verdict + withheld, *map(str, self.guards)])
+
+
+@dataclass(frozen=True)
+class ComparisonReport:
+    """The record of a picture that shows a guarded image and, to its right, the same one without the guard.
+
+    `image_sha256` is of the whole picture; each report has the digest of its own image. `verdict` is always "comparison".
+    """
+
+    guarded: ImageReport
+    unguarded: ImageReport
+    height: int
+    width: int
+    image_sha256: str
+    verdict: str = "comparison"
+
+    def to_json(self, indent: int | None = None) -> str:
+        """The whole record; NaN is written as null."""
+        return _json(self, indent)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,21 +162,78 @@ def image_digest(pixels: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
-def save_png(image: Image.Image, report: ImageReport, path: str | Path, credentials: Credentials | None = None) -> None:
-    """Write a PNG that carries its report under the key "saferedir", atomically, and signed where credentials are given."""
+def save_png(
+    image: Image.Image, report: ImageReport | ComparisonReport, path: str | Path, credentials: Credentials | None = None
+) -> None:
+    """Write a PNG that carries its report under the key "saferedir", atomically, and signed where credentials are given.
+
+    Raises:
+        InputError: the report is of another image, or credentials were given for a comparison.
+    """
+    if credentials is not None and not isinstance(report, ImageReport):
+        raise InputError(f"{path}: expected no credentials for a comparison, found some; sign the guarded picture itself")
+    if not isinstance(image, Image.Image):
+        raise InputError(f"{path}: expected an image, found {shown(image)}; the verdict of its report is {shown(report.verdict)}")
+    check_report(image, report.width, report.height, report.image_sha256, str(path))
     information = PngImagePlugin.PngInfo()
     information.add_itxt(PNG_KEY, report.to_json())
     with replacing(Path(path)) as temporary:
         image.save(temporary, format="PNG", pnginfo=information)
-        if credentials is not None:
+        if credentials is not None and isinstance(report, ImageReport):
             temporary.write_bytes(credentials.sign(temporary.read_bytes(), report))
 
 
 def read_png(path: str | Path) -> dict[str, Any]:
-    """The report inside a PNG; KeyError where there is none."""
-    with Image.open(path) as image:
-        report: dict[str, Any] = json.loads(image.text[PNG_KEY])
+    """The report inside a PNG, whose picture is checked against it.
+
+    Raises:
+        InputError: no picture, none with a report, or one that was changed since its report was written.
+    """
+    report, image = read_unchecked(path)
+    check_report(image, report.get("width"), report.get("height"), report.get("image_sha256"), str(path))
     return report
+
+
+def read_unchecked(path: str | Path) -> tuple[dict[str, Any], Image.Image]:
+    """The report inside a PNG as it is, and the picture.
+
+    Raises:
+        InputError: no picture, or none with a report.
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as opened:
+            opened.load()
+            content = getattr(opened, "text", {}).get(PNG_KEY)
+            image = opened.copy()
+    except OSError as error:
+        if error.strerror:  # the system's, as of a missing file
+            raise
+        raise InputError(f"{path}: expected a PNG, found none that can be read ({error})") from None
+    except Exception as error:  # Pillow has several for what is broken or too large
+        raise InputError(f"{path}: expected a PNG, found none that can be read ({error})") from None
+    if content is None:
+        raise InputError(f"{path}: expected a report under the key {PNG_KEY!r}, found none; saved again by other software?")
+    try:
+        report = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: expected a report in JSON, found another text ({error})") from None
+    if not isinstance(report, dict):
+        raise InputError(f"{path}: expected a report, found {shown(report)}")
+    return report, image
+
+
+def check_report(image: Image.Image, width: object, height: object, digest: object, name: str) -> None:
+    """Raise InputError unless width, height and SHA-256 of a report are this image's; `name` is the picture's file."""
+    if image.mode != "RGB":
+        raise InputError(f"{name}: expected an RGB image as its report describes, found mode {image.mode}")
+    if image.size != (width, height):
+        raise InputError(f"{name}: its report is of {shown(width)}x{shown(height)} pixels, found {image.width}x{image.height}")
+    if (found := image_digest(np.asarray(image))) != digest:
+        raise InputError(f"{name}: its report is of a picture with SHA-256 {shown(digest)}, found {found}: altered, or another one")
+
+
+def _json(report: ImageReport | ComparisonReport, indent: int | None) -> str:
+    return json.dumps(_plain(dataclasses.asdict(report)), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

@@ -2,29 +2,89 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, TypeVar
 
 from engines.errors import InputError
 from engines.geometry import Geometry, nearest_multiples
 from engines.policy import Policy
+from engines.printable import shown
+from engines.values import flag, integer, number, text
 from runtime.judge import WHEN_UNSAFE
+from runtime.noise import check_seed
 
 ON_UNSAFE = tuple(WHEN_UNSAFE)
 ON_STILL_UNSAFE = ("withhold", "deliver")
 CHECKS = ("auto", "before", "beside")
 FORCED_VERDICTS = ("safe", "unsafe")
+LARGEST_SIDE = 16_384  # pixels
 Value = TypeVar("Value")
 Policies = Policy | Mapping[str, Policy] | None  # of one image: for every concept, or by concept
+
+
+def _one_of(allowed: tuple[str, ...]) -> Callable[[str, object], str]:
+    """Reads one of these words."""
+
+    def read(name: str, value: object) -> str:
+        if not isinstance(value, str) or value not in allowed:
+            raise InputError(f"{name}: expected one of {', '.join(allowed)}, found {shown(value)}")
+        return value
+
+    return read
+
+
+def _check(name: str, value: object) -> str | None:
+    return None if value is None else _one_of(CHECKS)(name, value)
+
+
+def _seed(name: str, value: object) -> int | None:
+    if value is None:
+        return None
+    seed = integer(name, value)
+    check_seed(seed)
+    return seed
+
+
+def _scheduler(name: str, value: object) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise InputError(f"{name}: expected a name, found {shown(value)}")
+    return None if value is None else text(name, value)
+
+
+def _policies(name: str, value: object) -> Policies:
+    if not isinstance(value, Mapping):
+        return None if value is None else _policy(name, value)
+    return {text(f"{name}: concept", concept): _policy(f"{name} of {shown(concept)}", policy) for concept, policy in value.items()}
+
+
+def _policy(name: str, value: object) -> Policy:
+    if not isinstance(value, Policy):
+        raise InputError(f"{name}: expected runtime.Policy, found {shown(value)}")
+    return value
+
+
+# What may be given for each image, with what reads one value. A single value is for all images.
+PER_IMAGE: dict[str, Callable[[str, object], object]] = {
+    "negative_prompt": text,
+    "num_inference_steps": integer,
+    "guidance_scale": number,
+    "seed": _seed,
+    "scheduler": _scheduler,
+    "policy": _policies,
+    "on_unsafe": _one_of(ON_UNSAFE),
+    "on_still_unsafe": _one_of(ON_STILL_UNSAFE),
+    "check": _check,
+}
 
 
 @dataclass(frozen=True)
 class Request:
     """Options of a call. Every option but the size may be one value for all images, or a list with one for each.
+
+    Types are strict: numpy's numbers become Python's, nothing else is converted. Lists are copied, so that one that changes
+    later changes nothing here.
 
     prompt               one text or a list: one image for each
     negative_prompt      what not to draw
@@ -48,10 +108,11 @@ class Request:
     """
 
     prompt: str | Sequence[str]
+    _: KW_ONLY
     negative_prompt: str | Sequence[str] = ""
     num_inference_steps: int | Sequence[int] = 50
     guidance_scale: float | Sequence[float] = 7.5
-    seed: int | Sequence[int] | None = None
+    seed: int | Sequence[int | None] | None = None
     height: int | None = None
     width: int | None = None
     scheduler: str | Sequence[str | None] | None = None
@@ -63,33 +124,17 @@ class Request:
     unguarded: bool = False
 
     def __post_init__(self) -> None:
-        if not self.prompts:
-            raise InputError("prompt: expected one text or more, found an empty list")
-        for name, texts in (("prompt", self.prompts), ("negative_prompt", self.negative_prompts)):
-            if wrong := [text for text in texts if not isinstance(text, str)]:
-                raise InputError(f"{name}: expected text, found {wrong[0]!r}")
-        for scale in self.guidance_scales:
-            if not _is_real(scale):
-                raise InputError(f"guidance_scale: expected a finite number, found {scale!r}")
-        for mode in self.modes:
-            if mode not in ON_UNSAFE:
-                raise InputError(f"on_unsafe: expected one of {', '.join(ON_UNSAFE)}, found {mode!r}")
-        for name, allowed, values in (
-            ("on_still_unsafe", ON_STILL_UNSAFE, self.still_unsafe_modes),
-            ("check", CHECKS, [check for check in self.checks if check is not None]),
-            ("forced_verdict", FORCED_VERDICTS, [] if self.forced_verdict is None else [self.forced_verdict]),
-        ):
-            if wrong := [value for value in values if value not in allowed]:
-                raise InputError(f"{name}: expected one of {', '.join(allowed)}, found {wrong[0]!r}")
-        for policies in self.policies:
-            for policy in policies.values() if isinstance(policies, Mapping) else [policies]:
-                if policy is not None and not isinstance(policy, Policy):
-                    raise InputError(f"policy: expected runtime.Policy, found {policy!r}")
-        for steps, scheduler in zip(self.step_counts, self.schedulers, strict=True):
-            if not _is_integer(steps):
-                raise InputError(f"num_inference_steps: expected an integer, found {steps!r}")
-            if scheduler is not None and not isinstance(scheduler, str):
-                raise InputError(f"scheduler: expected a name, found {scheduler!r}")
+        self._set("prompt", _one_or_more("prompt", self.prompt, text))
+        for name, read in PER_IMAGE.items():
+            self._set(name, _one_or_more(name, getattr(self, name), read))
+            self._per_image(name)
+        if self.forced_verdict is not None:
+            self._set("forced_verdict", _one_of(FORCED_VERDICTS)("forced_verdict", self.forced_verdict))
+        for name in ("height", "width"):
+            self._set(name, _side(name, getattr(self, name)))
+        self._set("unguarded", flag("unguarded", self.unguarded))
+        if isinstance(self.seed, int):
+            check_seed(self.seed + len(self.prompts) - 1)
 
     @property
     def prompts(self) -> list[str]:
@@ -97,38 +142,38 @@ class Request:
 
     @property
     def negative_prompts(self) -> list[str]:
-        return self._per_image("negative_prompt", self.negative_prompt)
+        return self._per_image("negative_prompt")
 
     @property
     def step_counts(self) -> list[int]:
         """num_inference_steps of each image."""
-        return self._per_image("num_inference_steps", self.num_inference_steps)
+        return self._per_image("num_inference_steps")
 
     @property
     def guidance_scales(self) -> list[float]:
-        return self._per_image("guidance_scale", self.guidance_scale)
+        return self._per_image("guidance_scale")
 
     @property
     def schedulers(self) -> list[str | None]:
-        return self._per_image("scheduler", self.scheduler)
+        return self._per_image("scheduler")
 
     @property
     def policies(self) -> list[Policies]:
-        return self._per_image("policy", self.policy)
+        return self._per_image("policy")
 
     @property
     def modes(self) -> list[str]:
         """on_unsafe of each image."""
-        return self._per_image("on_unsafe", self.on_unsafe)
+        return self._per_image("on_unsafe")
 
     @property
     def still_unsafe_modes(self) -> list[str]:
         """on_still_unsafe of each image."""
-        return self._per_image("on_still_unsafe", self.on_still_unsafe)
+        return self._per_image("on_still_unsafe")
 
     @property
     def checks(self) -> list[str | None]:
-        return self._per_image("check", self.check)
+        return self._per_image("check")
 
     @property
     def branches(self) -> int:
@@ -141,41 +186,62 @@ class Request:
         return [float(max(scale, 1)) for scale in self.guidance_scales]
 
     def seeds(self) -> list[int]:
-        """One seed for each image."""
-        images = len(self.prompts)
-        if self.seed is None:
-            return [secrets.randbelow(2**32) for _ in range(images)]
-        seeds: Any = self.seed
-        if _is_integer(seeds):
-            return [int(seeds) + image for image in range(images)]
-        if not isinstance(seeds, Sequence) or isinstance(seeds, str) or not all(map(_is_integer, seeds)):
-            raise InputError(f"seed: expected an integer or a list of integers, found {self.seed!r}")
-        given: list[int] = self._per_image("seed", seeds)
-        return [int(seed) for seed in given]
+        """One seed for each image; new ones at every call where none was given."""
+        if isinstance(self.seed, int):
+            return [self.seed + image for image in range(len(self.prompts))]
+        given: list[int | None] = self._per_image("seed")
+        return [secrets.randbelow(2**32) if seed is None else seed for seed in given]
 
     def size(self, geometry: Geometry) -> tuple[int, int]:
         """Height and width in pixels, or InputError naming the nearest sizes that the model can take."""
-        default, multiple = (geometry.default_height, geometry.default_width), geometry.size_multiple
-        for name, size in (("height", self.height), ("width", self.width)):
-            if size is None or (_is_integer(size) and size > 0 and size % multiple == 0):
-                continue
-            nearest = nearest_multiples(size if _is_real(size) else 0, multiple)
-            raise InputError(f"{name}: expected a multiple of {multiple} pixels, found {size!r}; nearest: {nearest}")
-        return self.height or default[0], self.width or default[1]
+        height = geometry.default_height if self.height is None else self.height
+        width = geometry.default_width if self.width is None else self.width
+        multiple = geometry.size_multiple
+        for name, size in (("height", height), ("width", width)):
+            if size <= 0 or size % multiple:
+                nearest = nearest_multiples(size, multiple)
+                raise InputError(f"{name}: expected a multiple of {multiple} pixels, found {size}; nearest: {nearest}")
+        return height, width
 
-    def _per_image(self, name: str, value: Value | Sequence[Value]) -> list[Value]:
+    def defaults(self, image: int, concepts: Sequence[str]) -> list[str]:
+        """Options that one image has by default; policy.CONCEPT where a policy was given, but for other concepts."""
+        names = []
+        for field in fields(self)[1:]:
+            value = self._per_image(field.name)[image] if field.name in PER_IMAGE else getattr(self, field.name)
+            if value == field.default and type(value) is type(field.default):
+                names.append(field.name)
+            elif field.name == "policy" and isinstance(value, Mapping):
+                names += [f"policy.{concept}" for concept in concepts if concept not in value]
+        return names
+
+    def _per_image(self, name: str) -> list[Any]:
         """One value for each image."""
-        images = len(self.prompts)
-        if isinstance(value, str) or not isinstance(value, Sequence):
+        value, images = getattr(self, name), len(self.prompts)
+        if not isinstance(value, tuple):
             return [value] * images
         if len(value) != images:
             raise InputError(f"{name}: expected one value, or one for each of {images} images, found {len(value)}")
         return list(value)
 
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # as a frozen dataclass sets its own
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+def _one_or_more(name: str, value: object, read: Callable[[str, object], Value]) -> Value | tuple[Value, ...]:
+    """One value, or those of a list as a tuple."""
+    if not isinstance(value, list | tuple):
+        return read(name, value)
+    copied = tuple(value)
+    if not copied:
+        raise InputError(f"{name}: expected one value or more, found an empty list")
+    return tuple(read(name, each) for each in copied)
 
 
-def _is_real(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+def _side(name: str, value: object) -> int | None:
+    """A height or width."""
+    if value is None:
+        return None
+    size = integer(name, value)
+    if size > LARGEST_SIDE:
+        raise InputError(f"{name}: expected at most {LARGEST_SIDE} pixels, found {shown(size)}")
+    return size

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, NoReturn
 from engines import __version__
 from engines.errors import InputError, SafeRedirError
 from engines.exit_status import BROKEN_PIPE, DONE, FAILED, INTERRUPTED
+from engines.printable import printable
 
 
 class Command(NamedTuple):
@@ -45,8 +46,8 @@ COMMANDS = {
         "no picture is half written",
     ),
     "inspect": Command(
-        "engines.summary",
-        "say what engines are made of, from their manifest",
+        "runtime.inspect_command",
+        "say what engines are made of, from their manifest; or what a picture's report says",
         "nothing was changed",
     ),
     "verify": Command("engines.store.parity_check", "compare engines with PyTorch's outputs, here", "nothing was changed"),
@@ -140,7 +141,7 @@ def _main_parser() -> argparse.ArgumentParser:
 
 def _fail(message: str, status: int) -> int:
     try:
-        print("error:", " ".join(message.split("\n")), file=sys.stderr, flush=True)
+        print("error:", printable(" ".join(message.split("\n"))), file=sys.stderr, flush=True)
     except BrokenPipeError:
         _close_output()
     return status

@@ -6,9 +6,10 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from runtime.report import image_digest, read_png
+from engines.errors import InputError
+from runtime.report import PNG_KEY, image_digest, read_png
 from saferedir.cli import main
 
 FIRE, PLAIN = "a burning blue square on a grey background", "a blue square on a grey background"
@@ -34,21 +35,74 @@ def test_writes_the_image_and_prints_the_verdict(run, tmp_path):
     assert report == read_png("out.png") and report["seed"] == 7
 
 
-def test_compare_shows_both(run):
+def test_compare_shows_both_and_says_so(run, tmp_path):
     assert run(FIRE, "--seed", "7", "--compare", "--output", "both.png")[0] == 0
-    both = np.asarray(Image.open("both.png"))
+    assert [path.name for path in tmp_path.iterdir()] == ["both-comparison.png"]
+    both = np.asarray(Image.open("both-comparison.png"))
     assert both.shape == (64, 132, 3)
     run(FIRE, "--seed", "7", "--output", "guarded.png")
     run(FIRE, "--seed", "7", "--unguarded", "--output", "unguarded.png")
     np.testing.assert_array_equal(both[:, :64], np.asarray(Image.open("guarded.png")))
     np.testing.assert_array_equal(both[:, 68:], np.asarray(Image.open("unguarded.png")))
     assert read_png("unguarded.png")["verdict"] == "unguarded"
+    report = read_png("both-comparison.png")
+    assert (report["verdict"], report["width"], report["height"]) == ("comparison", 132, 64)
+    assert report["image_sha256"] == image_digest(both)
+    assert report["guarded"] == read_png("guarded.png")
+    assert report["unguarded"]["image_sha256"] == read_png("unguarded.png")["image_sha256"]
+    assert report["unguarded"]["verdict"] == "unguarded"
 
 
 def test_several_prompts_and_a_refusal(run, tmp_path):
     status, out, _ = run(PLAIN, FIRE, "--seed", "0", "--on-unsafe", "refuse")
     assert status == 3 and "refused, image withheld" in out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out-0.png"]
+
+
+def test_what_was_refused_is_in_no_comparison(run, tmp_path):
+    status, out, _ = run(PLAIN, FIRE, "--seed", "0", "--on-unsafe", "refuse", "--compare")
+    assert status == 3 and "refused, image withheld" in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out-0-comparison.png"]
+    assert run(FIRE, "--seed", "1", "--on-unsafe", "refuse", "--compare", "--output", "fire.png")[0] == 3
+    assert not list(tmp_path.glob("fire*"))
+
+
+def test_inspect_prints_a_pictures_report_and_checks_it(run, tmp_path, capsys):
+    run(FIRE, "--seed", "7")
+    assert main(["inspect", "out.png"]) == 0
+    printed = capsys.readouterr().out
+    for part in ("redirected", FIRE, "guards.0.policy.threshold", "as the report says: 64x64 pixels", "guidance_scale"):
+        assert part in printed
+    report, other = PngImagePlugin.PngInfo(), np.array(Image.open("out.png"))
+    report.add_itxt(PNG_KEY, Image.open("out.png").text[PNG_KEY])
+    other[0, 0, 0] ^= 1
+    Image.fromarray(other).save("altered.png", pnginfo=report)
+    Image.fromarray(other).save("bare.png")
+    (tmp_path / "text.png").write_text("no picture")
+    for name, message in (
+        ("altered.png", "its report is of a picture with SHA-256"),
+        ("bare.png", "expected a report"),
+        ("text.png", "expected a PNG"),
+        ("missing.png", "no engines here"),
+    ):
+        assert main(["inspect", name]) == 2
+        err = capsys.readouterr().err
+        assert message in err and err.count("\n") == 1 and err.startswith("error: ")
+        with pytest.raises((InputError, OSError)):
+            read_png(name)
+
+
+def test_control_characters_are_escaped(run, tmp_path, capsys):
+    hostile = "a star\x1b[2J\u202e\r\nerror"
+    _, out, _ = run(hostile, "--seed", "0")
+    assert "\x1b" not in out and "\u202e" not in out and out.count("\n") == 1 and r"\x1b[2J\u202e\r\n" in out
+    assert main(["inspect", "out.png"]) == 0
+    out = capsys.readouterr().out
+    assert not {"\x1b", "\u202e", "\r"} & {*out} and r"a star\x1b[2J\u202e\r\nerror" in out
+    _, _, err = run(PLAIN + " word" * 80 + "\x1b[2J", "--seed", "0")
+    assert "\x1b" not in err and r"\x1b[2J" in err
+    assert main(["inspect", "no\x1b[2Jfolder"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
 
 
 def test_seed_zero_is_a_seed_and_no_seed_is_random(run):

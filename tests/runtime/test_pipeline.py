@@ -14,7 +14,7 @@ from engines.errors import InputError, ManifestError
 from engines.networks import NOT_CHECKED
 from engines.policy import Policy
 from export.build_command import DEMO_REDIRECTOR
-from runtime import GuardedPipeline
+from runtime import GuardedPipeline, Request
 from runtime.preparation import CHECK_BEFORE_UNDER
 from runtime.prompts import TruncationWarning
 from runtime.report import image_digest, read_png, save_png
@@ -324,6 +324,88 @@ def test_a_closed_pipeline_says_so(demo_engines):
         opened(PLAIN)
 
 
+def test_a_call_from_its_own_progress_callback_is_an_error(demo_engines):
+    with GuardedPipeline(demo_engines) as opened:
+        for inner in (lambda: opened(PLAIN, num_inference_steps=1), opened.close):
+            with pytest.raises(InputError, match="pipeline: expected calls one after another, found one from within another"):
+                opened(PLAIN, seed=0, num_inference_steps=2, progress=lambda done, steps, inner=inner: inner())
+        assert opened(PLAIN, seed=0, num_inference_steps=2).reports[0].verdict == "safe"
+
+
+def test_a_list_that_changes_during_a_call_changes_nothing(pipeline):
+    prompts, policies = [FIRE, PLAIN], {"fire": Policy(threshold=0.4)}
+
+    def change(done, steps):
+        prompts[:] = [PLAIN]
+        policies.clear()
+
+    found = pipeline(prompts, seed=7, num_inference_steps=STEPS, policy=policies, progress=change)
+    assert [report.prompt for report in found.reports] == [FIRE, PLAIN]
+    assert found.reports[0].guards[0].policy.threshold == 0.4 and found.reports[0].verdict == "redirected"
+
+
+def test_numbers_of_numpy_become_pythons(pipeline):
+    found = pipeline(
+        np.str_(PLAIN),
+        seed=[np.uint32(3)],
+        num_inference_steps=np.int64(2),
+        guidance_scale=np.float32(7.5),
+        height=np.int16(64),
+        policy=Policy(threshold=np.float32(0.5), replace_steps=np.int8(1)),
+    )
+    expected = pipeline(PLAIN, seed=[3], num_inference_steps=2, height=64, policy=Policy(replace_steps=1))
+    assert found.reports[0].image_sha256 == expected.reports[0].image_sha256
+    assert {type(value) for value in vars(found.reports[0].guards[0].policy).values()} == {int, float}
+    found.to_json()
+
+
+@pytest.mark.parametrize("value", ["false", "", 0, 1, None, "cuda", [True]], ids=repr)
+@pytest.mark.parametrize("option", ["unguarded", "eager"])
+def test_flags_are_bools(demo_engines, pipeline, option, value):
+    with pytest.raises(InputError, match=f"{option}: expected True or False"):
+        GuardedPipeline(demo_engines, **{option: value})
+    if option == "unguarded":
+        with pytest.raises(InputError, match="unguarded: expected True or False"):
+            pipeline(PLAIN, unguarded=value)
+
+
+def test_options_are_given_by_name(demo_engines, pipeline):
+    for call in (lambda: GuardedPipeline(demo_engines, "cuda"), lambda: pipeline(PLAIN, True), lambda: Request(PLAIN, True)):
+        with pytest.raises(TypeError):
+            call()
+    with pytest.raises(TypeError):
+        Policy(1.0)
+
+
+def test_the_report_says_what_was_cut_and_what_was_a_default(pipeline):
+    with pytest.warns(TruncationWarning):
+        long = pipeline(
+            [PLAIN + " and" * 70 + " the end", PLAIN], negative_prompt=["", "red" + " red" * 80 + " blue"], num_inference_steps=1
+        ).reports
+    assert long[0].cut["prompt"].endswith("the end") and "negative_prompt" not in long[0].cut
+    assert long[1].cut["negative_prompt"].endswith("blue") and "prompt" not in long[1].cut
+    report = pipeline(PLAIN, num_inference_steps=1, seed=0, policy={}).reports[0]
+    assert report.cut == {}
+    assert {"negative_prompt", "guidance_scale", "height", "width", "scheduler", "on_unsafe", "policy.fire"} <= {*report.defaults}
+    assert not {"num_inference_steps", "seed", "policy", "prompt"} & {*report.defaults}
+
+
+def test_a_report_goes_into_its_own_picture_only(pipeline, tmp_path):
+    first, second = (pipeline(PLAIN, num_inference_steps=1, seed=seed) for seed in (0, 1))
+    large = pipeline(PLAIN, num_inference_steps=1, seed=0, height=96)
+    refused = pipeline(FIRE, num_inference_steps=8, seed=7, on_unsafe="refuse")
+    for image, report, message in (
+        (second.images[0], first.reports[0], "its report is of a picture with SHA-256"),
+        (large.images[0], first.reports[0], "its report is of 64x64 pixels, found 64x96"),
+        (first.images[0], refused.reports[0], "SHA-256 None"),
+        (refused.images[0], refused.reports[0], "expected an image, found None; the verdict of its report is 'refused'"),
+        (first.images[0].convert("L"), first.reports[0], "found mode L"),
+    ):
+        with pytest.raises(InputError, match=message):
+            save_png(image, report, tmp_path / "out.png")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_long_prompt_is_cut_with_a_warning_that_names_the_rest(pipeline):
     prompt = PLAIN + " and" * 70 + " the very end"
     with pytest.warns(TruncationWarning, match="cut: .*the very end"):
@@ -338,7 +420,19 @@ def test_a_long_prompt_is_cut_with_a_warning_that_names_the_rest(pipeline):
         (PLAIN, {"height": 100}, "nearest: 96 or 112"),
         (PLAIN, {"width": 5}, "nearest: 16"),
         (PLAIN, {"width": -16}, "multiple of 16"),
-        (PLAIN, {"height": "64"}, "multiple of 16"),
+        (PLAIN, {"height": "64"}, "height: expected an integer"),
+        (PLAIN, {"height": 0}, "multiple of 16"),
+        (PLAIN, {"width": 16 * 10**9}, "width: expected at most"),
+        (PLAIN, {"seed": True}, "seed: expected an integer"),
+        (PLAIN, {"seed": b"ab"}, "seed: expected an integer"),
+        (b"text", {}, "prompt: expected text"),
+        ({"a star"}, {}, "prompt: expected text"),
+        ("caf\udce9", {}, "prompt: expected text in UTF-8"),
+        (PLAIN, {"guidance_scale": 10**400}, "guidance_scale: expected a finite number"),
+        (PLAIN, {"guidance_scale": 1e39}, "guidance_scale: expected a finite number"),
+        (PLAIN, {"policy": {"fire": None}}, "policy of 'fire': expected runtime.Policy"),
+        (PLAIN, {"policy": {1: Policy()}}, "policy: concept: expected text"),
+        (PLAIN, {"progress": 3}, "progress: expected a function"),
         (PLAIN, {"scheduler": "euler_x"}, "unknown sampler 'euler_x'"),
         (PLAIN, {"num_inference_steps": 0}, "expected 1 to 1000"),
         (PLAIN, {"num_inference_steps": 2.5}, "expected an integer"),
@@ -349,7 +443,7 @@ def test_a_long_prompt_is_cut_with_a_warning_that_names_the_rest(pipeline):
         (PLAIN, {"on_unsafe": "ignore"}, "redirect, refuse, monitor"),
         (PLAIN, {"steps": 3}, "unknown option steps"),
         ([PLAIN] * 3, {"negative_prompt": ["a", "b"]}, "found 2"),
-        (PLAIN, {"policy": {"threshold": 1}}, "policy: expected"),
+        (PLAIN, {"policy": {"threshold": 1}}, "policy of 'threshold': expected runtime.Policy"),
     ],
     ids=str,
 )
@@ -370,6 +464,11 @@ def test_bad_input_is_one_clear_error(pipeline, prompt, options, message):
         {"threshold": float("nan")},
         {"replace_steps": -1},
         {"replace_steps": 1.5},
+        {"replace_steps": True},
+        {"threshold": "0.5"},
+        {"threshold": True},
+        {"alpha_scale": None},
+        {"alpha_scale": 10**400},
     ],
     ids=str,
 )
