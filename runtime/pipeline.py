@@ -155,7 +155,13 @@ class GuardedPipeline:
             unguarded=flag("unguarded", unguarded) or self._unguarded,
         )
         with self._turn():
-            return self._generate(self._opened(), request, progress)
+            try:
+                return self._generate(self._opened(), request, progress)
+            except MemoryError:
+                raise InputError(
+                    f"prompt, height and width: expected a batch that fits the memory, found {len(request.prompts)} images; "
+                    "ask for fewer or smaller ones"
+                ) from None
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

@@ -47,7 +47,7 @@ COMMANDS = {
     ),
     "inspect": Command(
         "runtime.inspect_command",
-        "say what engines are made of, from their manifest; or what a picture's report says",
+        "say what engines are made of, or a picture's report",
         "nothing was changed",
     ),
     "verify": Command("engines.store.parity_check", "compare engines with PyTorch's outputs, here", "nothing was changed"),

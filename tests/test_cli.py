@@ -86,7 +86,7 @@ def test_version(capsys):
         ((), "command: expected one of build, generate, .*, found none"),
         (("fly",), "command: expected one of build, .*, found 'fly'"),
         (("--fly",), "command: expected one of build, .*, found '--fly'"),
-        (("inspect",), "the following arguments are required: engine_dir; saferedir inspect --help lists the options"),
+        (("inspect",), "the following arguments are required: path; saferedir inspect --help lists the options"),
         (("build", "--fly"), "unrecognized arguments: --fly; saferedir build --help"),
         (("generate", PLAIN, "--seed", "x"), "argument --seed: invalid int value: 'x'"),
         (("build", "--back", "openvino"), "unrecognized arguments: --back openvino"),

@@ -372,13 +372,26 @@ def _picture(pipeline, place) -> bytes:
     return path.read_bytes()
 
 
-def test_examples_of_each_kind():
+def test_examples_of_each_kind(manifest_bytes, place):
     """What the trials above first found, or must not lose."""
     for value in (Fraction(1, 3), np.float16(0.5), 1):
         assert type(Policy(threshold=value).threshold) is float
     for value in (Decimal("0.5"), "0.5", True, np.True_, 1j, None):
         with pytest.raises(InputError, match="threshold: expected a finite number"):
             Policy(threshold=value)
+    twice = manifest_bytes.replace(b'"guards":', b'"guards": [], "guards":', 1)
+    for content, message in (
+        (twice, "'guards': expected once in an object, found twice"),
+        (
+            manifest_bytes.replace(b'"scale_factor": 4', b'"scale_factor": true', 1),
+            "geometry.scale_factor: expected an integer, found True",
+        ),
+        (b"[" * 100_000, "not a valid manifest"),
+        (b"[]", r"expected format 3, found \[\]"),
+    ):
+        (place / "manifest.json").write_bytes(content)
+        with pytest.raises(ManifestError, match=message):
+            Manifest.read(place)
     with pytest.raises(CheckpointError):
         load_redirector("\0")
     with pytest.raises(ManifestError):
