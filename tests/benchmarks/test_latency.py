@@ -94,7 +94,7 @@ def test_page_holds_every_figure_of_a_document(measured):
         "| [measured-here](#measured-here) |",
         "### measured-here",
         "**extrapolated** to 20 steps",
-        "guard × 2 or 1 |",
+        "guard × 3 or 2 |",
         "latency-measured-here-timeline.png",
         "| n = 2, no interval |",
         "Peaks of the machine",
@@ -109,7 +109,7 @@ def test_figures_agree_with_each_other(measured):
     guarded = next(mode for mode in document["modes"] if mode["mode"] == "guarded, safe")
     share = {row["network"]: row["share"] for row in guarded["networks"]}
     assert share["pipeline"] == 1 and sum(share.values()) - 1 <= 1.05
-    assert {row["network"]: row["calls"] for row in guarded["networks"]}["guard"] == 2
+    assert {row["network"]: row["calls"] for row in guarded["networks"]}["guard"] == 2 + 1  # steps, and the final check
     assert guarded["checks_per_image"] == [2]
     inside = next(found for found in document["cost_of_guard"] if found["mode"] == "guarded, safe")
     assert inside["method"] == "inside each run" and inside["count"] == 2 and inside["low"] is inside["high"] is None
@@ -136,7 +136,9 @@ def test_table_and_files(measured):
     with open(folder / "latency-measured-here.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert sum(row["network"] == "pipeline" for row in rows) == 6
-    assert sum(int(row["calls"]) for row in rows if row["network"] == "guard") == 2 * (2 + 1)  # rounds; safe, triggering
+    assert sum(int(row["calls"]) for row in rows if row["network"] == "guard") == 2 * (
+        2 + 1 + 1 + 1
+    )  # rounds; safe, triggering, each with a final check
     for name in ("overhead", "networks", "timeline", "curves"):
         with Image.open(folder / f"latency-measured-here-{name}.png") as image:
             assert image.width > 1000 and len(image.convert("RGB").getcolors(1 << 24)) > 20
