@@ -112,6 +112,9 @@ def raw_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return rows
 
 
+ONCE_OF = {"guard": 1}  # calls of a run that no step makes: the final check
+
+
 def extrapolated(modes: Sequence[dict[str, Any]], measured_steps: int, steps: int) -> list[dict[str, Any]]:
     """Seconds of a run of more steps than were measured: medians of the parts, those of the loop as often a step as measured.
 
@@ -122,13 +125,15 @@ def extrapolated(modes: Sequence[dict[str, Any]], measured_steps: int, steps: in
     for figures in modes:
         median = {row["network"]: row["milliseconds"]["median"] for row in figures["networks"]}
         of_step = {
-            row["network"]: row["calls"] / measured_steps * median[row["network"]]
+            row["network"]: (row["calls"] - ONCE_OF.get(row["network"], 0)) / measured_steps * median[row["network"]]
             for row in figures["networks"]
             if row["network"] in (*LOOP_NETWORKS, "outside engines, per step")
         }
         step = sum(of_step.values())
         once = median["pipeline"] - measured_steps * step
-        whole, guard = once + steps * step, steps * of_step.get("guard", 0.0) + median.get("token_mask", 0.0)
+        explained = median.get("token_mask", 0.0)
+        final_check = ONCE_OF["guard"] * median.get("guard", 0.0)
+        whole, guard = once + steps * step, steps * of_step.get("guard", 0.0) + final_check + explained
         rows.append(
             {
                 "mode": figures["mode"],
