@@ -19,9 +19,9 @@ from engines.manifest import Manifest
 from engines.networks import NETWORKS
 from engines.parity import in_words
 from engines.records import FileRecord
-from engines.store.atomic import replacing_folder
+from engines.store.atomic import replacing_folder, sole_writer
 from engines.store.engine_store import TOKENIZER_FILE, EngineStore
-from engines.store.output_folder import check_output
+from engines.store.output_folder import check_apart, check_output
 from engines.store.recorded_cases import FILE_NAME as RECORDED
 from engines.store.recorded_cases import check_cases
 from engines.store.signature import add_trusted_key_argument
@@ -40,13 +40,12 @@ def optimize(store: EngineStore, output: Path, command_line: str = "") -> Manife
     if not backend_spec(store.manifest.backend).can_optimize or store.manifest.optimized_for is not None:
         found = store.manifest.backend if store.manifest.optimized_for is None else "engines that are optimised already"
         raise InputError(f"{store.folder}: expected portable engines for onnxruntime, found {found}; only these can be optimised")
-    if output.resolve() == store.folder.resolve():
-        raise InputError(f"{output}: expected another folder than the engines'; choose another --output")
+    check_apart(output, "--output", store.folder, "the engines'")
     check_output(output, "--output")
     from engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
 
     backend = OnnxRuntimeBackend()
-    with replacing_folder(output) as folder:
+    with sole_writer(output, print), replacing_folder(output, lambda: check_output(output, "--output")) as folder:
         (folder / TOKENIZER_FILE).parent.mkdir()
         shutil.copyfile(store.tokenizer, folder / TOKENIZER_FILE)
         parity = {name: _optimize(store, name, backend, folder) for name in NETWORKS if store.manifest.files_of(name)}

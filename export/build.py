@@ -7,6 +7,7 @@ import importlib.metadata
 import shutil
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from engines.install import install
 from engines.manifest import Manifest
 from engines.parity import Figures
 from engines.records import FileRecord, GuardRecord, SourceRecord
-from engines.store.atomic import replacing_folder
+from engines.store.atomic import recover_folder, replacing_folder, sole_writer
 from engines.store.engine_store import TOKENIZER_FILE
+from engines.store.output_folder import check_apart, check_output
 from engines.store.signature import SIGN, SIGNATURE_FILE
 from export.build_network import TIMING_CACHE, build_network
 from export.build_request import BuildRequest, Checkpoint
@@ -49,24 +51,52 @@ def build(options: BuildRequest, report: Report = print) -> Manifest:
         ParityError: an exported network does not compute what PyTorch computes.
     """
     started, versions = time.monotonic(), _versions(backend_spec(options.backend))
-    source, previous = Source.locate(options.model), read_previous(options.engine_dir)
+    source = Source.locate(options.model)
+    check_apart(options.engine_dir, "--engine-dir", source.folder, "the model's")
+    recover_folder(options.engine_dir)
+    previous = read_previous(options.engine_dir)
     inputs = _read(options, source, versions)
     jobs = jobs_of(options, inputs)
     wanted = _wanted(options, inputs, jobs)
-    differences = ["--force"] if options.force else changes_of(previous, wanted, options.engine_dir)
-    if previous is not None and not differences:
+    if previous is not None and not _differences(previous, wanted, options):
         report(f"{options.engine_dir}: nothing changed, nothing to build")
         return previous
-    if previous is not None:
-        report(f"{options.engine_dir}: rebuilding because of " + "; ".join(differences))
-    signed = (options.engine_dir / SIGNATURE_FILE).is_file()
-    kept = Previous(options.engine_dir, None if options.force else previous)
-    fitting = {job.name: kept.fits(job) for job in jobs}
-    _judge_scheduler(options, source, report)
-    for job in jobs:
-        if fitting[job.name] is None:
-            _read_once(job, report)
-    with replacing_folder(options.engine_dir) as folder:
+    with sole_writer(options.engine_dir, report):
+        previous = read_previous(options.engine_dir)  # another process may have built them meanwhile
+        differences = _differences(previous, wanted, options)
+        if previous is not None and not differences:
+            report(f"{options.engine_dir}: nothing changed, nothing to build")
+            return previous
+        if previous is not None:
+            report(f"{options.engine_dir}: rebuilding because of " + "; ".join(differences))
+        signed = (options.engine_dir / SIGNATURE_FILE).is_file()
+        kept = Previous(options.engine_dir, None if options.force else previous)
+        fitting = {job.name: kept.fits(job) for job in jobs}
+        _judge_scheduler(options, source, report)
+        for job in jobs:
+            if fitting[job.name] is None:
+                _read_once(job, report)
+        manifest = _build_folder(options, jobs, wanted, kept, fitting, report)
+    report(f"{options.engine_dir}: built in {time.monotonic() - started:.1f} s")
+    if signed:
+        report(f"{options.engine_dir}: the signature of the previous engines was dropped; {SIGN}")
+    return manifest
+
+
+def _differences(previous: Manifest | None, wanted: Manifest, options: BuildRequest) -> list[str]:
+    return ["--force"] if options.force else changes_of(previous, wanted, options.engine_dir)
+
+
+def _build_folder(
+    options: BuildRequest,
+    jobs: Sequence[Job],
+    wanted: Manifest,
+    kept: Previous,
+    fitting: Mapping[str, Manifest | None],
+    report: Report,
+) -> Manifest:
+    """Make a folder of engines beside the previous one and let it take that one's place."""
+    with replacing_folder(options.engine_dir, lambda: check_output(options.engine_dir, "--engine-dir")) as folder:
         _keep_timings(kept.folder, folder, options.backend)
         built = {}
         for number, job in enumerate(jobs, 1):
@@ -76,9 +106,6 @@ def build(options: BuildRequest, report: Report = print) -> Manifest:
                 report(f"{stage} {KEPT}")
         manifest = _filled(wanted, folder, built)
         manifest.write(folder)
-    report(f"{options.engine_dir}: built in {time.monotonic() - started:.1f} s")
-    if signed:
-        report(f"{options.engine_dir}: the signature of the previous engines was dropped; {SIGN}")
     return manifest
 
 
@@ -209,7 +236,7 @@ def _build(job: Job, folder: Path, stage: str, report: Report) -> _Built:
 
 
 def _convert_tokenizer(job: TokenizerJob, folder: Path) -> None:
-    resolve(job.row.maker)(job.load()).save(str(folder / TOKENIZER_FILE))
+    (folder / TOKENIZER_FILE).write_text(resolve(job.row.maker)(job.load()).to_str(pretty=True), encoding="utf-8")
 
 
 def _filled(wanted: Manifest, folder: Path, built: dict[str, _Built]) -> Manifest:

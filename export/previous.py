@@ -16,10 +16,10 @@ from export.jobs import Job
 
 
 def read_previous(folder: Path) -> Manifest | None:
-    """The manifest in a folder; None for no folder, an empty one, or engines whose manifest cannot be read.
+    """The manifest in a folder; None for no folder, an empty one, or engines whose manifest is of another format.
 
     Raises:
-        InputError: the folder has something else than engines.
+        InputError: the folder has something else than engines, or more than these.
     """
     check_output(folder, "--engine-dir")
     try:

@@ -11,6 +11,7 @@ from engines.backends.registry import backend_spec
 from engines.errors import BackendError, DigestError, ManifestError
 from engines.manifest import REBUILD, Manifest
 from engines.networks import NETWORKS
+from engines.store.atomic import recover_folder
 from engines.store.digests import file_digest, remembered_digest
 from engines.store.recorded_cases import FILE_NAME, Case, load_cases
 from engines.store.signature import trusted_keys_of, verify_signature
@@ -32,6 +33,7 @@ class EngineStore:
 
     def __init__(self, folder: str | Path, trusted_keys: Sequence[str | Path] = ()) -> None:
         self.folder = Path(folder)
+        recover_folder(self.folder)
         self.signature = verify_signature(self.folder, trusted_keys_of(trusted_keys))
         if self.signature is None:
             self.manifest, self.digest = Manifest.read(self.folder)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from engines.errors import InputError
 from engines.store.default_folder import engine_folder
 from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR, options
 from saferedir.cli import parse
@@ -33,3 +34,10 @@ def test_named_after_the_model(monkeypatch, tmp_path, model, name):
     monkeypatch.chdir(DEMO_MODEL)
     given = [] if model is None else ["--model", model, "--redirector", str(DEMO_REDIRECTOR)]
     assert options(parse(["build", *given])).engine_dir == tmp_path / "engines" / "plans" / name
+
+
+@pytest.mark.parametrize("model", ["/", "owner/..", "..", "owner/."])
+def test_models_without_a_name(monkeypatch, tmp_path, model):
+    monkeypatch.chdir("/")
+    with pytest.raises(InputError, match="--engine-dir: expected, for a model whose folder is named"):
+        options(parse(["build", "--model", model, "--unguarded"]))

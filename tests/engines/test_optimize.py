@@ -96,8 +96,10 @@ def test_nothing_else_is_overwritten(demo_engines, tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match="found 'thesis.txt' and no manifest; choose another --output"):
         optimize.optimize(EngineStore(demo_engines), tmp_path / "mine")
-    with pytest.raises(InputError, match="another folder"):
+    with pytest.raises(InputError, match="apart from the engines', found .* itself"):
         optimize.optimize(EngineStore(demo_engines), demo_engines)
+    with pytest.raises(InputError, match="apart from the engines', found one inside"):
+        optimize.optimize(EngineStore(demo_engines), demo_engines / "optimized")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 

@@ -87,6 +87,11 @@ def test_no_engines(tmp_path):
         EngineStore(tmp_path / "nowhere")
 
 
+def test_engines_that_a_killed_build_had_moved_aside_are_found(folder):
+    folder.rename(folder.with_name(f".demo.{'0' * 16}.saferedir-old"))
+    assert EngineStore(folder).manifest.guards and [path.name for path in folder.parent.iterdir()] == ["demo"]
+
+
 def test_a_clipping_scheduler_is_refused_by_the_sampler_that_would_clip(folder):
     edit(folder, lambda parsed: parsed["scheduler"].update(clip_sample=True))
     with GuardedPipeline(folder) as pipeline:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -22,8 +25,10 @@ from engines.manifest import Manifest
 from engines.networks import GUARD_NETWORKS, NETWORKS
 from engines.parity import LIMITS, compare
 from engines.store import recorded_cases as recorded
+from engines.store.atomic import sole_writer
 from export.build import SUPPORTED, build
 from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR, options
+from export.previous import read_previous
 from runtime import GuardedPipeline
 from saferedir.checkpoint import load_redirector, save_redirector
 from saferedir.cli import main, parse
@@ -292,6 +297,104 @@ def test_foreign_folders_are_left_alone(tmp_path):
     with pytest.raises(InputError, match="found a file; choose another --engine-dir"):
         build_with("--engine-dir", str(tmp_path / "thesis.txt"))
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{", "[" * 100_000, '{"name": "web app", "icons": []}', '{"format": 3, "files": {}}', '{"files": {"a": "b"}}'],
+    ids=lambda text: text[:20],
+)
+def test_manifests_of_others_are_left_alone(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    (tmp_path / "index.html").write_text("a web app")
+    for force in ((), ("--force",)):
+        with pytest.raises(InputError, match="found a manifest.json that is not of engines; choose another --engine-dir"):
+            build_with("--engine-dir", str(tmp_path), *force)
+    assert (tmp_path / "index.html").read_text() == "a web app"
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "unet/notes.md", "plans/other/manifest.json", ".git/config"])
+def test_engines_with_something_else_among_them_stay(folder, name):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("years of work")
+    with pytest.raises(InputError, match=f"found '{name}', which the manifest does not list; choose another"):
+        build_with("--engine-dir", str(folder), "--alpha-scale", "1.5")
+    assert (folder / name).read_text() == "years of work"
+
+
+def test_a_linked_folder_among_engines_is_something_else(folder, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (folder / "mine").symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match="found 'mine', which the manifest does not list"):
+        build_with("--engine-dir", str(folder), "--force")
+
+
+@pytest.mark.parametrize("number", [1, 2, 99])
+def test_engines_of_other_formats_are_ours(folder, number):
+    edit(folder / "manifest.json", format=number)
+    (folder / "empty").mkdir()
+    assert read_previous(folder) is None
+    (folder / "unet" / "model.onnx").unlink()
+    assert read_previous(folder) is None
+
+
+def test_a_model_is_never_written_into(model, tmp_path, monkeypatch, capsys):
+    before = {path: path.stat().st_mtime_ns for path in model.rglob("*")}
+    (tmp_path / "link").symlink_to(model)
+    monkeypatch.chdir(model)
+    monkeypatch.delenv("SAFEREDIR_HOME", raising=False)
+    for given, relation in (
+        ([], "inside"),
+        (["--engine-dir", "."], "itself"),
+        (["--engine-dir", ".."], "around"),
+        (["--engine-dir", "unet"], "inside"),
+        (["--engine-dir", str(tmp_path / "link" / "new")], "inside"),
+    ):
+        for name in (".", str(tmp_path / "link")):
+            assert main(["build", "--model", name, "--unguarded", *given]) == 2
+            error = capsys.readouterr().err
+            assert "expected a folder apart from the model's" in error and relation in error and error.count("\n") == 1
+    assert before == {path: path.stat().st_mtime_ns for path in model.rglob("*")}
+
+
+def test_a_linked_engine_folder_stays_linked(folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder)
+    build_with("--engine-dir", str(tmp_path / "link"), "--alpha-scale", "1.5")
+    assert (tmp_path / "link").is_symlink() and Manifest.read(folder)[0].guards[0].policy.alpha_scale == 1.5
+
+
+def test_two_builds_at_once(folder, tmp_path):
+    lines: list[str] = []
+    request = options(parse(["build", "--engine-dir", str(folder), "--alpha-scale", "1.5"]))
+    waiting = threading.Event()
+    second = threading.Thread(target=build, args=(request, lambda line: (lines.append(line), waiting.set())))
+    with sole_writer(folder, print):
+        second.start()
+        assert waiting.wait(30) and len(lines) == 1 and "another process is writing it" in lines[0]
+        assert Manifest.read(folder)[0].guards[0].policy.alpha_scale != 1.5
+    second.join(30)
+    assert "built in" in lines[-1] and Manifest.read(folder)[0].guards[0].policy.alpha_scale == 1.5
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo"]
+
+
+def test_a_build_that_was_killed_is_mended(folder, tmp_path):
+    retired = folder.with_name(f".demo.{'0' * 16}.saferedir-old")
+    folder.rename(retired)
+    folder.with_name(f".demo.{'1' * 16}.saferedir-new").mkdir()
+    lines = build_with("--engine-dir", str(folder), "--alpha-scale", "1.5")
+    assert sum("unchanged, kept" in line for line in lines) == len(NETWORKS) + 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo"]
+
+
+def test_a_disk_that_fills_up(folder, tmp_path, monkeypatch, capsys):
+    def full(path, cases):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("export.build_network.save_cases", full)
+    (folder / "token_mask" / "model.onnx").write_bytes(b"")
+    assert main(["build", "--engine-dir", str(folder)]) == 2
+    assert capsys.readouterr().err == f"error: {folder}: No space left on device\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo"]
 
 
 @pytest.mark.parametrize(
