@@ -12,6 +12,7 @@ from typing import Any
 from engines.decode import decode, without_duplicates
 from engines.errors import DigestError, ManifestError
 from engines.geometry import Geometry
+from engines.policy import CHECKS
 from engines.printable import shown
 from engines.records import FileRecord, GuardRecord, SourceRecord, Target
 from engines.store.atomic import replacing
@@ -97,6 +98,8 @@ class Manifest:
             _inside(name)
         if self.parity_of not in PARITY_OF:
             raise ValueError(f"parity_of: expected one of {', '.join(PARITY_OF)}, found {shown(self.parity_of)}")
+        if self.check not in CHECKS:
+            raise ValueError(f"check: expected one of {', '.join(CHECKS)}, found {shown(self.check)}")
         for network, outputs in self.parity.items():
             for output, figures in outputs.items():
                 if not {"cosine", "max_abs_error"} <= figures.keys():

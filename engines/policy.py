@@ -8,6 +8,7 @@ from engines.errors import InputError
 from engines.values import integer, number, text
 
 SHIFTS = ("both", "conditional")
+CHECKS = ("auto", "before", "beside")  # when the guard looks; see `runtime.Request`
 MONITOR = "; to watch without acting choose on_unsafe monitor"
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from engines.backends.registry import BACKENDS
 from engines.backends.tensorrt_module import BUILDERS
 from engines.errors import InputError
-from engines.policy import Policy
+from engines.policy import CHECKS, Policy
 from engines.policy_options import add_policy_arguments, given_policy
 from engines.store.default_folder import engine_folder
 from export.build import build
-from export.build_request import CHECKS, BuildRequest, Checkpoint
+from export.build_request import BuildRequest, Checkpoint
 from export.precision.names import precision_name
 from export.tensorrt.plan_builder import COMPATIBILITY, TARGETS, PlanOptions
 

@@ -14,8 +14,6 @@ from engines.policy import Policy
 from export.tensorrt.plan_builder import PlanOptions
 from export.tensorrt.shape_profile import Profile, Span
 
-CHECKS = ("auto", "before", "beside")
-
 
 @dataclass(frozen=True)
 class Checkpoint:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from engines.errors import InputError, NonFiniteError
 from engines.exit_status import DONE, REFUSED
+from engines.policy import CHECKS
 from engines.policy_options import add_policy_arguments, given_policy
 from engines.printable import printable
 from engines.store.atomic import replacing
@@ -23,7 +24,7 @@ from runtime.credentials import Credentials
 from runtime.pipeline import GuardedPipeline
 from runtime.prompts import TruncationWarning
 from runtime.report import ComparisonReport, ImageReport, Result, image_digest, save_png
-from runtime.request import CHECKS, ON_STILL_UNSAFE, ON_UNSAFE, Request
+from runtime.request import ON_STILL_UNSAFE, ON_UNSAFE, Request
 from runtime.samplers.registry import SAMPLERS
 
 Pictured = tuple[Image.Image, ImageReport | ComparisonReport]  # a picture, and the report that goes into its file

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from engines.errors import InputError
 from engines.geometry import Geometry, nearest_multiples
-from engines.policy import Policy
+from engines.policy import CHECKS, Policy
 from engines.printable import shown
 from engines.values import flag, integer, number, text
 from runtime.judge import WHEN_UNSAFE
@@ -17,7 +17,6 @@ from runtime.noise import check_seed
 
 ON_UNSAFE = tuple(WHEN_UNSAFE)
 ON_STILL_UNSAFE = ("withhold", "deliver")
-CHECKS = ("auto", "before", "beside")
 FORCED_VERDICTS = ("safe", "unsafe")
 LARGEST_SIDE = 16_384  # pixels
 Value = TypeVar("Value")

@@ -115,8 +115,8 @@ def two_concepts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     silent = load_redirector(DEMO_REDIRECTOR)
     with torch.no_grad():
-        silent.classifier[3].weight.zero_()
-        silent.classifier[3].bias.copy_(torch.tensor([5.0, -5.0]))
+        silent.classifier[3].weight.mul_(0.3)
+        silent.classifier[3].bias.copy_(torch.tensor([20.0, -20.0]))
     save_redirector(silent, folder / "silent.safetensors")
     checkpoints = (Checkpoint(folder / "silent.safetensors", "nothing"), Checkpoint(DEMO_REDIRECTOR, "fire"))
     build(BuildRequest(str(DEMO_MODEL), checkpoints, folder / "engines"), report=lambda line: None)
