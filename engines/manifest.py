@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from engines.decode import decode, without_duplicates
@@ -126,8 +126,7 @@ class Manifest:
 
 
 def _inside(name: str) -> str:
-    """The name of a listed file. Raises ValueError for one that leaves the folder."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
+    """The name of a listed file. Raises ValueError for one that leaves the folder, or that can be written in another way."""
+    if name == FILE_NAME or not name.isprintable() or "\\" in name or {"", ".", ".."} & {*name.split("/")}:
         raise ValueError(f"files: expected names inside the folder, found {name!r}")
     return name

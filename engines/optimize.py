@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ def optimize(store: EngineStore, output: Path, command_line: str = "") -> Manife
     backend = OnnxRuntimeBackend()
     with sole_writer(output, print), replacing_folder(output, lambda: check_output(output, "--output")) as folder:
         (folder / TOKENIZER_FILE).parent.mkdir()
-        shutil.copyfile(store.tokenizer, folder / TOKENIZER_FILE)
+        (folder / TOKENIZER_FILE).write_bytes(store.read(TOKENIZER_FILE))
         parity = {name: _optimize(store, name, backend, folder) for name in NETWORKS if store.manifest.files_of(name)}
         manifest = dataclasses.replace(
             store.manifest,
@@ -67,8 +66,10 @@ def _optimize(store: EngineStore, network: str, backend: Any, folder: Path) -> d
     started, spec, path = time.monotonic(), NETWORKS[network], folder / network / ONNX_FILE
     path.parent.mkdir()
     cases = store.cases(network)
-    shutil.copyfile(store.folder / network / RECORDED, path.with_name(RECORDED))
-    backend.optimize(store.model(network), path)
+    path.with_name(RECORDED).write_bytes(store.read(f"{network}/{RECORDED}"))
+    model = store.open(network)
+    backend.optimize(model.path, path, model.contents)
+    model.check_unchanged()
     figures = check_cases(backend.load(path, spec), backend, cases, store.manifest.precision_of(network))
     print(f"{network:<13} {time.monotonic() - started:5.1f} s  parity: {in_words(figures)}")
     return figures

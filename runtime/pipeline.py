@@ -20,7 +20,7 @@ from engines.backends.registry import open_backend
 from engines.errors import InputError, NonFiniteError
 from engines.networks import NETWORKS
 from engines.printable import shown
-from engines.store.engine_store import EngineStore
+from engines.store.engine_store import TOKENIZER_FILE, EngineStore
 from engines.store.parity_check import ensure_parity
 from engines.values import flag, path
 from runtime.judge import Outcome, judge, responsible
@@ -80,7 +80,7 @@ class GuardedPipeline:
         self.manifest = self._store.manifest
         self._unguarded = unguarded
         self._schedule = NoiseSchedule.from_config(self.manifest.scheduler)
-        self._tokenizer = PromptTokenizer(self._store.tokenizer)
+        self._tokenizer = PromptTokenizer(self._store.folder / TOKENIZER_FILE, self._store.read(TOKENIZER_FILE))
         backend = open_backend(self.manifest.backend, self.manifest.precision, eager)
         wanted = [name for name, spec in NETWORKS.items() if not (unguarded and spec.of_guard)]
         engines = self._store.load(wanted, backend)

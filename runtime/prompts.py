@@ -26,15 +26,15 @@ class TokenIds(NamedTuple):
 
 
 class PromptTokenizer:
-    """CLIP's tokenizer. The file itself says how to pad and to truncate to 77 ids.
+    """CLIP's tokenizer. Its file, whose `content` has been read from `path`, says how to pad and to truncate to 77 ids.
 
     Raises:
         ManifestError: the file is not a tokenizer that pads and truncates to 77 ids.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, content: bytes) -> None:
         try:
-            self._tokenizer = Tokenizer.from_file(str(path))
+            self._tokenizer = Tokenizer.from_buffer(content)
         except Exception as error:  # the library raises plain Exception
             raise ManifestError(f"{path}: cannot be read as a tokenizer: {error}") from None
         lengths = [

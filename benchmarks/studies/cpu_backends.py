@@ -26,7 +26,7 @@ import openvino
 
 from benchmarks.studies.uniform_run import uniform_run
 from benchmarks.suite.ratios import FEWEST
-from engines.backends.contract import Backend, Engine
+from engines.backends.contract import Backend, Contents, Engine
 from engines.backends.host_memory import HostMemory, check_arrays
 from engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
 from engines.backends.openvino_cpu import HINTS, OpenVinoBackend, OpenVinoEngine
@@ -56,14 +56,14 @@ class EveryNetwork(HostMemory):
         self.precision = precision
         self.device = f"OpenVINO {openvino.__version__}, CPU, {precision}"
 
-    def load(self, path: Path, spec: NetworkSpec) -> Engine:
+    def load(self, path: Path, spec: NetworkSpec, contents: Contents | None = None) -> Engine:
         return OpenVinoEngine(CORE, CORE.read_model(path), spec, self.precision)
 
 
 class Dynamic(EveryNetwork):
     """Compiled once, for any shape."""
 
-    def load(self, path: Path, spec: NetworkSpec) -> Engine:
+    def load(self, path: Path, spec: NetworkSpec, contents: Contents | None = None) -> Engine:
         return DynamicEngine(
             CORE.compile_model(CORE.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": HINTS[self.precision]}), spec
         )

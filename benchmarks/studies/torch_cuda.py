@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from engines.backends.contract import check_names
+from engines.backends.contract import Contents, check_names
 from engines.backends.program import Program, Step
 from engines.cuda.device import Cuda, DeviceArray, Memory
 from engines.cuda.graph import CudaProgram, Lanes
@@ -85,7 +85,7 @@ class TorchCudaBackend:
         self.cuda, self.lanes, self.pool, self._program = cuda, Lanes(cuda), torch.cuda.MemPool(), program
         self.device = f"PyTorch {torch.__version__}, {cuda.info()}"
 
-    def load(self, path: Path, spec: NetworkSpec) -> TorchEngine:
+    def load(self, path: Path, spec: NetworkSpec, contents: Contents | None = None) -> TorchEngine:
         raise NotImplementedError("engines are made from modules")
 
     def used_memory(self) -> int:

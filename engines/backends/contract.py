@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from mmap import mmap
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,8 @@ from engines.errors import BackendError
 from engines.networks import NetworkSpec
 
 Array = Any  # memory of the backend's device: numpy on a CPU
+# An engine's files by name. What is here has been read or mapped, and takes the place of the file; None is read from its path.
+Contents = Mapping[str, bytes | mmap | None]
 
 
 class Engine(Protocol):
@@ -40,8 +43,11 @@ class Backend(Protocol):
     device: str  # what engines run on, in words; results of another device may differ
     on_host: bool  # arrays are numpy's, and a call has ended when it returns
 
-    def load(self, path: Path, spec: NetworkSpec) -> Engine:
-        """Load one network whose tensors are those of the spec, else raise BackendError."""
+    def load(self, path: Path, spec: NetworkSpec, contents: Contents | None = None) -> Engine:
+        """Load one network whose tensors are those of the spec, else raise BackendError.
+
+        `contents` are those of the file, and of files with its weights beside it, as far as they have been read already.
+        """
         ...
 
     def zeros(self, shape: tuple[int, ...], dtype: str, rows: bool = False) -> Array:

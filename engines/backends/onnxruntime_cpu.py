@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.backends.contract import check_names
+from engines.backends.contract import Contents, check_names
 from engines.backends.host_memory import HostMemory, check_arrays
+from engines.backends.onnx_source import onnx_source
 from engines.backends.processor import processor
 from engines.errors import BackendError
 from engines.install import install
@@ -73,14 +74,16 @@ class OnnxRuntimeBackend(HostMemory):
         options.add_session_config_entry("session.prepack.enable_parallel", "1")
         return options
 
-    def load(self, path: Path, spec: NetworkSpec) -> OnnxRuntimeEngine:
+    def load(self, path: Path, spec: NetworkSpec, contents: Contents | None = None) -> OnnxRuntimeEngine:
         """See `engines.backends.contract.Backend.load`."""
-        session = self._open(path, self.options())
+        session = self._open(path, self.options(), contents)
         check_names(spec, [value.name for value in (*session.get_inputs(), *session.get_outputs())])
         return OnnxRuntimeEngine(session, spec)
 
-    def optimize(self, path: Path, output: Path) -> None:
+    def optimize(self, path: Path, output: Path, contents: Contents | None = None) -> None:
         """Write the graph as this CPU runs it to `output`, with weights, also packed ones, in a file to map beside it.
+
+        `contents` as for `load`.
 
         Raises:
             BackendError: ONNX Runtime cannot load or write it.
@@ -89,10 +92,11 @@ class OnnxRuntimeBackend(HostMemory):
         options.optimized_model_filepath = str(output)
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{output.name}.data")
         options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
-        self._open(path, options)
+        self._open(path, options, contents)
 
-    def _open(self, path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    def _open(self, path: Path, options: onnxruntime.SessionOptions, contents: Contents | None) -> onnxruntime.InferenceSession:
+        source = onnx_source(path, contents, options)
         try:
-            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise BackendError(f"{path}: ONNX Runtime cannot load it: {error}") from error

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from engines.backends.contract import check_names, check_tensors
+from engines.backends.contract import Contents, check_names, check_tensors
+from engines.backends.onnx_source import onnx_source
 from engines.backends.program import Execution, InTurn, Step
 from engines.cuda.device import Cuda, DeviceArray
 from engines.errors import BackendError
@@ -49,7 +50,14 @@ def import_onnxruntime() -> Any:
 class _Session:
     """A session with all dimensions fixed, its arrays, and the graph that it captures at its first run."""
 
-    def __init__(self, backend: OnnxRuntimeCudaBackend, path: Path, spec: NetworkSpec, shapes: dict[str, tuple[int, ...]]) -> None:
+    def __init__(
+        self,
+        backend: OnnxRuntimeCudaBackend,
+        path: Path,
+        spec: NetworkSpec,
+        shapes: dict[str, tuple[int, ...]],
+        contents: Contents | None,
+    ) -> None:
         ort, self._cuda, self._stream, self._spec = backend.ort, backend.cuda, backend.stream, spec
         options = ort.SessionOptions()
         options.log_severity_level = 3
@@ -61,8 +69,9 @@ class _Session:
             "enable_cuda_graph": "0" if backend.eager else "1",
             "use_tf32": "0",
         }
+        source = onnx_source(path, contents, options)
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=[(PROVIDER, settings)])
+            self._session = ort.InferenceSession(source, options, providers=[(PROVIDER, settings)])
         except Exception as error:  # ONNX Runtime raises a class of its own for each status code
             raise BackendError(f"{path}: ONNX Runtime cannot load it: {error}") from error
         check_names(spec, [value.name for value in (*self._session.get_inputs(), *self._session.get_outputs())])
@@ -90,8 +99,8 @@ class _Session:
 class OnnxRuntimeCudaEngine:
     """One network; a session is made for each set of shapes when it is first bound."""
 
-    def __init__(self, backend: OnnxRuntimeCudaBackend, path: Path, spec: NetworkSpec) -> None:
-        self.spec, self._backend, self._path = spec, backend, path
+    def __init__(self, backend: OnnxRuntimeCudaBackend, path: Path, spec: NetworkSpec, contents: Contents | None) -> None:
+        self.spec, self._backend, self._path, self._contents = spec, backend, path, contents
         self._sessions: OrderedDict[tuple[tuple[int, ...], ...], _Session] = OrderedDict()
 
     def bind(self, **tensors: DeviceArray) -> Callable[[], None]:
@@ -100,7 +109,7 @@ class OnnxRuntimeCudaEngine:
         shapes = {tensor.name: tensors[tensor.name].shape for tensor in self.spec.tensors}
         key = tuple(shapes.values())
         if key not in self._sessions:
-            self._sessions[key] = _Session(self._backend, self._path, self.spec, shapes)
+            self._sessions[key] = _Session(self._backend, self._path, self.spec, shapes, self._contents)
             if len(self._sessions) > SESSIONS:
                 self._sessions.popitem(last=False)
         self._sessions.move_to_end(key)
@@ -118,9 +127,9 @@ class OnnxRuntimeCudaBackend:
         self.stream = cuda.stream()
         self.device = f"ONNX Runtime {ort.__version__}, {cuda.info()}"
 
-    def load(self, path: Path, spec: NetworkSpec) -> OnnxRuntimeCudaEngine:
-        """See `engines.backends.contract.Backend.load`; the file itself is read when its shapes are known."""
-        return OnnxRuntimeCudaEngine(self, path, spec)
+    def load(self, path: Path, spec: NetworkSpec, contents: Contents | None = None) -> OnnxRuntimeCudaEngine:
+        """See `engines.backends.contract.Backend.load`; what has not been read is read when its shapes are known."""
+        return OnnxRuntimeCudaEngine(self, path, spec, contents)
 
     def used_memory(self) -> int:
         return self.cuda.used_memory()

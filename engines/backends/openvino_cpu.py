@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from engines.backends.contract import check_names
+from engines.backends.contract import Contents, check_names
 from engines.backends.host_memory import HostMemory, check_arrays
 from engines.errors import BackendError
 from engines.install import install
@@ -120,10 +120,12 @@ class OpenVinoBackend(HostMemory):
                 "build with --precision float32"
             )
 
-    def load(self, path: Path, spec: NetworkSpec) -> OpenVinoEngine:
-        """See `engines.backends.contract.Backend.load`."""
+    def load(self, path: Path, spec: NetworkSpec, contents: Contents | None = None) -> OpenVinoEngine:
+        """See `engines.backends.contract.Backend.load`. OpenVINO reads a file whose weights are apart by its path only."""
+        content = (contents or {}).get(path.name)
+        whole = isinstance(content, bytes) and len(contents or {}) == 1
         try:
-            model = self._core.read_model(path)
+            model = self._core.read_model(content, b"") if whole else self._core.read_model(path)
         except RuntimeError as error:
             raise BackendError(f"{path}: OpenVINO cannot load it: {error}") from error
         check_names(spec, (port.any_name for port in (*model.inputs, *model.outputs)))

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from engines.backends.contract import check_names, check_tensors
+from engines.backends.contract import Contents, check_names, check_tensors
 from engines.backends.program import Step
 from engines.backends.tensorrt_module import error_log
 from engines.cuda.device import Cuda, DeviceArray, Memory
@@ -126,11 +126,13 @@ class TensorRTBackend:
         self.device = f"{name} {trt.__version__}, {gpu}"
         self._kernels = KernelCache.of(trt.__version__, gpu.name) if hasattr(trt, "IRuntimeCache") else None
 
-    def load(self, path: Path, spec: NetworkSpec) -> TensorRTEngine:
+    def load(self, path: Path, spec: NetworkSpec, contents: Contents | None = None) -> TensorRTEngine:
         """See `engines.backends.contract.Backend.load`."""
-        with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
-            self._check_device(path, plan)
-            engine = self._runtime.deserialize_cuda_engine(plan)
+        if (plan := (contents or {}).get(path.name)) is None:
+            with open(path, "rb") as file:
+                plan = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._check_device(path, plan)
+        engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise BackendError(
                 f"{path}: cannot be loaded by {self.device}: {self.log.take()}; "
@@ -143,7 +145,7 @@ class TensorRTBackend:
                 raise BackendError(f"{spec.name}.{tensor.name}: expected {tensor.dtype}, the engine has {dtype}")
         return TensorRTEngine(engine, spec, self)
 
-    def _check_device(self, path: Path, plan: mmap.mmap) -> None:
+    def _check_device(self, path: Path, plan: bytes | mmap.mmap) -> None:
         """Ask TensorRT-RTX, before it reads the plan, whether it suits this GPU."""
         if not hasattr(self._runtime, "get_engine_validity"):
             return

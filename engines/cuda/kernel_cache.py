@@ -35,10 +35,12 @@ class KernelCache:
         """Let contexts made from a TensorRT-RTX IRuntimeConfig take kernels from here and add to them."""
         if self._cache is None:
             self._cache = config.create_runtime_cache()
-            if self.path.is_file():
+            try:
                 content = self.path.read_bytes()
-                if self._cache.deserialize(content):
-                    self._saved = content
+            except OSError:
+                content = b""
+            if content and self._cache.deserialize(content):
+                self._saved = content
         config.set_runtime_cache(self._cache)
         self._pending = True
 

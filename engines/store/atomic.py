@@ -41,7 +41,7 @@ def replacing(path: Path) -> Iterator[Path]:
                 shutil.copyfileobj(source, stream)
         return
     target = Path(os.path.realpath(path))
-    with _new_folder(target, path) as folder:
+    with _new_folder(target, path) as (folder, _):
         yield folder / target.name
         os.replace(folder / target.name, target)
 
@@ -75,10 +75,8 @@ def replacing_folder(target: Path, check: Callable[[], None] = lambda: None) -> 
         OSError: it cannot be written; the error names `target`, as other errors of the block do.
     """
     final = Path(os.path.realpath(target))
-    with _new_folder(final, target) as folder:
+    with _new_folder(final, target) as (folder, mode):
         retired = folder.with_suffix(OLD)
-        mode = stat.S_IMODE(folder.stat().st_mode)
-        folder.chmod(0o700)
         yield folder
         check()
         folder.chmod(mode)
@@ -131,16 +129,18 @@ def _beside(target: Path, suffix: str) -> Path:
 
 
 @contextmanager
-def _new_folder(target: Path, path: Path) -> Iterator[Path]:
-    """A new folder beside `target`, locked, and removed at the end if it is there still. Nobody can guess its name.
+def _new_folder(target: Path, path: Path) -> Iterator[tuple[Path, int]]:
+    """A new folder beside `target`, and the mode that folders are made with. It is removed at the end if it is there still.
 
-    `path` is the target as the user wrote it, for errors.
+    It is locked, nobody else may enter it, and nobody can guess its name. `path` is the target as the user wrote it, for errors.
     """
     with _naming(path, target.parent):
         folder, descriptor = _make_folder(target)
     try:
         with _naming(path, folder):
-            yield folder
+            mode = stat.S_IMODE(folder.stat().st_mode)
+            folder.chmod(0o700)
+            yield folder, mode
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         if descriptor is not None:

@@ -1,22 +1,54 @@
-"""A folder of built engines: its manifest lists every file, and each is hashed before it is deserialised."""
+"""A folder of built engines: its manifest lists every file, and what was hashed is what is deserialised."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from typing import BinaryIO
 
-from engines.backends.contract import Backend, Engine
+from engines.backends.contract import Backend, Contents, Engine
 from engines.backends.registry import backend_spec
 from engines.errors import BackendError, DigestError, ManifestError
 from engines.manifest import REBUILD, Manifest
 from engines.networks import NETWORKS
 from engines.store.atomic import recover_folder
-from engines.store.digests import file_digest, remembered_digest
+from engines.store.digests import FileIdentity, digest_of, hash_content, open_regular, recalls, remember, settled_identity
+from engines.store.external_weights import external_files
 from engines.store.recorded_cases import FILE_NAME, Case, load_cases
 from engines.store.signature import trusted_keys_of, verify_signature
 
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
+
+
+@dataclass(frozen=True)
+class OpenEngine:
+    """An engine's file and those with its weights, verified: what a backend is to load, and what the files were meanwhile."""
+
+    path: Path
+    contents: Contents
+    identities: Mapping[Path, FileIdentity]
+
+    def check_unchanged(self) -> None:
+        """Raise DigestError if files of which not all have been read are others than were verified.
+
+        `FileIdentity` says which changes are not seen.
+        """
+        if all(isinstance(content, bytes) for content in self.contents.values()):
+            return
+        for path, identity in self.identities.items():
+            if _identity(path) != identity:
+                raise DigestError(f"{path}: changed while it was loaded; load it again")
+
+
+def _identity(path: Path) -> FileIdentity | None:
+    try:
+        return FileIdentity.of(path)
+    except OSError:
+        return None
 
 
 class EngineStore:
@@ -41,36 +73,47 @@ class EngineStore:
         self.manifest, self.digest = Manifest.read(self.folder, self.signature.manifest_digest)
         self.signature.require_files(self.manifest)
 
-    @property
-    def tokenizer(self) -> Path:
-        """The tokenizer's file, verified."""
-        return self._verified(TOKENIZER_FILE)
-
-    def model(self, network: str) -> Path:
-        """A network's engine file, verified; raises as `verified`."""
-        return self.verified(network, backend_spec(self.manifest.backend).engine_file)
-
-    def verified(self, network: str, file: str) -> Path:
-        """A file of a network, verified with those beside it whose names begin like it: an ONNX file's weights may be apart.
+    def read(self, name: str) -> bytes:
+        """The content of a listed file, verified.
 
         Raises:
             ManifestError: the manifest lists no such file.
+            DigestError: it is missing or altered.
+        """
+        with self._open(name) as file:
+            content = file.read()
+            self._check_digest(name, hash_content(content))
+        return content
+
+    def open(self, network: str, file: str | None = None) -> OpenEngine:
+        """A network's engine file, or another `file` of it, verified with those beside it whose names begin like it.
+
+        An ONNX file's weights may be apart. They are read only if they are the guard's; others are mapped by the backend.
+
+        Raises:
+            ManifestError: the manifest lists no such file, or not all that have its weights.
             DigestError: one is missing or altered.
         """
-        name, files = f"{network}/{file}", self.manifest.files_of(network)
-        if name not in files:
-            raise ManifestError(f"{self.folder}: expected {name} in the manifest, found {', '.join(files) or 'none'}; {REBUILD}")
-        for part in files:
-            if part.startswith(name):
-                # The guard is hashed at every start, whatever is remembered.
-                self._verified(part, file_digest if NETWORKS[network].of_guard else remembered_digest)
-        return self.folder / name
+        name = f"{network}/{file or backend_spec(self.manifest.backend).engine_file}"
+        parts = sorted(part for part in self.manifest.files_of(network) if part.startswith(name))
+        if name not in parts:
+            found = ", ".join(self.manifest.files_of(network)) or "none"
+            raise ManifestError(f"{self.folder}: expected {name} in the manifest, found {found}; {REBUILD}")
+        contents: dict[str, bytes | mmap | None] = {}
+        identities: dict[Path, FileIdentity] = {}
+        for part in parts:
+            path = self.folder / part
+            with self._open(part) as opened:
+                identities[path] = FileIdentity.of(opened.fileno())
+                contents[path.name] = self._content(part, opened, guard=NETWORKS[network].of_guard, weights=part != name)
+        self._check_weights(name, contents[Path(name).name], parts)
+        return OpenEngine(self.folder / name, contents, identities)
 
     def load(self, networks: Sequence[str], backend: Backend) -> dict[str, Engine]:
         """Verify and load networks: one is hashed while others are loaded.
 
         Raises:
-            ManifestError, DigestError: as for `model`.
+            ManifestError, DigestError: as for `open`.
             BackendError: the backend refuses one, or they were optimised for another device.
         """
         if (device := self.manifest.optimized_for) not in (None, backend.device):
@@ -80,10 +123,10 @@ class EngineStore:
             )
         largest_first = sorted(networks, key=self._size, reverse=True)
         with ThreadPoolExecutor() as pool:
-            verified = {name: pool.submit(self.model, name) for name in largest_first}
+            verified = {name: pool.submit(self.open, name) for name in largest_first}
 
             def load(name: str) -> Engine:
-                return backend.load(verified[name].result(), NETWORKS[name])
+                return self._load(name, verified.pop(name).result(), backend)
 
             try:
                 # Optimised engines are opened several at a time. Others, whose weights are packed now, would take longer so, and
@@ -99,9 +142,10 @@ class EngineStore:
         """The cases of a network that were recorded at build, verified.
 
         Raises:
-            ManifestError, DigestError: as for `model`.
+            ManifestError, DigestError: as for `read`.
         """
-        return load_cases(self._verified(f"{network}/{FILE_NAME}"))
+        name = f"{network}/{FILE_NAME}"
+        return load_cases(self.folder / name, self.read(name))
 
     def require_guard(self) -> None:
         """Raise ManifestError unless these engines were built with a guard."""
@@ -115,14 +159,67 @@ class EngineStore:
     def _size(self, network: str) -> int:
         return sum(record.size for record in self.manifest.files_of(network).values())
 
-    def _verified(self, name: str, digest_of: Callable[[Path], str] = file_digest) -> Path:
+    def _load(self, name: str, opened: OpenEngine, backend: Backend) -> Engine:
+        """Load a network from what was verified; once more if a file changed meanwhile, as hard links to it do."""
+        for last in (False, True):
+            engine = backend.load(opened.path, NETWORKS[name], opened.contents)
+            try:
+                opened.check_unchanged()
+                break
+            except DigestError:
+                if last:
+                    raise
+                opened = self.open(name)
+        return engine
+
+    def _open(self, name: str) -> BinaryIO:
+        """A listed file that has the listed size, open."""
         path, record = self.folder / name, self.manifest.files.get(name)
         if record is None or not path.resolve().is_relative_to(self.folder.resolve()):
             raise ManifestError(f"{path}: expected in the manifest's list of files, found none; {REBUILD}")
-        if not path.is_file():
-            raise DigestError(f"{path}: missing, though the manifest lists it; {REBUILD}")
-        if (size := path.stat().st_size) != record.size:
+        try:
+            file = open_regular(path)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise DigestError(f"{path}: missing, though the manifest lists it; {REBUILD}") from None
+        if (size := os.fstat(file.fileno()).st_size) != record.size:
+            file.close()
             raise DigestError(f"{path}: altered: expected {record.size} bytes, found {size}; {REBUILD}")
-        if (digest := digest_of(path)) != record.sha256:
-            raise DigestError(f"{path}: altered: expected SHA-256 {record.sha256}, found {digest}; {REBUILD}")
-        return path
+        return file
+
+    def _content(self, name: str, file: BinaryIO, guard: bool, weights: bool) -> bytes | mmap | None:
+        """What of a file is given to the backend, verified: bytes, a plan mapped, or None for weights that it maps itself.
+
+        The guard is read and hashed at every start, whatever is remembered.
+        """
+        expected = self.manifest.files[name].sha256
+        if guard:
+            whole = file.read()
+            self._check_digest(name, hash_content(whole))
+            return whole
+        if weights:
+            self._check_digest(name, digest_of(file, expected))
+            return None
+        remembered = recalls(file, expected)
+        before = FileIdentity.of(file.fileno()) if remembered else settled_identity(file)
+        plans, size = backend_spec(self.manifest.backend).plans, self.manifest.files[name].size
+        content = mmap(file.fileno(), 0, access=ACCESS_READ) if plans and size else file.read()
+        if not remembered or FileIdentity.of(file.fileno()) != before:
+            digest = hash_content(content)
+            self._check_digest(name, digest)
+            remember(file, before, digest)
+        return content
+
+    def _check_digest(self, name: str, digest: str) -> None:
+        if digest != (expected := self.manifest.files[name].sha256):
+            raise DigestError(f"{self.folder / name}: altered: expected SHA-256 {expected}, found {digest}; {REBUILD}")
+
+    def _check_weights(self, name: str, content: bytes | mmap | None, parts: Sequence[str]) -> None:
+        """Raise ManifestError unless every file that an ONNX file takes weights from is listed."""
+        if not name.endswith(".onnx") or not isinstance(content, bytes):
+            return
+        try:
+            named = {f"{name.rpartition('/')[0]}/{file}" for file in external_files(content)}
+        except ValueError as error:
+            raise ManifestError(f"{self.folder / name}: not an ONNX file: {error}; {REBUILD}") from None
+        if others := sorted(named - set(parts)):
+            raise ManifestError(f"{self.folder / name}: expected weights in listed files, found {others[0]!r}; {REBUILD}")

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from engines.backends.contract import Backend, Engine
@@ -50,7 +51,7 @@ def ensure_parity(store: EngineStore, backend: Backend, engines: Mapping[str, En
         marker = None
     check_parity(store, backend, engines)
     if marker is not None:
-        with replacing(marker) as temporary:
+        with suppress(OSError), replacing(marker) as temporary:  # a full disk: the next start compares again
             temporary.write_text(text + "\n", encoding="utf-8")
 
 

@@ -73,7 +73,7 @@ def print_comparison(store: EngineStore, backend: Backend) -> None:
     failed: list[str] = []
     refused: list[BackendError] = []
     for name in networks:
-        engine, path = store.load([name], backend)[name], store.verified(name, ONNX_FILE)
+        engine, path = store.load([name], backend)[name], store.open(name, ONNX_FILE).path
         try:
             differences = compare_with_onnx(engine, backend, path, store.cases(name), store.manifest.precision_of(name))
         except BackendError as error:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,19 +41,19 @@ def save_cases(path: Path, cases: Sequence[Case]) -> None:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def load_cases(path: Path) -> list[Case]:
-    """Read what `save_cases` wrote; nothing in the file is executed.
+def load_cases(path: Path, content: bytes | None = None) -> list[Case]:
+    """Read what `save_cases` wrote, or its `content` where it has been read; nothing in the file is executed.
 
     Raises:
         ManifestError: it is not such an archive.
     """
     cases: dict[int, dict[str, dict[str, np.ndarray]]] = {}
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with np.load(path if content is None else io.BytesIO(content), allow_pickle=False) as archive:
             for key in archive.files:
                 number, part, name = key.split("/")
                 cases.setdefault(int(number), {part: {} for part in _PARTS})[part][name] = archive[key]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ManifestError(f"{path}: expected recorded inputs and outputs, cannot be read: {error}") from None
     return [
         Case({name: int(size) for name, size in parts["sizes"].items()}, parts["inputs"], parts["outputs"])

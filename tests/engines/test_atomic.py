@@ -53,6 +53,7 @@ def test_others_can_read_what_the_umask_lets_them(tmp_path):
 def test_temporary_names_differ_and_are_closed_to_others(tmp_path):
     with replacing(tmp_path / "file") as first, replacing(tmp_path / "file") as second:
         assert first.parent != second.parent and first.parent.parent == tmp_path
+        assert first.parent.stat().st_mode & 0o077 == 0
         first.write_text("1")
         second.write_text("2")
     (tmp_path / "victim").write_text("years of work")

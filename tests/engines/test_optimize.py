@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 
 import numpy as np
@@ -73,6 +74,38 @@ def test_altered_weights_are_refused(optimized, tmp_path):
         file.write(b"\x01\x02\x03")
     with pytest.raises(DigestError, match="guard/model.onnx.data: altered"):
         GuardedPipeline(folder)
+
+
+def test_the_guard_has_a_copy_of_its_weights_of_its_own(optimized, tmp_path):
+    """Written over in place after the start: the pictures and decisions are the same, and the process lives."""
+    folder = shutil.copytree(optimized, tmp_path / "demo")
+    with GuardedPipeline(folder) as opened:
+        expected = opened(PROMPTS, seed=7, num_inference_steps=4)
+        for network in ("guard", "token_mask"):
+            path = folder / network / "model.onnx.data"
+            if path.exists():
+                with open(path, "r+b") as file:
+                    file.write(bytes(path.stat().st_size))
+                os.truncate(path, 0)
+        found = opened(PROMPTS, seed=7, num_inference_steps=4)
+    assert found.reports == expected.reports
+
+
+def test_weights_that_change_while_they_are_loaded(optimized, tmp_path):
+    folder, changes = shutil.copytree(optimized, tmp_path / "demo"), [2]
+
+    class Changing(OnnxRuntimeBackend):
+        def load(self, path, spec, contents=None):
+            engine = super().load(path, spec, contents)
+            if changes[0]:
+                changes[0] -= 1
+                path.with_name("model.onnx.data").chmod(0o644)
+            return engine
+
+    with pytest.raises(DigestError, match="model.onnx(.data)?: changed while it was loaded; load it again"):
+        EngineStore(folder).load(["unet"], Changing())
+    changes[0] = 1
+    assert EngineStore(folder).load(["unet"], Changing())["unet"]
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import re
 import shutil
 
 import numpy as np
+import onnx
 import pytest
 
 from engines.errors import BackendError, DigestError, InputError, ManifestError
 from engines.manifest import Manifest
 from engines.networks import NETWORKS, with_derived
+from engines.store import digests
+from engines.store import engine_store as store_module
 from engines.store.engine_store import EngineStore
 from runtime import GuardedPipeline
 
@@ -85,6 +91,90 @@ def test_broken_manifests(folder, content):
 def test_no_engines(tmp_path):
     with pytest.raises(ManifestError, match="no engines here .* saferedir build"):
         EngineStore(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../model.onnx",
+        "/etc/passwd",
+        "unet/../../x",
+        "./unet/model.onnx",
+        "unet//model.onnx",
+        "unet/",
+        "",
+        "a\\b",
+        "a\nb",
+        "manifest.json",
+    ],
+)
+def test_names_that_a_manifest_may_not_list(folder, name):
+    edit(folder, lambda parsed: parsed["files"].update({name: {"sha256": "0" * 64, "size": 0}}))
+    with pytest.raises(ManifestError, match="names inside the folder, found"):
+        EngineStore(folder)
+
+
+def test_a_deep_manifest(folder):
+    (folder / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(ManifestError, match="not a valid manifest"):
+        EngineStore(folder)
+
+
+class Swapping:
+    """A backend under whose hands files are swapped, right before it loads one."""
+
+    def __init__(self, backend, swap):
+        self._backend, self._swap, self.device = backend, swap, backend.device
+
+    def load(self, path, spec, contents=None):
+        self._swap(path)
+        return self._backend.load(path, spec, contents)
+
+
+@pytest.mark.parametrize("network", ["guard", "token_mask", "sampler_step", "unet"])
+def test_what_was_hashed_is_what_is_loaded(folder, backend, network):
+    """Another network's file takes its place after it was verified: what is loaded is what was verified."""
+
+    def swap(path):
+        other = "guard" if path.parent.name != "guard" else "sampler_step"
+        path.unlink()
+        shutil.copyfile(folder / other / "model.onnx", path)
+
+    assert EngineStore(folder).load([network], Swapping(backend, swap))[network].spec.name == network
+    with pytest.raises(DigestError, match="altered"):
+        EngineStore(folder).load([network], backend)
+
+
+def test_tokenizer_and_cases_are_read_once(folder, monkeypatch):
+    opened, paths = EngineStore(folder), []
+    monkeypatch.setattr(store_module, "open_regular", lambda path: paths.append(path) or digests.open_regular(path))
+    assert opened.read("tokenizer/tokenizer.json") == (folder / "tokenizer" / "tokenizer.json").read_bytes()
+    assert opened.cases("guard")
+    assert [path.name for path in paths] == ["tokenizer.json", "parity.npz"]
+
+
+def test_a_fifo_is_not_waited_for(folder):
+    (folder / "guard" / "model.onnx").unlink()
+    os.mkfifo(folder / "guard" / "model.onnx")
+    with pytest.raises(DigestError, match="missing, though the manifest lists it"):
+        GuardedPipeline(folder)
+
+
+def test_weights_that_are_not_listed_are_refused(folder, demo_engines, backend):
+    """An ONNX file, listed as it is, that takes its weights from a file beside it."""
+    path = folder / "guard" / "model.onnx"
+    for location in ("weights.bin", "model.onnx.data", "../unet/model.onnx", "/etc/passwd"):
+        model = onnx.load(demo_engines / "guard" / "model.onnx")
+        onnx.external_data_helper.convert_model_to_external_data(model, location="weights.bin", size_threshold=0)
+        for tensor in model.graph.initializer:
+            for entry in tensor.external_data:
+                entry.value = location if entry.key == "location" else entry.value
+        content = model.SerializeToString()
+        path.write_bytes(content)
+        record = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+        edit(folder, lambda parsed: parsed["files"].update({"guard/model.onnx": record}))  # noqa: B023
+        with pytest.raises(ManifestError, match=re.escape(f"expected weights in listed files, found 'guard/{location}'")):
+            EngineStore(folder).load(["guard"], backend)
 
 
 def test_engines_that_a_killed_build_had_moved_aside_are_found(folder):
