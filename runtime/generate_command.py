@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from engines.errors import InputError, NonFiniteError
+from engines.errors import InputError, NonFiniteError, SafeRedirError
 from engines.exit_status import DONE, REFUSED
 from engines.policy import CHECKS
 from engines.policy_options import add_policy_arguments, given_policy
 from engines.printable import printable
-from engines.store.atomic import replacing
+from engines.store.atomic import remove_leftovers, replacing
 from engines.store.default_folder import engine_folder
 from engines.store.signature import add_trusted_key_argument
 from runtime.credentials import Credentials
@@ -112,9 +115,8 @@ def _generate(arguments: argparse.Namespace) -> int:
     if arguments.compare and arguments.unguarded:
         raise InputError("--compare and --unguarded: expected one of them, found both")
     credentials = _credentials(arguments)
-    for path in filter(None, (arguments.output, arguments.report)):
-        if not path.parent.is_dir():
-            raise InputError(f"{path}: expected a folder to write into, found no {path.parent}")
+    paths = _picture_paths(arguments.output, len(arguments.prompt), arguments.compare)
+    _check_paths(paths, arguments.report)
     with GuardedPipeline(
         arguments.engine_dir, unguarded=arguments.unguarded, trusted_keys=arguments.trusted_key, eager=arguments.eager
     ) as pipeline:
@@ -128,12 +130,15 @@ def _generate(arguments: argparse.Namespace) -> int:
             if not isinstance(error.result, Result):
                 raise
             result, failure = error.result, error
-        _write_report(arguments.report, result)
         comparisons: dict[int, Pictured] = {}
         if arguments.compare:
             comparisons, other_failure = _comparisons(pipeline, result, options)
             failure = failure or other_failure
-    _write_images(arguments, result, comparisons, credentials)
+    pictures: list[Pictured | None] = [
+        comparisons.get(index) if arguments.compare else None if image is None else (image, report)
+        for index, (image, report) in enumerate(zip(result.images, result.reports, strict=True))
+    ]
+    _write(result, pictures, paths, arguments.report, credentials)
     if failure is not None:
         raise failure
     return REFUSED if any(image is None for image in result.images) else DONE
@@ -174,23 +179,62 @@ def _comparisons(
     }, failure
 
 
-def _write_images(
-    arguments: argparse.Namespace, result: Result, comparisons: dict[int, Pictured], credentials: Credentials | None
+def _picture_paths(output: Path, count: int, comparison: bool) -> list[Path]:
+    """Where each picture goes: several get numbers, unless they go to a device."""
+    if output.exists() and not output.is_file():
+        return [output] * count
+    numbers = [f"-{index}" for index in range(count)] if count > 1 else [""]
+    end = ("-comparison" if comparison else "") + output.suffix
+    return [output.with_name(f"{output.stem}{number}{end}") for number in numbers]
+
+
+def _check_paths(pictures: Sequence[Path], report: Path | None) -> None:
+    """Raise InputError, before anything is generated, where pictures or report cannot be written."""
+    for path in (*pictures, *([report] if report else [])):
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: expected a folder to write into, found no {path.parent}")
+        if path.is_dir():
+            raise InputError(f"{path}: expected a file to write, found a folder")
+        if not path.exists() and not os.access(path.parent, os.W_OK):
+            raise InputError(f"{path}: expected a folder to write into, found that {path.parent} cannot be written to")
+        remove_leftovers(path)
+    if report is not None and report in pictures and (report.is_file() or not report.exists()):
+        raise InputError(f"{report}: expected a file of its own for the report, found a picture's")
+
+
+def _write(
+    result: Result,
+    pictures: Sequence[Pictured | None],
+    paths: Sequence[Path],
+    report_path: Path | None,
+    credentials: Credentials | None,
 ) -> None:
-    pictured: Pictured | None
-    for index, (image, report) in enumerate(zip(result.images, result.reports, strict=True)):
-        path = arguments.output
-        if len(result.images) > 1:
-            path = path.with_name(f"{path.stem}-{index}{path.suffix}")
-        if arguments.compare:
-            path = path.with_name(f"{path.stem}-comparison{path.suffix}")
-            pictured = comparisons.get(index)
-        else:
-            pictured = None if image is None else (image, report)
-        if pictured is not None:
-            save_png(*pictured, path, credentials)
-        line = f"{report.prompt!r} seed {report.seed}: {report}" + (f" -> {path}" if pictured is not None else "")
+    """Write every picture and the report, whatever happens to one of them, then say what the guard did.
+
+    Where there is no picture, none is left from an earlier run.
+    """
+    failures: list[Exception] = []
+    lines = []
+    for path, report, pictured in zip(paths, result.reports, pictures, strict=True):
+        line = f"{report.prompt!r} seed {report.seed}: {report}"
+        try:
+            if pictured is not None:
+                save_png(*pictured, path, credentials)
+                line += f" -> {path}"
+            elif path.is_file():
+                Path(os.path.realpath(path)).unlink()
+                line += f"; the earlier {path} is removed"
+        except (OSError, SafeRedirError) as error:
+            failures.append(error)
+        lines.append(line)
+    try:
+        _write_report(report_path, result)
+    except OSError as error:
+        failures.append(error)
+    for line in lines:
         print(printable(line))
+    if failures:
+        raise failures[0]
 
 
 def _side_by_side(left: Image.Image, guarded: ImageReport, right: Image.Image, unguarded: ImageReport) -> Pictured:
@@ -210,9 +254,11 @@ def _write_report(path: Path | None, result: Result) -> None:
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    print(printable(f"warning: {message}"), file=sys.stderr)
+    with suppress(OSError, ValueError):  # a closed or full standard error costs no picture
+        print(printable(f"warning: {message}"), file=sys.stderr)
 
 
 def _progress(done: int, steps: int) -> None:
-    if sys.stderr.isatty() or done == steps:
-        print(f"\rstep {done}/{steps}", end="\n" if done == steps else "", file=sys.stderr, flush=True)
+    with suppress(OSError, ValueError):
+        if sys.stderr.isatty() or done == steps:
+            print(f"\rstep {done}/{steps}", end="\n" if done == steps else "", file=sys.stderr, flush=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import io
 import pickle
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,6 +17,7 @@ from torch import Tensor
 from engines.errors import InputError
 from engines.git_lfs import lfs_problem
 from engines.networks import LATENT_CHANNELS, TOKENS
+from engines.store.atomic import replacing
 from saferedir.heads import ATTENTION_HEADS, Redirector, RedirectorConfig
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -58,13 +59,14 @@ def load_redirector(path: str | Path) -> Redirector:
 def save_redirector(model: Redirector, path: str | Path) -> None:
     """Write the state dict as .safetensors or .pt, atomically."""
     path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    content = io.BytesIO()  # the libraries have errors of their own for a file that they cannot write
     if path.suffix == ".safetensors":
-        safetensors.torch.save_file(state, temporary)
+        content.write(safetensors.torch.save(state))
     else:
-        torch.save(state, temporary)
-    os.replace(temporary, path)
+        torch.save(state, content)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def shortened(items: Sequence[str]) -> str:

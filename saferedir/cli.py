@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _close_output()
         return BROKEN_PIPE
     except OSError as error:
-        return _fail(_reason(error), FAILED)
+        return _fail(_reason(error) if _close_output() else f"standard output: {error.strerror}", FAILED)
     except KeyboardInterrupt:
         return _fail(f"interrupted; {_command(argv).interrupted}", INTERRUPTED)
 
@@ -142,7 +142,7 @@ def _main_parser() -> argparse.ArgumentParser:
 def _fail(message: str, status: int) -> int:
     try:
         print("error:", printable(" ".join(message.split("\n"))), file=sys.stderr, flush=True)
-    except BrokenPipeError:
+    except OSError:
         _close_output()
     return status
 
@@ -160,11 +160,14 @@ def _print_any_character() -> None:
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
-def _close_output() -> None:
-    """Send what is still buffered to os.devnull, else Python prints an error at exit."""
+def _close_output() -> bool:
+    """Send what cannot be printed to os.devnull, else Python prints an error at exit. Whether standard output can be printed to."""
+    failed = []
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, AttributeError):
             try:
                 stream.flush()
-            except BrokenPipeError:
+            except OSError:
+                failed.append(stream)
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return sys.stdout not in failed

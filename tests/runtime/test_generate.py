@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
 from engines.errors import InputError
-from runtime.report import PNG_KEY, image_digest, read_png
+from runtime.report import PNG_KEY, image_digest, read_png, save_png
 from saferedir.cli import main
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 FIRE, PLAIN = "a burning blue square on a grey background", "a blue square on a grey background"
 
 
@@ -105,6 +113,57 @@ def test_control_characters_are_escaped(run, tmp_path, capsys):
     assert "\x1b" not in capsys.readouterr().err
 
 
+def test_a_refused_run_leaves_no_older_picture(run, tmp_path):
+    assert run(FIRE, "--seed", "7")[0] == 0 and (tmp_path / "out.png").exists()
+    status, out, _ = run(FIRE, "--seed", "7", "--on-unsafe", "refuse")
+    assert status == 3 and "the earlier out.png is removed" in out and not (tmp_path / "out.png").exists()
+
+
+def test_devices_pipes_and_links(run, tmp_path):
+    (tmp_path / "link.png").symlink_to("real.png")
+    assert run(PLAIN, FIRE, "--seed", "0", "--output", os.devnull, "--report", os.devnull)[0] == 0
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode) and not Path(f"{os.devnull}-0").exists()
+    assert run(PLAIN, "--seed", "0", "--output", "link.png")[0] == 0
+    assert (tmp_path / "link.png").is_symlink() and read_png("real.png")["seed"] == 0
+    assert run(FIRE, "--seed", "7", "--on-unsafe", "refuse", "--output", "link.png")[0] == 3
+    assert (tmp_path / "link.png").is_symlink() and not (tmp_path / "real.png").exists()
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_printing_that_fails_costs_no_picture(run, tmp_path, monkeypatch, stream):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("sys." + stream, Full())
+    status, *_ = run(PLAIN, PLAIN, "--seed", "0", "--report", "report.json")
+    assert status == (2 if stream == "stdout" else 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out-0.png", "out-1.png", "report.json"]
+
+
+def test_a_picture_that_cannot_be_written_costs_no_other(run, tmp_path, monkeypatch):
+    def save(image, report, path, credentials=None):
+        if path.name == "out-0.png":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        save_png(image, report, path)
+
+    monkeypatch.setattr("runtime.generate_command.save_png", save)
+    status, out, err = run(PLAIN, PLAIN, "--seed", "0", "--report", "report.json")
+    assert status == 2 and err.splitlines()[-1] == "error: out-0.png: No space left on device" and "-> out-1.png" in out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out-1.png", "report.json"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_line(run, demo_engines, tmp_path):
+    for option in ("--output", "--report"):
+        status, _, err = run(PLAIN, "--seed", "0", option, "/dev/full")
+        assert status == 2 and err.splitlines()[-1] == "error: /dev/full: No space left on device"
+    command = [sys.executable, "-m", "saferedir", "inspect", str(demo_engines)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: standard output: No space left on device\n")
+
+
 def test_seed_zero_is_a_seed_and_no_seed_is_random(run):
     pictures = [run(PLAIN, *seed) and np.asarray(Image.open("out.png")) for seed in (["--seed", "0"], ["--seed", "0"], [], [])]
     np.testing.assert_array_equal(pictures[0], pictures[1])
@@ -125,6 +184,8 @@ def test_a_long_prompt_warns_in_one_line(run):
         (["--threshold", "3"], "threshold: expected"),
         (["--compare", "--unguarded"], "found both"),
         (["--output", "no/such/folder/out.png"], "no/such/folder"),
+        (["--output", "."], "expected a file to write, found a folder"),
+        (["--report", "out.png"], "expected a file of its own for the report"),
     ],
 )
 def test_errors_are_one_line_and_status_2(run, arguments, message):
