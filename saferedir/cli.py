@@ -81,8 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _print_any_character()
     try:
         status: int = import_module(_command(argv).module).run(parse(argv))
-        sys.stdout.flush()
-        return status
+        return status if _flushed() else FAILED
     except SystemExit:  # argparse has printed the help or the version
         return DONE
     except SafeRedirError as error:
@@ -145,6 +144,19 @@ def _fail(message: str, status: int) -> int:
     except OSError:
         _close_output()
     return status
+
+
+def _flushed() -> bool:
+    """Print what is buffered; a disk that is full, say, is told in one line. Raises BrokenPipeError."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _close_output()
+        _fail(f"standard output: {error.strerror}", FAILED)
+        return False
+    return True
 
 
 def _reason(error: OSError) -> str:

@@ -139,7 +139,7 @@ def test_a_folder_in_the_place_of_a_file(demo_engines, tmp_path, capsys, option)
     (tmp_path / "taken").mkdir()
     arguments = [PLAIN, "--engine-dir", str(demo_engines), "--num-inference-steps", "2", "--output", str(tmp_path / "out.png")]
     assert main(["generate", *arguments, option, str(tmp_path / "taken")]) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == f"error: {tmp_path / 'taken'}: Is a directory"
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {tmp_path / 'taken'}: expected a file to write, found a folder"
 
 
 def test_a_reader_that_has_ended(demo_engines):

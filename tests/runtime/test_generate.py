@@ -160,7 +160,8 @@ def test_a_full_disk_is_one_line(run, demo_engines, tmp_path):
         assert status == 2 and err.splitlines()[-1] == "error: /dev/full: No space left on device"
     command = [sys.executable, "-m", "saferedir", "inspect", str(demo_engines)]
     with open("/dev/full", "w") as full:
-        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+        buffered = {**os.environ, "PYTHONUNBUFFERED": ""}  # unbuffered, no print tells which stream it was
+        done = subprocess.run(command, cwd=ROOT, env=buffered, stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (2, "error: standard output: No space left on device\n")
 
 
