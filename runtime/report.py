@@ -180,7 +180,18 @@ def save_png(
     with replacing(Path(path)) as temporary:
         image.save(temporary, format="PNG", pnginfo=information)
         if credentials is not None and isinstance(report, ImageReport):
-            temporary.write_bytes(credentials.sign(temporary.read_bytes(), report))
+            temporary.write_bytes(credentials.sign(temporary.read_bytes(), _decision(report)))
+
+
+def _decision(report: ImageReport) -> dict[str, Any]:
+    """What content credentials say of the guard."""
+    return {
+        "verdict": report.verdict,
+        "on_unsafe": report.on_unsafe,
+        "guards": [{"concept": guard.concept, "checkpoint_digest": guard.checkpoint_digest} for guard in report.guards],
+        "manifest_digest": report.manifest_digest,
+        "image_sha256": report.image_sha256,
+    }
 
 
 def read_png(path: str | Path) -> dict[str, Any]:

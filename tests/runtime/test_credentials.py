@@ -86,8 +86,10 @@ def drawn():
     """A picture and its report."""
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     policy = Policy()
-    guard = GuardReport("fire", "c" * 64, policy, [True], [0.9], [0], [], [])
-    report = ImageReport("redirected", "a burning é", "", 7, "ddim", 1, [1.0], 7.5, 64, 64, "redirect", [guard], "a" * 64)
+    guard = GuardReport("fire", "c" * 64, policy, [True], [0.9], [0], [], [], 0.1, False)
+    report = ImageReport(
+        "redirected", "a burning é", "", 7, "ddim", 1, [1.0], 7.5, 64, 64, "redirect", "withhold", "before", None, [guard], "a" * 64
+    )
     return Image.fromarray(pixels), report.__class__(**{**report.__dict__, "image_sha256": image_digest(pixels)})
 
 
