@@ -123,7 +123,7 @@ def test_a_signature_of_other_engines(signed, keys):
     parsed = json.loads((signed / "manifest.json").read_text())
     parsed["files"]["sampler_step/model.onnx"] = manifest_module.FileRecord.of(path).__dict__
     (signed / "manifest.json").write_text(json.dumps(parsed))
-    EngineStore(signed).model("sampler_step")
+    EngineStore(signed).read("sampler_step/model.onnx")
     with pytest.raises(DigestError, match=r"manifest\.json: altered"):
         EngineStore(signed, [keys["ours"][1]])
 
