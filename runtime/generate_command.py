@@ -123,13 +123,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         options = {name: getattr(arguments, name) for name in REQUEST}
         if numbers := given_policy(arguments):
             options["policy"] = {guard.concept: replace(guard.policy, **numbers) for guard in pipeline.manifest.guards}
-        failure = None
-        try:
-            result = pipeline(arguments.prompt, progress=_progress, **options)
-        except NonFiniteError as error:
-            if not isinstance(error.result, Result):
-                raise
-            result, failure = error.result, error
+        result, failure = _call(pipeline, arguments.prompt, options)
         comparisons: dict[int, Pictured] = {}
         if arguments.compare:
             comparisons, other_failure = _comparisons(pipeline, result, options)
@@ -142,6 +136,16 @@ def _generate(arguments: argparse.Namespace) -> int:
     if failure is not None:
         raise failure
     return REFUSED if any(image is None for image in result.images) else DONE
+
+
+def _call(pipeline: GuardedPipeline, prompts: list[str], options: dict[str, Any]) -> tuple[Result, NonFiniteError | None]:
+    """The result, with the error that came with it where some images failed."""
+    try:
+        return pipeline(prompts, progress=_progress, **options), None
+    except NonFiniteError as error:
+        if not isinstance(error.result, Result):
+            raise
+        return error.result, error
 
 
 def _credentials(arguments: argparse.Namespace) -> Credentials | None:
@@ -164,13 +168,7 @@ def _comparisons(
     if not shown:
         return {}, None
     prompts, seeds = ([getattr(result.reports[index], name) for index in shown] for name in ("prompt", "seed"))
-    failure = None
-    try:
-        other = pipeline(prompts, progress=_progress, unguarded=True, **{**options, "seed": seeds})
-    except NonFiniteError as error:
-        if not isinstance(error.result, Result):
-            raise
-        other, failure = error.result, error
+    other, failure = _call(pipeline, prompts, {**options, "seed": seeds, "unguarded": True})
     pairs = zip(shown, other.images, other.reports, strict=True)
     return {
         index: _side_by_side(guarded, result.reports[index], image, report)

@@ -12,6 +12,20 @@ from engines.backends.registry import open_backend
 from engines.networks import NETWORKS
 from saferedir.heads import Redirector, RedirectorConfig
 
+# Every width is another, so that no two can be mistaken for each other.
+SMALL = RedirectorConfig(
+    embed_dim=32,
+    encoder_widths=(8, 16, 24),
+    latent_features=40,
+    timestep_frequencies=12,
+    timestep_features=20,
+    classifier_width=28,
+    shift_width=36,
+    rank=3,
+    mask_width=44,
+    alpha_width=52,
+)
+
 
 def random_heads(config: RedirectorConfig) -> Redirector:
     """Heads whose BatchNorms and biases all do something."""

@@ -84,7 +84,7 @@ def digest_of(file: BinaryIO, expected: str | None = None) -> str:
 
     Digests are kept in the user's cache folder. Where there is none, or it cannot be written, the file is hashed.
     """
-    if recalls(file, expected) and (known := _recall(FileIdentity.of(file.fileno()))) is not None:
+    if (known := recall(file, expected)) is not None:
         return known
     before = settled_identity(file)
     digest = hash_file(file)
@@ -92,10 +92,10 @@ def digest_of(file: BinaryIO, expected: str | None = None) -> str:
     return digest
 
 
-def recalls(file: BinaryIO, expected: str | None) -> bool:
-    """Whether a digest is remembered for an open file as it is, and is `expected`, where that is given."""
+def recall(file: BinaryIO, expected: str | None) -> str | None:
+    """The digest that is remembered for an open file as it is; None where there is none, or not what is `expected`, if given."""
     known = _recall(FileIdentity.of(file.fileno()))
-    return known is not None and expected in (None, known)
+    return known if expected in (None, known) else None
 
 
 def settled_identity(file: BinaryIO) -> FileIdentity | None:

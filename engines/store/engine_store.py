@@ -16,7 +16,7 @@ from engines.errors import BackendError, DigestError, ManifestError
 from engines.manifest import REBUILD, Manifest
 from engines.networks import NETWORKS
 from engines.store.atomic import recover_folder
-from engines.store.digests import FileIdentity, digest_of, hash_content, open_regular, recalls, remember, settled_identity
+from engines.store.digests import FileIdentity, digest_of, hash_content, open_regular, recall, remember, settled_identity
 from engines.store.external_weights import external_files
 from engines.store.recorded_cases import FILE_NAME, Case, load_cases
 from engines.store.signature import trusted_keys_of, verify_signature
@@ -199,7 +199,7 @@ class EngineStore:
         if weights:
             self._check_digest(name, digest_of(file, expected))
             return None
-        remembered = recalls(file, expected)
+        remembered = recall(file, expected) is not None
         before = FileIdentity.of(file.fileno()) if remembered else settled_identity(file)
         plans, size = backend_spec(self.manifest.backend).plans, self.manifest.files[name].size
         content = mmap(file.fileno(), 0, access=ACCESS_READ) if plans and size else file.read()

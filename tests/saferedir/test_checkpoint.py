@@ -11,19 +11,7 @@ import torch
 from saferedir.checkpoint import CheckpointError, load_redirector, save_redirector
 from saferedir.heads import Redirector, RedirectorConfig
 from tests.conformance_cases import FOLDER
-
-SMALL = RedirectorConfig(
-    embed_dim=32,
-    encoder_widths=(8, 16, 24),
-    latent_features=40,
-    timestep_frequencies=12,
-    timestep_features=20,
-    classifier_width=28,
-    shift_width=36,
-    rank=3,
-    mask_width=44,
-    alpha_width=52,
-)
+from tests.random_heads import SMALL
 
 
 def test_default_names_and_shapes_are_those_of_a_published_checkpoint():

@@ -12,23 +12,11 @@ import torch
 from engines.networks import NETWORKS, with_derived
 from export.onnx_file import example, export_network
 from saferedir.guard import Concept, Guard
-from saferedir.heads import Redirector, RedirectorConfig
+from saferedir.heads import Redirector
 from tests.conformance_cases import redirector
-from tests.random_heads import random_heads, run_guard
+from tests.random_heads import SMALL, random_heads, run_guard
 
-WIDTH = 32
-SMALL = RedirectorConfig(
-    embed_dim=WIDTH,
-    encoder_widths=(8, 16, 24),
-    latent_features=40,
-    timestep_frequencies=12,
-    timestep_features=20,
-    classifier_width=28,
-    shift_width=36,
-    rank=3,
-    mask_width=44,
-    alpha_width=52,
-)
+WIDTH = SMALL.embed_dim
 SPEC = NETWORKS["guard"]
 
 
