@@ -47,7 +47,7 @@ def optimize(store: EngineStore, output: Path, command_line: str = "") -> Manife
     with sole_writer(output, print), replacing_folder(output, lambda: check_output(output, "--output")) as folder:
         (folder / TOKENIZER_FILE).parent.mkdir()
         (folder / TOKENIZER_FILE).write_bytes(store.read(TOKENIZER_FILE))
-        parity = {name: _optimize(store, name, backend, folder) for name in NETWORKS if store.manifest.files_of(name)}
+        parity = {name: _optimize(store, name, backend, folder) for name in store.networks}
         manifest = dataclasses.replace(
             store.manifest,
             files=_records(folder),

@@ -147,6 +147,11 @@ class EngineStore:
         name = f"{network}/{FILE_NAME}"
         return load_cases(self.folder / name, self.read(name))
 
+    @property
+    def networks(self) -> list[str]:
+        """The networks that are here."""
+        return [name for name in NETWORKS if self.manifest.files_of(name)]
+
     def require_guard(self) -> None:
         """Raise ManifestError unless these engines were built with a guard."""
         if not self.manifest.guards:

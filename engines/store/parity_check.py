@@ -11,7 +11,6 @@ from pathlib import Path
 
 from engines.backends.contract import Backend, Engine
 from engines.backends.registry import open_backend
-from engines.networks import NETWORKS
 from engines.parity import Figures
 from engines.store.atomic import replacing
 from engines.store.engine_store import EngineStore
@@ -74,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_comparison(store, backend)
         return 0
     print(f"{store.folder} on {backend.device}\n{'network':<14} {'output':<18} {'cosine':>9}  {'error':>8}")
-    for name in (name for name in NETWORKS if store.manifest.files_of(name)):
+    for name in store.networks:
         for output, figures in check_parity(store, backend, store.load([name], backend))[name].items():
             print(f"{name:<14} {output:<18} {figures['cosine']:9.6f}  {figures['max_abs_error']:8.1e}")
     return 0

@@ -18,7 +18,7 @@ from engines.backends.contract import Backend, Engine, check_names, run_once
 from engines.backends.registry import ONNX_FILE
 from engines.errors import BackendError, ManifestError, ParityError, SafeRedirError
 from engines.install import install
-from engines.networks import NETWORKS, NetworkSpec
+from engines.networks import NetworkSpec
 from engines.parity import LIMITS, Limits
 from engines.store.engine_store import EngineStore
 from engines.store.recorded_cases import Case
@@ -62,7 +62,7 @@ def print_comparison(store: EngineStore, backend: Backend) -> None:
         BackendError: as for `compare_with_onnx`, of one network at least.
     """
     _require_polygraphy()
-    networks = [name for name in NETWORKS if store.manifest.files_of(name)]
+    networks = store.networks
     if missing := [name for name in networks if f"{name}/{ONNX_FILE}" not in store.manifest.files]:
         raise ManifestError(
             f"{store.folder}: expected {ONNX_FILE} beside the engine of {', '.join(missing)}, found none; "

@@ -129,7 +129,7 @@ def test_altered_weights_are_found(demo_engines, tmp_path, monkeypatch, capsys):
     backend, store = OnnxRuntimeBackend(), EngineStore(demo_engines)
     damaged = backend.load(tmp_path / "model.onnx", NETWORKS["unet"])
     load = store.load
-    monkeypatch.setattr(polygraphy_check, "NETWORKS", {name: NETWORKS[name] for name in ("token_mask", "unet")})
+    monkeypatch.setattr(EngineStore, "networks", ["token_mask", "unet"])
     monkeypatch.setattr(store, "load", lambda names, backend: {"unet": damaged} if names == ["unet"] else load(names, backend))
     with pytest.raises(ParityError, match=r"expected the ONNX files' outputs, found others: unet\.noise_pred$"):
         print_comparison(store, backend)
@@ -173,7 +173,7 @@ def test_a_file_that_onnx_runtime_cannot_run(demo_engines, monkeypatch, capsys):
     def refusing(onnx_file, spec):
         return session(onnx_file if spec.name != "unet" else demo_engines / "manifest.json", spec)
 
-    monkeypatch.setattr(polygraphy_check, "NETWORKS", {name: NETWORKS[name] for name in ("unet", "token_mask")})
+    monkeypatch.setattr(EngineStore, "networks", ["unet", "token_mask"])
     monkeypatch.setattr(polygraphy_check, "_session", refusing)
     with pytest.raises(BackendError, match="ONNX Runtime cannot run it on a CPU"):
         print_comparison(EngineStore(demo_engines), OnnxRuntimeBackend())
