@@ -130,10 +130,9 @@ GUARD = NetworkSpec(
         _float("original_embeds", *_EMBEDS),
         _float("shifts", "K", *_EMBEDS),
         TensorSpec("countdown", "int32", ("K", "B"), span=(0, 2)),
-        _float("alpha_scale", "K", "B", span=(0, 1)),
+        _float("alpha_scale", "K", "CB", span=(0, 1)),
         _float("threshold", "K", "B", span=(0, 1)),
         TensorSpec("replace_steps", "int32", ("K", "B"), span=(0, 2)),
-        _float("unconditional", "K", "B", span=(0, 1)),
         TensorSpec("delayed", "bool", ("B",), span=(0, 1)),
     ),
     outputs=(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from engines.errors import InputError
 from engines.values import integer, number, text
 
@@ -15,6 +17,8 @@ MONITOR = "; to watch without acting choose on_unsafe monitor"
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """The guard's numbers; the defaults are the reference implementation's.
+
+    The guard's network takes them as float32, so their limits hold for what float32 makes of them.
 
     Raises:
         InputError: a number is of another type or out of its range.
@@ -45,11 +49,11 @@ class Policy:
     def __post_init__(self) -> None:
         for name, read in (("alpha_scale", number), ("threshold", number), ("replace_steps", integer), ("shift", text)):
             object.__setattr__(self, name, read(name, getattr(self, name)))
-        if not 0 < self.alpha_scale:
+        if not 0 < np.float32(self.alpha_scale):
             raise InputError(
                 f"alpha_scale: expected a finite number above 0 (at 0 nothing is redirected), found {self.alpha_scale!r}{MONITOR}"
             )
-        if not 0 <= self.threshold < 1:
+        if not 0 <= np.float32(self.threshold) < 1:
             raise InputError(
                 f"threshold: expected a probability of at least 0 and below 1 (at 1 nothing is unsafe), found {self.threshold!r}"
                 + MONITOR

@@ -37,7 +37,6 @@ class SourceRecord:
 
     sha256: str
     size: int  # bytes
-    mtime_ns: int
 
     @classmethod
     def of(cls, path: Path, always_read: bool = False) -> SourceRecord:
@@ -45,8 +44,7 @@ class SourceRecord:
 
         Size and time of last change alone do not tell a file from the one that took its place: see `remembered_digest`.
         """
-        stat = path.stat()
-        return cls(file_digest(path) if always_read else remembered_digest(path), stat.st_size, stat.st_mtime_ns)
+        return cls(file_digest(path) if always_read else remembered_digest(path), path.stat().st_size)
 
 
 @dataclass(frozen=True)

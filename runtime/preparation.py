@@ -13,6 +13,7 @@ from engines.errors import InputError
 from engines.manifest import Manifest
 from engines.networks import LATENT_CHANNELS
 from engines.policy import Policy
+from engines.printable import shown
 from engines.records import GuardRecord
 from runtime.judge import Terms
 from runtime.noise import NormalStream
@@ -137,11 +138,13 @@ class Preparation:
         def numbers(of: Callable[[Policy, bool], Number]) -> list[list[Number]]:
             return [[of(policy, acts) for policy, acts in zip(policies, acting, strict=True)] for policies in by_concept]
 
+        conditional = numbers(lambda policy, acts: policy.alpha_scale if acts else 0.0)
+        unconditional = numbers(lambda policy, acts: policy.alpha_scale if acts and policy.shift == "both" else 0.0)
+        rows = [unconditional, conditional] if self.request.branches == 2 else [conditional]
         return GuardNumbers(
-            alpha_scale=numbers(lambda policy, acts: policy.alpha_scale if acts else 0.0),
+            alpha_scale=[sum(of_concept, []) for of_concept in zip(*rows, strict=True)],
             threshold=numbers(lambda policy, acts: policy.threshold if forced is None else forced),
             replace_steps=numbers(lambda policy, acts: policy.replace_steps if acts else 0),
-            unconditional=numbers(lambda policy, acts: float(policy.shift == "both")),
         )
 
     def _check_that_the_guard_can_act(self) -> None:
@@ -183,5 +186,5 @@ def _guards(manifest: Manifest, request: Request, image: int) -> list[tuple[Guar
         return [(guard, wanted or guard.policy) for guard in manifest.guards]
     concepts = [guard.concept for guard in manifest.guards]
     if unknown := sorted(set(wanted) - set(concepts)):
-        raise InputError(f"policy: expected concepts of {', '.join(concepts)}, found {', '.join(unknown)}")
+        raise InputError(f"policy: expected concepts of {', '.join(concepts)}, found {', '.join(map(shown, unknown))}")
     return [(guard, wanted.get(guard.concept, guard.policy)) for guard in manifest.guards]

@@ -49,12 +49,11 @@ class LoopShape:
 
 @dataclass(frozen=True)
 class GuardNumbers:
-    """The guard's numbers, as its engine takes them: [K][B] each. See `saferedir.guard.Guard.forward`."""
+    """The guard's numbers, as its engine takes them: [K][C·B], then [K][B] each. See `saferedir.guard.Guard.forward`."""
 
     alpha_scale: list[list[float]]
     threshold: list[list[float]]
     replace_steps: list[list[int]]
-    unconditional: list[list[float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +65,7 @@ class Start:
     steps           the samplers
     step_noise      standard normal, float32 [R, B, 4, H, W]; None where no sampler takes any
     guidance_scale  one for each image
-    numbers         of each concept for each image, [K][B] each; None for an unguarded loop
+    numbers         of each concept for each image; None for an unguarded loop
     delayed         for each image of a loop with the guard before the UNet: whether it is redirected from the next call on only
     """
 

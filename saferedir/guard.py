@@ -6,7 +6,7 @@ reference; with several, each has a shift, a countdown and a policy of its own, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
@@ -34,27 +34,23 @@ class Concept(nn.Module):
             return self
         return Concept(InferenceHeads(self.heads, winograd), self.mask_again)
 
-    def forward(
-        self, sample: Tensor, timestep: Tensor, original: Tensor, current: Tensor, alpha_scale: Tensor, unconditional: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Probability of unsafe float32 [B], NaN where the heads gave NaN or infinity, and the shift [C, B, 77, D].
+    def forward(self, sample: Tensor, timestep: Tensor, embeds: Tensor, size: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
+        """Probability of unsafe float32 [B], NaN where anything is NaN or infinity, and the shift [C, B, 77, D].
 
-        `original` and `current` are embeddings float32 [C, B, 77, D] before and after all shifts; `alpha_scale` float32 [B];
-        `unconditional` float32 [B], the share of the shift that unconditional rows get.
+        `embeds` float32 [B, 77, D] are the conditional embeddings after all shifts; `size` float32 [C, B, 77, 1] is the length
+        of a shift of scale 1 for each token; `threshold` float32 [B].
         """
-        logits, delta, mask, alpha = self.heads(sample, timestep, current[-1])
+        logits, delta, mask, alpha = self.heads(sample, timestep, embeds)
         direction = delta / torch.clamp(torch.linalg.vector_norm(delta, dim=2, keepdim=True), min=1e-12)  # [B, 77 or 1, D]
-        size = alpha_scale.view(-1, 1, 1) * alpha * torch.linalg.vector_norm(original, dim=3, keepdim=True)  # [C, B, 77, 1]
+        size = size * alpha
         if self.mask_again:
             size = mask.unsqueeze(2) * size
-        conditional = torch.arange(original.shape[0]) == original.shape[0] - 1
-        size = torch.where(conditional.view(-1, 1, 1, 1), size, unconditional.view(-1, 1, 1) * size)
 
         # Heads that cannot redirect have failed, whatever they classify. Their inputs are checked, too: some engines' ReLU turns
         # NaN into 0.
-        inputs = sample.sum(dim=(1, 2, 3)) + timestep + current.sum(dim=(0, 2, 3))
-        usable = torch.isfinite(size.sum(dim=(0, 2, 3)) + direction.sum(dim=(1, 2)) + inputs)
-        return torch.where(usable, torch.softmax(logits, dim=1)[:, 1], torch.nan), size * direction
+        inputs = sample.sum(dim=(1, 2, 3)) + timestep + embeds.sum(dim=(1, 2)) + threshold
+        finite = torch.abs(size.sum(dim=(0, 2, 3)) + direction.sum(dim=(1, 2)) + inputs) < torch.inf  # NaN compares false
+        return torch.where(finite, torch.softmax(logits, dim=1)[:, 1], torch.nan), size * direction
 
 
 class Guard(nn.Module):
@@ -78,7 +74,6 @@ class Guard(nn.Module):
         alpha_scale: Tensor,
         threshold: Tensor,
         replace_steps: Tensor,
-        unconditional: Tensor,
         delayed: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Check each image for each concept and, where it is unsafe, redirect its embeddings.
@@ -89,37 +84,47 @@ class Guard(nn.Module):
             original_embeds: embeddings as encoded, float32 [C·B, 77, D]; unconditional rows first when C = 2.
             shifts: float32 [K, C·B, 77, D], zero at first; what the UNet saw is the original plus their sum.
             countdown: int32 [K, B], steps until the next check.
-            alpha_scale, threshold: float32 [K, B]; replace_steps: int32 [K, B].
-            unconditional: float32 [K, B], the share of a shift that unconditional rows get: 1 is the reference, 0 redirects the
-                conditional rows only.
+            alpha_scale: float32 [K, C·B], the strength for each row of the embeddings. The reference has one for both rows of an
+                image; 0 for the unconditional one redirects the conditional one only.
+            threshold: float32 [K, B]; replace_steps: int32 [K, B].
             delayed: bool [B], whether next_embeds are still without what this call decides.
 
         Returns:
             next_embeds like `original_embeds`; next_shifts; next_countdown int32 [K, B]; p_unsafe float32 [K, B], NOT_CHECKED
             where the countdown was running, NaN where heads, inputs or threshold are NaN or infinity; unsafe bool [K, B].
         """
-        images, width = sample.shape[0], original_embeds.shape[2]
-        original = original_embeds.reshape(-1, images, TOKENS, width)  # [C, B, 77, D]
-        known = shifts.reshape(shifts.shape[0], -1, images, TOKENS, width)
-        current = original + known.sum(dim=0)
+        concepts, width = len(self.concepts), cast(Concept, self.concepts[0]).heads.config.embed_dim
+        rows = (-1, sample.shape[0], TOKENS, width)  # [C, B, 77, D]
+        original, known = original_embeds.reshape(rows), shifts.reshape(concepts, *rows)
+        current = original + self._total(known, rows)
+        norms = torch.linalg.vector_norm(original, dim=3, keepdim=True)  # [C, B, 77, 1]
+        scales = alpha_scale.reshape(concepts, -1, sample.shape[0], 1, 1)
         outputs = [
-            concept(sample, timestep, original, current, alpha_scale[index], unconditional[index])
+            concept(sample, timestep, current[-1], scales[index] * norms, threshold[index])
             for index, concept in enumerate(self.concepts)
         ]
-        p_unsafe, shift = (torch.stack(values) for values in zip(*outputs, strict=True))  # [K, B], [K, C, B, 77, D]
-        p_unsafe = torch.where(torch.isfinite(threshold), p_unsafe, torch.nan)
+        p_unsafe, shift = (self._stacked(values) for values in zip(*outputs, strict=True))  # [K, B], [K, C, B, 77, D]
         checked = countdown <= 0
         unsafe = checked & ~(p_unsafe <= threshold)  # NaN compares false, so it is unsafe
-        following = torch.where(unsafe.unsqueeze(1).unsqueeze(3).unsqueeze(4), shift, known)
-        acting = torch.where(delayed.view(1, 1, -1, 1, 1), known, following)
+        following = torch.where(unsafe.reshape(concepts, 1, -1, 1, 1), shift, known)
+        acting = torch.where(delayed.reshape(1, 1, -1, 1, 1), known, following)
         next_countdown = torch.where(checked, torch.where(unsafe, replace_steps, 0), countdown - 1).to(torch.int32)
         return (
-            (original + acting.sum(dim=0)).reshape(-1, TOKENS, width),
-            following.flatten(1, 2),
+            (original + self._total(acting, rows)).reshape(-1, TOKENS, width),
+            following.reshape(concepts, -1, TOKENS, width),
             next_countdown,
             torch.where(checked, p_unsafe, NOT_CHECKED),
             unsafe,
         )
+
+    # With one concept, as most guards have, neither a sum nor a stack copies anything.
+    def _total(self, shifts: Tensor, rows: tuple[int, ...]) -> Tensor:
+        """The sum over concepts of [K, C, B, 77, D]."""
+        return shifts.reshape(rows) if len(self.concepts) == 1 else shifts.sum(dim=0)
+
+    def _stacked(self, values: Sequence[Tensor]) -> Tensor:
+        """[K, …] of one tensor for each concept."""
+        return values[0].unsqueeze(0) if len(self.concepts) == 1 else torch.stack(list(values))
 
 
 class TokenMask(nn.Module):

@@ -209,7 +209,9 @@ class Redirector(nn.Module):
         angles = timestep.reshape(-1, 1) * self.frequencies
         timestep_features = self.t_encoder(torch.cat([angles.sin(), angles.cos()], dim=1))
         latent_features = self.latent_encoder(sample)
-        return torch.cat([latent_features, timestep_features.expand(latent_features.shape[0], -1)], dim=1)
+        if timestep.dim() == 0:
+            timestep_features = timestep_features.expand(latent_features.shape[0], -1)
+        return torch.cat([latent_features, timestep_features], dim=1)
 
     def forward(self, sample: Tensor, timestep: Tensor, embeds: Tensor) -> HeadsOutput:
         """sample [B, 4, H, W], timestep [] or [B], conditional embeddings [B, 77, D], all float32."""

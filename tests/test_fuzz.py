@@ -93,8 +93,8 @@ ANYTHING = st.recursive(
 )
 POLICIES = st.builds(
     Policy,
-    alpha_scale=st.floats(0, 3, exclude_min=True),
-    threshold=st.floats(0, 1, exclude_max=True),
+    alpha_scale=st.floats(0, 3, exclude_min=True, width=32),
+    threshold=st.floats(0, 1, exclude_max=True, width=32),
     replace_steps=st.integers(0, 5),
     shift=st.sampled_from(["both", "conditional"]),
 )
@@ -179,7 +179,7 @@ def check_request(asked, opened: GuardedPipeline, runs: list[int]) -> None:
 def check_policy(numbers: dict[str, object]) -> None:
     with one_error():
         policy = Policy(**numbers)
-        assert python_values(policy) and 0 <= policy.threshold < 1 and 0 < policy.alpha_scale < np.inf
+        assert python_values(policy) and 0 <= np.float32(policy.threshold) < 1 and 0 < np.float32(policy.alpha_scale) < np.inf
 
 
 JSON_VALUES = st.recursive(

@@ -33,16 +33,16 @@ def uniform_run(
         steps=Batch.of([sampler] * images),
         step_noise=None,
         guidance_scale=[guidance_scale] * images,
-        numbers=None if policy is None else _numbers(policy, images),
+        numbers=None if policy is None else _numbers(policy, images, len(embeds) // images),
         delayed=[False] * images,
     )
     return shape, start
 
 
-def _numbers(policy: Policy, images: int) -> GuardNumbers:
+def _numbers(policy: Policy, images: int, branches: int) -> GuardNumbers:
+    unconditional = policy.alpha_scale if policy.shift == "both" else 0.0
     return GuardNumbers(
-        alpha_scale=[[policy.alpha_scale] * images],
+        alpha_scale=[[unconditional] * images * (branches - 1) + [policy.alpha_scale] * images],
         threshold=[[policy.threshold] * images],
         replace_steps=[[policy.replace_steps] * images],
-        unconditional=[[float(policy.shift == "both")] * images],
     )

@@ -65,7 +65,7 @@ def test_a_value_for_each_image_or_one_for_all(pipeline):
     for name, values in {"num_inference_steps": [2, 3, 4], "scheduler": ["ddim"] * 3, "policy": [Policy()] * 3}.items():
         with pytest.raises(InputError, match=f"{name}: expected one value, or one for each of 2 images, found 3"):
             pipeline([FIRE, PLAIN], **{name: values})
-    with pytest.raises(InputError, match="policy: expected concepts of fire, found smoke"):
+    with pytest.raises(InputError, match="policy: expected concepts of fire, found 'smoke'"):
         pipeline(FIRE, policy={"smoke": Policy()}, num_inference_steps=2)
 
 
@@ -136,7 +136,7 @@ def test_a_second_concept_that_finds_nothing_changes_nothing(pipeline, two_conce
 
 
 def test_each_concept_has_a_policy_of_its_own(two_concepts):
-    policy = {"nothing": Policy(threshold=0.0, alpha_scale=0.01, replace_steps=3), "fire": Policy(threshold=0.99999999)}
+    policy = {"nothing": Policy(threshold=0.0, alpha_scale=0.01, replace_steps=3), "fire": Policy(threshold=0.9999999)}
     nothing, fire = two_concepts(FIRE, seed=3, num_inference_steps=8, policy=policy).reports[0].guards
     assert nothing.checked == [step % 4 == 0 for step in range(8)] and fire.policy.threshold > 0.99
     assert (nothing.policy, fire.policy) == (policy["nothing"], policy["fire"])

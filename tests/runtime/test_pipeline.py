@@ -50,10 +50,9 @@ def eager(model, prompts, seeds, name, guidance=7.5, guard=None, policy=None, be
     latents = latents * scheduler.init_noise_sigma
     shifts, countdown, trace = torch.zeros_like(original)[None], torch.zeros(1, len(prompts), dtype=torch.int32), []
     numbers = (
-        torch.full_like(countdown, policy.alpha_scale, dtype=torch.float32),
+        torch.tensor([[policy.alpha_scale * (policy.shift == "both")] * len(prompts) + [policy.alpha_scale] * len(prompts)]),
         torch.full_like(countdown, policy.threshold, dtype=torch.float32),
         torch.full_like(countdown, policy.replace_steps),
-        torch.full_like(countdown, policy.shift == "both", dtype=torch.float32),
         torch.zeros(len(prompts), dtype=torch.bool),
     )
     for timestep in scheduler.timesteps:
@@ -458,6 +457,8 @@ def test_bad_input_is_one_clear_error(pipeline, prompt, options, message):
         {"alpha_scale": -1},
         {"alpha_scale": 0},
         {"threshold": 1.0},
+        {"threshold": 0.99999999},  # as float32: 1
+        {"alpha_scale": 1e-50},  # as float32: 0
         {"shift": "neither"},
         {"alpha_scale": float("inf")},
         {"threshold": 1.5},

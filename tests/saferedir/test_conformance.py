@@ -119,10 +119,9 @@ def guarded_run(case, guard, advance, timesteps, noise, first_input):
     sample, model_input, embeds = noise, first_input, original
     shifts, countdown = np.zeros_like(original)[None], np.zeros((1, 1), np.int32)
     numbers = (
-        np.full((1, 1), case["alpha_scale"], np.float32),
+        np.full((1, 2), case["alpha_scale"], np.float32),
         np.full((1, 1), 0.5, np.float32),
         np.full((1, 1), case["replace_steps"], np.int32),
-        np.ones((1, 1), np.float32),
         np.zeros(1, np.bool_),
     )
     steps = []

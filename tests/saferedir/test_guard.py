@@ -59,10 +59,9 @@ def call(guard, images=2, branches=2, countdown=None, threshold=0.5, replace_ste
     inputs["countdown"] = torch.tensor([countdown or [0] * images] * concepts, dtype=torch.int32)
     each = (concepts, images)
     inputs |= {
-        "alpha_scale": torch.as_tensor(alpha_scale).expand(each),
+        "alpha_scale": torch.as_tensor(alpha_scale).expand(concepts, branches * images),
         "threshold": torch.as_tensor(threshold).expand(each),
         "replace_steps": torch.as_tensor(replace_steps, dtype=torch.int32).expand(each),
-        "unconditional": torch.ones(each),
         "delayed": torch.zeros(images, dtype=torch.bool),
     }
     inputs |= changed
@@ -109,7 +108,7 @@ def test_running_countdown_skips_the_check(guard):
 def test_batch_equals_single_images(form, branches, concepts):
     guard, numbers = make(form, concepts=concepts), torch.rand(concepts, 3, generator=torch.Generator().manual_seed(4))
     policies = {
-        "alpha_scale": 2 * numbers,
+        "alpha_scale": 2 * numbers.repeat(1, branches),
         "threshold": numbers,
         "replace_steps": torch.arange(3 * concepts, dtype=torch.int32).view(concepts, 3),
     }
@@ -128,7 +127,7 @@ def test_batch_equals_single_images(form, branches, concepts):
             timestep=times[image : image + 1],
             original_embeds=one(inputs["original_embeds"]),
             shifts=one(inputs["shifts"]),
-            **{name: values[:, image : image + 1] for name, values in policies.items()},
+            **{name: values[:, image::3] for name, values in policies.items()},
         )
         for batched, alone in zip(outputs[:2], single[:2], strict=True):
             torch.testing.assert_close(one(batched), alone)
@@ -207,16 +206,13 @@ def test_token_masks_are_the_predictors_of_each_concept(form):
             assert torch.equal(masks[index], heads(seed=index).eval().mask_predictor(embeds))
 
 
-def test_the_shift_of_unconditional_rows_is_scaled(guard):
-    inputs, (both, shifts, *_) = call(guard, threshold=0.0)
-    _, (conditional, alone, *_) = call(guard, threshold=0.0, unconditional=torch.tensor([[0.0, 0.5]]))
+def test_each_row_of_the_embeddings_has_a_strength_of_its_own(guard):
+    inputs, (both, *_) = call(guard, threshold=0.0)
+    _, (conditional, *_) = call(guard, threshold=0.0, alpha_scale=[0.0, 0.625, 1.25, 1.25])
     both, conditional = (embeds.view(2, 2, 77, WIDTH) for embeds in (both, conditional))
     original = inputs["original_embeds"].view(2, 2, 77, WIDTH)
     assert torch.equal(conditional[1], both[1]) and torch.equal(conditional[0, 0], original[0, 0])
     torch.testing.assert_close(conditional[0, 1] - original[0, 1], 0.5 * (both[0, 1] - original[0, 1]), rtol=1e-4, atol=1e-5)
-    _, (without, *_) = call(guard, branches=1, threshold=0.0, unconditional=torch.zeros(1, 2))
-    _, (reference, *_) = call(guard, branches=1, threshold=0.0)
-    assert torch.equal(without, reference)
 
 
 def test_a_delayed_image_keeps_its_embeddings_for_this_call(guard):

@@ -31,9 +31,8 @@ def inputs_of(width: int, images: int, branches: int, seed: int) -> dict[str, to
     return inputs | {
         "countdown": torch.zeros(1, images, dtype=torch.int32),
         "threshold": torch.full((1, images), -1.0),
-        "alpha_scale": torch.full((1, images), 2.0),
+        "alpha_scale": torch.full((1, branches * images), 2.0),
         "replace_steps": torch.full((1, images), 2, dtype=torch.int32),
-        "unconditional": torch.ones(1, images),
         "delayed": torch.zeros(images, dtype=torch.bool),
     }
 
