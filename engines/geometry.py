@@ -10,21 +10,25 @@ from engines.networks import with_derived
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes of the model: `embed_dim` D; `scale_factor` f of the autoencoder; sizes in pixels."""
+    """Sizes of the model.
+
+    embed_dim                      D
+    scale_factor                   f of the autoencoder; pictures have multiples of it as height and width
+    default_height, default_width  pixels
+    text_layers                    of the text encoder; `clip_skip` can leave out as many
+    """
 
     embed_dim: int
     scale_factor: int
-    size_multiple: int  # height and width must be multiples of this: f times the UNet's downsamplings
     default_height: int
     default_width: int
+    text_layers: int
 
     def __post_init__(self) -> None:
         """Raises InputError for sizes that no model has."""
         for name, value in vars(self).items():
             if value < 1:
                 raise InputError(f"geometry.{name}: expected at least 1, found {value}")
-        if self.size_multiple % self.scale_factor:
-            raise InputError(f"geometry.size_multiple: expected a multiple of {self.scale_factor}, found {self.size_multiple}")
 
     def sizes(self, height: int, width: int, **others: int) -> dict[str, int]:
         """A number for every symbol of `engines.networks` that follows from a picture's size in pixels and from `others`."""

@@ -108,7 +108,10 @@ _TIMESTEP = (0.0, 999.0)
 TEXT_ENCODER = NetworkSpec(
     "text_encoder",
     # The first ids of every CLIP vocabulary are its bytes.
-    inputs=(TensorSpec("input_ids", "int64", ("CB", TOKENS), span=(0, 255)),),
+    inputs=(
+        TensorSpec("input_ids", "int64", ("CB", TOKENS), span=(0, 255)),
+        TensorSpec("clip_skip", "int64", ("CB",), span=(0, 1)),
+    ),
     outputs=(_float("text_embeddings", *_EMBEDS, varies=True),),
     runs="call",
 )

@@ -72,6 +72,6 @@ class BuildRequest:
         height, width = self.height or str(geometry.default_height), self.width or str(geometry.default_width)
         return Profile(
             Span.parse("batch-size", self.batch_size),
-            Span.parse("height", height, geometry.size_multiple),
-            Span.parse("width", width, geometry.size_multiple),
+            Span.parse("height", height, geometry.scale_factor),
+            Span.parse("width", width, geometry.scale_factor),
         )

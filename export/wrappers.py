@@ -9,14 +9,20 @@ from transformers import CLIPTextModel
 
 
 class TextEncoder(nn.Module):
-    """input_ids int64 [CB, 77] → text_embeddings float32 [CB, 77, D], the last hidden state."""
+    """input_ids int64 [CB, 77], clip_skip int64 [CB] → text_embeddings float32 [CB, 77, D].
+
+    They are the hidden state with `clip_skip` layers fewer, normalised as the last one is (diffusers StableDiffusionPipeline).
+    """
 
     def __init__(self, model: CLIPTextModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        return self.model(input_ids).last_hidden_state
+    def forward(self, input_ids: Tensor, clip_skip: Tensor) -> Tensor:
+        states = self.model(input_ids, output_hidden_states=True).hidden_states  # before the first layer, and after each
+        rows = input_ids.shape[0]
+        place = (len(states) - 1 - clip_skip) * rows + torch.arange(rows)
+        return self.model.text_model.final_layer_norm(torch.cat(states).index_select(0, place))
 
 
 class Unet(nn.Module):

@@ -52,6 +52,7 @@ class Preparation:
     def of(cls, request: Request, manifest: Manifest, schedule: NoiseSchedule) -> Preparation:
         """Everything is checked here, before a network runs."""
         size = request.size(manifest.geometry)
+        _check_clip_skip(request, manifest.geometry.text_layers)
         _check_target(manifest, {"batch_size": len(request.prompts), "height": size[0], "width": size[1]})
         guards = [_guards(manifest, request, image) for image in range(len(request.prompts))]
         prepared = cls(request, manifest, size, request.seeds(), _samplers(request, schedule), guards)
@@ -63,6 +64,12 @@ class Preparation:
         """What the text encoder reads: unconditional rows first, where there is guidance."""
         request = self.request
         return request.negative_prompts + request.prompts if request.branches == 2 else request.prompts
+
+    @property
+    def clip_skips(self) -> list[int]:
+        """Of each text. diffusers reads negative prompts with every layer."""
+        skips = self.request.clip_skips
+        return [0] * (len(self.texts) - len(skips)) + skips
 
     def start(self, embeds: np.ndarray) -> Start:
         """Where the loop starts, with the embeddings of `texts`, float32 [C·B, 77, D]."""
@@ -153,6 +160,11 @@ class Preparation:
                     "check: expected before, for beside the only UNet call nothing can be redirected, found beside with "
                     "num_inference_steps 1; choose check before, or on_unsafe refuse"
                 )
+
+
+def _check_clip_skip(request: Request, layers: int) -> None:
+    if (most := max(request.clip_skips)) > layers:
+        raise InputError(f"clip_skip: expected at most {layers}, the layers of this model's text encoder, found {most}")
 
 
 def _check_target(manifest: Manifest, sizes: dict[str, int]) -> None:

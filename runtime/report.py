@@ -93,6 +93,8 @@ class ImageReport:
     verdict: str
     prompt: str
     negative_prompt: str
+    num_images_per_prompt: int
+    clip_skip: int
     seed: int
     sampler: str
     num_inference_steps: int

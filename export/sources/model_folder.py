@@ -79,15 +79,15 @@ class Source:
 
     @cached_property
     def geometry(self) -> Geometry:
-        unet, vae = self.config("unet"), self.config("vae")
+        text, unet, vae = (self.config(component) for component in ("text_encoder", "unet", "vae"))
         factor = 2 ** (len(widths(vae, "block_out_channels", self.path("vae"))) - 1)
         height, width = (side * factor for side in self._sample_size(unet))
         return Geometry(
-            embed_dim=whole(self.config("text_encoder"), "hidden_size", self.path("text_encoder")),
+            embed_dim=whole(text, "hidden_size", self.path("text_encoder")),
             scale_factor=factor,
-            size_multiple=factor * 2 ** (len(widths(unet, "block_out_channels", self.path("unet"))) - 1),
             default_height=height,
             default_width=width,
+            text_layers=whole({"num_hidden_layers": 12, **text}, "num_hidden_layers", self.path("text_encoder")),
         )
 
     def _sample_size(self, unet: dict[str, Any]) -> tuple[int, int]:
