@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
@@ -42,7 +42,7 @@ class VaeDecoder(nn.Module):
     `finite` bool [B] tells whether the decoded values were, for a uint8 cannot.
     """
 
-    def __init__(self, model: AutoencoderKL) -> None:
+    def __init__(self, model: AutoencoderKL | AutoencoderTiny) -> None:
         super().__init__()
         self.model = model
 
