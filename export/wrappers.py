@@ -26,14 +26,19 @@ class TextEncoder(nn.Module):
 
 
 class Unet(nn.Module):
-    """sample [CB, 4, H, W], timestep [CB], encoder_hidden_states [CB, 77, D] → noise_pred [CB, 4, H, W], all float32."""
+    """sample [CB, 4, H, W], timestep [CB], encoder_hidden_states [CB, 77, D] → noise_pred [CB, 4, H, W], all float32.
+
+    A UNet that was distilled with its guidance also takes timestep_cond [CB, G].
+    """
 
     def __init__(self, model: UNet2DConditionModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
-        return self.model(sample, timestep, encoder_hidden_states, return_dict=False)[0]
+    def forward(
+        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, timestep_cond: Tensor | None = None
+    ) -> Tensor:
+        return self.model(sample, timestep, encoder_hidden_states, timestep_cond=timestep_cond, return_dict=False)[0]
 
 
 class VaeDecoder(nn.Module):

@@ -23,6 +23,7 @@ from engines.printable import shown
 from engines.store.engine_store import TOKENIZER_FILE, EngineStore
 from engines.store.parity_check import ensure_parity
 from engines.values import flag, path
+from runtime.guidance import guidance_of
 from runtime.judge import Outcome, judge, responsible
 from runtime.loop import Loop, Trace
 from runtime.preparation import Preparation
@@ -242,6 +243,7 @@ class GuardedPipeline:
             num_inference_steps=request.step_counts[image],
             timesteps=sampler.timesteps.tolist(),
             guidance_scale=request.guidance_scales[image],
+            guidance=guidance_of(request.guidance_scales[image], bool(self.manifest.geometry.time_cond_proj_dim)),
             height=prepared.size[0],
             width=prepared.size[1],
             on_unsafe=None if request.unguarded else request.modes[image],

@@ -99,9 +99,9 @@ class Request:
     negative_prompt      what not to draw
     num_images_per_prompt
                          those of one prompt come one after another, as in diffusers
-    clip_skip            how many of the text encoder's last layers are left out, as in diffusers: of the prompt, not the negative one
+    clip_skip            last layers of the text encoder that the prompt (not the negative one) is read without, as in diffusers
     num_inference_steps  as in diffusers
-    guidance_scale       classifier-free guidance; 1 or less means none
+    guidance_scale       classifier-free guidance; 1 or less means none. Or an input of the UNet, where it was distilled with one
     seed                 one integer s (images get s, s + 1, …), a list, or None for random ones
     height, width        pixels; None for the default of the engines
     scheduler            a name in `runtime.samplers.registry.SAMPLERS` or a diffusers class name; None for the model's own
@@ -194,11 +194,6 @@ class Request:
     @property
     def checks(self) -> list[str | None]:
         return self._per_image("check")
-
-    @property
-    def branches(self) -> int:
-        """C: 2 if an image has classifier-free guidance, else 1."""
-        return 2 if any(scale > 1 for scale in self.guidance_scales) else 1
 
     @property
     def effective_guidance(self) -> list[float]:

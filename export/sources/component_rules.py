@@ -45,7 +45,6 @@ RULES = (
     Rule("unet", "num_class_embeds", None),
     Rule("unet", "encoder_hid_dim", None),
     Rule("unet", "encoder_hid_dim_type", None),
-    Rule("unet", "time_cond_proj_dim", None),
     Rule("unet", "attention_type", "default", "default"),
     Rule("unet", "quantization_config", None),
     Rule("vae", "latent_channels", LATENT_CHANNELS, LATENT_CHANNELS),

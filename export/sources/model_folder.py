@@ -104,7 +104,17 @@ class Source:
             default_height=height,
             default_width=width,
             text_layers=whole({"num_hidden_layers": 12, **text}, "num_hidden_layers", self.path("text_encoder")),
+            time_cond_proj_dim=self._guidance_width(unet),
         )
+
+    def _guidance_width(self, unet: dict[str, Any]) -> int:
+        """Of the embedding of the guidance scale, of which half are sines and half cosines; 0 where the UNet takes none."""
+        if unet.get("time_cond_proj_dim") is None:
+            return 0
+        width = whole(unet, "time_cond_proj_dim", self.path("unet"))
+        if width < 4:
+            raise InputError(f"{self.path('unet')}: time_cond_proj_dim: expected at least 4, found {width}")
+        return width
 
     def _decoder_widths(self, vae: dict[str, Any]) -> list[int]:
         if self.class_name("vae") == "AutoencoderTiny":
