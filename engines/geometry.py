@@ -5,31 +5,41 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engines.errors import InputError
-from engines.networks import with_derived
+from engines.networks import GUIDED_UNET, NETWORKS, NetworkSpec, with_derived
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Sizes of the model: `embed_dim` D; `scale_factor` f of the autoencoder; sizes in pixels."""
+    """Sizes of the model.
+
+    embed_dim                      D
+    scale_factor                   f of the autoencoder; pictures have multiples of it as height and width
+    default_height, default_width  pixels
+    text_layers                    of the text encoder; `clip_skip` can leave out as many
+    time_cond_proj_dim             G of a UNet that was distilled with its guidance; 0 where guidance is classifier-free
+    """
 
     embed_dim: int
     scale_factor: int
-    size_multiple: int  # height and width must be multiples of this: f times the UNet's downsamplings
     default_height: int
     default_width: int
+    text_layers: int
+    time_cond_proj_dim: int = 0
 
     def __post_init__(self) -> None:
         """Raises InputError for sizes that no model has."""
         for name, value in vars(self).items():
-            if value < 1:
-                raise InputError(f"geometry.{name}: expected at least 1, found {value}")
-        if self.size_multiple % self.scale_factor:
-            raise InputError(f"geometry.size_multiple: expected a multiple of {self.scale_factor}, found {self.size_multiple}")
+            if value < (least := int(name != "time_cond_proj_dim")):
+                raise InputError(f"geometry.{name}: expected at least {least}, found {value}")
+
+    def spec(self, network: str) -> NetworkSpec:
+        """The row of one of the model's networks."""
+        return GUIDED_UNET if network == "unet" and self.time_cond_proj_dim else NETWORKS[network]
 
     def sizes(self, height: int, width: int, **others: int) -> dict[str, int]:
         """A number for every symbol of `engines.networks` that follows from a picture's size in pixels and from `others`."""
         factor = self.scale_factor
-        known = {"f": factor, "D": self.embed_dim, "H": height // factor, "W": width // factor}
+        known = {"f": factor, "D": self.embed_dim, "G": self.time_cond_proj_dim, "H": height // factor, "W": width // factor}
         return with_derived({**known, **others})
 
 

@@ -5,14 +5,14 @@ know of a network stands beside its row in `export.exported_networks`.
 
 Symbols: B images; CB = C·B rows of text with C = 2 under classifier-free guidance (unconditional rows first, then conditional),
 else 1; H, W latent height and width; PH = f·H, PW = f·W picture height and width; D prompt width; K concepts that the guard
-forgets; S slots of the sampler's state, S+1 and S+2 sides of its matrix. `finite` tells for each image whether a network's
-result was free of NaN and infinity.
+forgets; S slots of the sampler's state, S+1 and S+2 sides of its matrix; G width of the guidance embedding. `finite` tells for
+each image whether a network's result was free of NaN and infinity.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from engines.errors import InputError
@@ -23,7 +23,7 @@ TOKENS = 77
 LATENT_CHANNELS = 4
 NOT_CHECKED = -1.0  # the guard's p_unsafe of an image whose countdown was running
 SLOTS = (1, 4, 8)  # of sampler state that engines take: fewest, usual, most
-OF_THE_MODEL = frozenset({"D", "K"})  # symbols whose number is fixed when the engines are built
+OF_THE_MODEL = frozenset({"D", "G", "K"})  # symbols whose number is fixed when the engines are built
 
 Runs = Literal["call", "step", "unsafe"]
 
@@ -108,7 +108,10 @@ _TIMESTEP = (0.0, 999.0)
 TEXT_ENCODER = NetworkSpec(
     "text_encoder",
     # The first ids of every CLIP vocabulary are its bytes.
-    inputs=(TensorSpec("input_ids", "int64", ("CB", TOKENS), span=(0, 255)),),
+    inputs=(
+        TensorSpec("input_ids", "int64", ("CB", TOKENS), span=(0, 255)),
+        TensorSpec("clip_skip", "int64", ("CB",), span=(0, 1)),
+    ),
     outputs=(_float("text_embeddings", *_EMBEDS, varies=True),),
     runs="call",
 )
@@ -122,6 +125,8 @@ UNET = NetworkSpec(
     outputs=(_float("noise_pred", "CB", *_LATENT, varies=True),),
     runs="step",
 )
+# Of a model distilled with its guidance: the guidance scale's embedding is an input, under the name that diffusers gives it.
+GUIDED_UNET = replace(UNET, inputs=(*UNET.inputs, _float("timestep_cond", "CB", "G", span=(-1, 1))))
 GUARD = NetworkSpec(
     "guard",
     inputs=(

@@ -15,7 +15,6 @@ from typing import Any
 from engines.backends.registry import ONNX_FILE, backend_spec
 from engines.errors import InputError
 from engines.manifest import Manifest
-from engines.networks import NETWORKS
 from engines.parity import in_words
 from engines.records import FileRecord
 from engines.store.atomic import replacing_folder, sole_writer
@@ -63,7 +62,7 @@ def optimize(store: EngineStore, output: Path, command_line: str = "") -> Manife
 
 def _optimize(store: EngineStore, network: str, backend: Any, folder: Path) -> dict[str, dict[str, float]]:
     """Write one network and its recorded cases to `folder`; its parity figures."""
-    started, spec, path = time.monotonic(), NETWORKS[network], folder / network / ONNX_FILE
+    started, spec, path = time.monotonic(), store.manifest.geometry.spec(network), folder / network / ONNX_FILE
     path.parent.mkdir()
     cases = store.cases(network)
     path.with_name(RECORDED).write_bytes(store.read(f"{network}/{RECORDED}"))

@@ -21,7 +21,7 @@ def summary(manifest: Manifest, digest: str, signature: str = "none") -> str:
         ("backend", f"{manifest.backend}, {manifest.precision}, ONNX opset {manifest.opset}"),
         (
             "sizes",
-            f"prompt width {geometry.embed_dim}, multiples of {geometry.size_multiple} pixels, "
+            f"prompt width {geometry.embed_dim}, multiples of {geometry.scale_factor} pixels, "
             f"by default {geometry.default_height}x{geometry.default_width}",
         ),
         ("scheduler", str(manifest.scheduler.get("_class_name", ""))),

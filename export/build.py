@@ -51,8 +51,9 @@ def build(options: BuildRequest, report: Report = print) -> Manifest:
         ParityError: an exported network does not compute what PyTorch computes.
     """
     started, versions = time.monotonic(), _versions(backend_spec(options.backend))
-    source = Source.locate(options.model)
-    check_apart(options.engine_dir, "--engine-dir", source.folder, "the model's")
+    source = Source.locate(options.model, options.vae)
+    for read in filter(None, (source.folder, source.vae)):
+        check_apart(options.engine_dir, "--engine-dir", read, "the model's")
     recover_folder(options.engine_dir)
     previous = read_previous(options.engine_dir)
     inputs = _read(options, source, versions)

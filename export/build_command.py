@@ -31,6 +31,12 @@ BACKENDS_OF = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("--model", help="diffusers folder or hub id, Stable Diffusion 1.x/2.x family (default: the demo)")
+    parser.add_argument(
+        "--vae",
+        type=Path,
+        metavar="DIR|FILE",
+        help="decode with this AutoencoderKL or AutoencoderTiny: a diffusers folder, or a .safetensors file (default: the model's)",
+    )
     parser.add_argument("--redirector", type=Path, help="SafeRedir checkpoint, .pt or .safetensors (default: the demo's)")
     parser.add_argument("--unguarded", action="store_true", help="build without a guard; such engines only generate unguarded")
     parser.add_argument(
@@ -106,6 +112,7 @@ def options(arguments: argparse.Namespace) -> BuildRequest:
         backend=arguments.backend,
         precision=precision_name(arguments.precision),
         check=arguments.check,
+        vae=arguments.vae,
         force=arguments.force,
         command_line=arguments.command_line,
         judge_scheduler=arguments.judge_scheduler,

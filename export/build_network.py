@@ -57,7 +57,7 @@ def _export(job: NetworkJob, path: Path) -> tuple[list[Case], Figures]:
 
     module, row = job.module(), job.row
     exported = module.for_inference(job.backend.winograd) if row.rearranged else module  # its cases are the trained module's
-    sizes = {"D": job.geometry.embed_dim, "K": job.concepts}
+    sizes = {"D": job.geometry.embed_dim, "G": job.geometry.time_cond_proj_dim, "K": job.concepts}
     with fused_attention() if job.backend.fused_attention and row.fused_attention else nullcontext():
         export_network(exported, row.spec, sizes, path, job.file_precision)
     cases = reference_cases(module, row, job.geometry, job.concepts, job.plan.profile if job.plan else None)

@@ -31,6 +31,7 @@ class BuildRequest:
 
     batch_size, height, width  sizes of TensorRT engines, MIN:OPT:MAX; None stands for the model's own
     check                      when the guard looks by default, see `runtime.Request`
+    vae                        folder or file of an autoencoder that takes the place of the model's
     force                      build everything again, whatever is there
     judge_scheduler            says of a scheduler's config why it cannot be used as it is, or raises where no sampler can be;
                                `runtime.samplers.registry` has it. Without one, the first run judges
@@ -50,6 +51,7 @@ class BuildRequest:
     plan: PlanOptions = PlanOptions()
     keep_onnx: bool = False
     check: str = "auto"
+    vae: Path | None = None
     force: bool = False
     command_line: str = ""  # for the manifest
     judge_scheduler: Callable[[Mapping[str, Any]], str | None] | None = None
@@ -72,6 +74,6 @@ class BuildRequest:
         height, width = self.height or str(geometry.default_height), self.width or str(geometry.default_width)
         return Profile(
             Span.parse("batch-size", self.batch_size),
-            Span.parse("height", height, geometry.size_multiple),
-            Span.parse("width", width, geometry.size_multiple),
+            Span.parse("height", height, geometry.scale_factor),
+            Span.parse("width", width, geometry.scale_factor),
         )

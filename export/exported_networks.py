@@ -38,8 +38,8 @@ def _float32(requested: str, config: Config) -> str:
 class ExportedNetwork:
     """A network to export.
 
-    wrapper          "module:class" of the PyTorch module with the tensors of `spec`. It is given the model's component, or each
-                     of the guard's `saferedir.guard.Concept`s, or nothing
+    wrapper          "module:class" of the PyTorch module with the tensors of `spec`, and of what `Geometry.spec` may give instead;
+                     it is given the model's component, or each of the guard's `saferedir.guard.Concept`s, or nothing
     component        of the model, whose files decide the network
     half             (requested precision, component's config) → what it computes in where plans in half precision are asked for
     fused_attention  whether its attention may be one operator of ONNX Runtime (`export.attention`): for the UNet of Stable

@@ -138,7 +138,7 @@ def _network_job(row: ExportedNetwork, options: BuildRequest, inputs: Inputs) ->
     backend, geometry = backend_spec(options.backend), inputs.source.geometry
     profile = options.profile(geometry)
     return NetworkJob(
-        row=row,
+        row=dataclasses.replace(row, spec=geometry.spec(row.name)),
         backend=backend,
         backend_precision=options.precision,
         precision=_precision(row, backend, options.precision, inputs.source),

@@ -22,8 +22,9 @@ from engines.networks import OPSET, NetworkSpec, TensorSpec, with_derived
 from export.precision.half_precision import convert
 
 EMBEDDED_BYTES = 1 << 30  # larger weights go to `<name>.data`; a protobuf message ends at 2 GiB
-# Tracing fixes no size, but with unequal sizes a mistaken axis is noticed.
-EXAMPLE_SIZES = {"B": 2, "C": 2, "H": 16, "W": 24, "S": 3, "f": 8}
+# Tracing fixes no size, but with unequal sizes a mistaken axis is noticed. With odd ones the UNet's upsampling takes the size of
+# what it is added to, as diffusers does where sizes cannot be halved evenly; with others the graph would double every size.
+EXAMPLE_SIZES = {"B": 2, "C": 2, "H": 17, "W": 25, "S": 3, "f": 8}
 
 
 def example(spec: NetworkSpec, sizes: Mapping[str, int], seed: int = 0) -> dict[str, Tensor]:

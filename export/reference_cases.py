@@ -19,17 +19,20 @@ from export.tensorrt.shape_profile import Profile
 def reference_cases(
     module: nn.Module, row: ExportedNetwork, geometry: Geometry, concepts: int, profile: Profile | None
 ) -> list[Case]:
-    """Two calls: one image without guidance, then several with it, as far as the profile admits other shapes."""
+    """Two calls: one image without guidance, then several with it, as far as the profile admits other shapes.
+
+    The second has an odd latent size, which the UNet's downsamplings do not halve evenly.
+    """
     return [_case(module, row, sizes, seed) for seed, sizes in enumerate(_sizes(geometry, concepts, profile))]
 
 
 def _sizes(geometry: Geometry, concepts: int, profile: Profile | None) -> Iterator[dict[str, int]]:
-    unit = geometry.size_multiple
-    images, height, width = (1, 3), (2 * unit, 2 * unit), (unit, 3 * unit)
+    unit = geometry.scale_factor
+    images, height, width = (1, 3), (16 * unit, 17 * unit), (8 * unit, 25 * unit)
     if profile is not None:
         images = profile.batch.minimum, min(3, profile.batch.maximum)
         height = profile.height.minimum, min(profile.height.minimum + unit, profile.height.maximum)
-        width = profile.width.minimum, min(profile.width.minimum + 2 * unit, profile.width.maximum)
+        width = profile.width.minimum, min(profile.width.minimum + 9 * unit, profile.width.maximum)
     for place, slots in enumerate((SLOTS[0], SLOTS[-1])):
         yield geometry.sizes(height[place], width[place], B=images[place], C=place + 1, K=concepts, S=slots)
 

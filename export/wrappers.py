@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 
 class TextEncoder(nn.Module):
-    """input_ids int64 [CB, 77] → text_embeddings float32 [CB, 77, D], the last hidden state."""
+    """input_ids int64 [CB, 77], clip_skip int64 [CB] → text_embeddings float32 [CB, 77, D].
+
+    They are the hidden state with `clip_skip` layers fewer, normalised as the last one is (diffusers StableDiffusionPipeline).
+    """
 
     def __init__(self, model: CLIPTextModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        return self.model(input_ids).last_hidden_state
+    def forward(self, input_ids: Tensor, clip_skip: Tensor) -> Tensor:
+        states = self.model(input_ids, output_hidden_states=True).hidden_states  # before the first layer, and after each
+        rows = input_ids.shape[0]
+        place = (len(states) - 1 - clip_skip) * rows + torch.arange(rows)
+        return self.model.text_model.final_layer_norm(torch.cat(states).index_select(0, place))
 
 
 class Unet(nn.Module):
-    """sample [CB, 4, H, W], timestep [CB], encoder_hidden_states [CB, 77, D] → noise_pred [CB, 4, H, W], all float32."""
+    """sample [CB, 4, H, W], timestep [CB], encoder_hidden_states [CB, 77, D] → noise_pred [CB, 4, H, W], all float32.
+
+    A UNet that was distilled with its guidance also takes timestep_cond [CB, G].
+    """
 
     def __init__(self, model: UNet2DConditionModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
-        return self.model(sample, timestep, encoder_hidden_states, return_dict=False)[0]
+    def forward(
+        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, timestep_cond: Tensor | None = None
+    ) -> Tensor:
+        return self.model(sample, timestep, encoder_hidden_states, timestep_cond=timestep_cond, return_dict=False)[0]
 
 
 class VaeDecoder(nn.Module):
@@ -36,7 +47,7 @@ class VaeDecoder(nn.Module):
     `finite` bool [B] tells whether the decoded values were, for a uint8 cannot.
     """
 
-    def __init__(self, model: AutoencoderKL) -> None:
+    def __init__(self, model: AutoencoderKL | AutoencoderTiny) -> None:
         super().__init__()
         self.model = model
 

@@ -35,6 +35,8 @@ MARGIN = 4  # pixels between two images of a comparison
 # Options that are fields of a Request under the same name.
 REQUEST = (
     "negative_prompt",
+    "num_images_per_prompt",
+    "clip_skip",
     "num_inference_steps",
     "guidance_scale",
     "scheduler",
@@ -49,7 +51,7 @@ REQUEST = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("prompt", nargs="+", help="what to draw: one image for each text")
+    parser.add_argument("prompt", nargs="+", help="what to draw; several texts are drawn as one batch")
     parser.add_argument("--engine-dir", type=Path, default=engine_folder(), help="made by saferedir build (default: %(default)s)")
     parser.add_argument(
         "--output", type=Path, default=Path("out.png"), help="PNG to write; several get -0, -1, … (default: %(default)s)"
@@ -86,6 +88,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eager", action="store_true", help="on a GPU, capture no CUDA graph, to debug")
     parser.add_argument("--negative-prompt", default=Request.negative_prompt, help="what not to draw (default: nothing)")
     parser.add_argument(
+        "--num-images-per-prompt",
+        type=int,
+        default=Request.num_images_per_prompt,
+        help="images of each prompt (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--clip-skip",
+        type=int,
+        default=Request.clip_skip,
+        help="read the prompt without the text encoder's last layers, this many, as in diffusers; "
+        "one fewer than A1111's Clip skip (default: %(default)s)",
+    )
+    parser.add_argument(
         "--num-inference-steps", type=int, default=Request.num_inference_steps, help="sampler steps (default: %(default)s)"
     )
     parser.add_argument(
@@ -115,7 +130,8 @@ def _generate(arguments: argparse.Namespace) -> int:
     if arguments.compare and arguments.unguarded:
         raise InputError("--compare and --unguarded: expected one of them, found both")
     credentials = _credentials(arguments)
-    paths = _picture_paths(arguments.output, len(arguments.prompt), arguments.compare)
+    images = Request(arguments.prompt, num_images_per_prompt=arguments.num_images_per_prompt).prompts
+    paths = _picture_paths(arguments.output, len(images), arguments.compare)
     _check_paths(paths, arguments.report)
     with GuardedPipeline(
         arguments.engine_dir, unguarded=arguments.unguarded, trusted_keys=arguments.trusted_key, eager=arguments.eager
@@ -168,7 +184,7 @@ def _comparisons(
     if not shown:
         return {}, None
     prompts, seeds = ([getattr(result.reports[index], name) for index in shown] for name in ("prompt", "seed"))
-    other, failure = _call(pipeline, prompts, {**options, "seed": seeds, "unguarded": True})
+    other, failure = _call(pipeline, prompts, {**options, "num_images_per_prompt": 1, "seed": seeds, "unguarded": True})
     pairs = zip(shown, other.images, other.reports, strict=True)
     return {
         index: _side_by_side(guarded, result.reports[index], image, report)

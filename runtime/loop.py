@@ -10,7 +10,7 @@ import numpy as np
 
 from engines.backends.contract import Array, Backend, Engine
 from engines.backends.program import Execution, Program, Progress, Stage, Step
-from engines.networks import GUARD, NOT_CHECKED, SAMPLER_STEP, UNET, NetworkSpec
+from engines.networks import GUARD, GUIDED_UNET, NOT_CHECKED, SAMPLER_STEP, UNET, NetworkSpec
 from runtime.start import GuardNumbers, LoopShape, Start
 
 NUMBERS = tuple(field.name for field in dataclasses.fields(GuardNumbers))
@@ -55,6 +55,7 @@ class Loop:
         shared += [(GUARD, name) for name in (*NUMBERS, "delayed")] + ([] if shape.noisy else [(SAMPLER_STEP, "noise")])
         self._shared = {name: self._buffer(spec, name) for spec, name in shared}
         self._model_input = self._buffer(UNET, "sample")
+        self._guidance = {"timestep_cond": self._buffer(GUIDED_UNET, "timestep_cond")} if shape.time_cond_proj_dim else {}
         self._embeds = (self._buffer(GUARD, "original_embeds"), self._buffer(GUARD, "original_embeds"))
         self._pairs = {
             name: (self._buffer(spec, name), self._buffer(spec, name))
@@ -93,6 +94,8 @@ class Loop:
         if start.step_noise is not None:
             write(self._by_row["noise"], start.step_noise)
         write(self._shared["guidance_scale"], start.guidance_scale)
+        for name, buffer in self._guidance.items():
+            write(buffer, getattr(start, name))
         write(self._embeds[0], start.embeds)
         write(self._finite, False)
         if self.shape.guarded:
@@ -143,6 +146,7 @@ class Loop:
             sample=self._model_input,
             timestep=self._unet_timesteps[row, ...],
             encoder_hidden_states=self._embeds[seen],
+            **self._guidance,
             noise_pred=self._shared["noise_pred"],
         )
         stages: list[Stage] = [[unet]]

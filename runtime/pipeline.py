@@ -23,6 +23,7 @@ from engines.printable import shown
 from engines.store.engine_store import TOKENIZER_FILE, EngineStore
 from engines.store.parity_check import ensure_parity
 from engines.values import flag, path
+from runtime.guidance import guidance_of
 from runtime.judge import Outcome, judge, responsible
 from runtime.loop import Loop, Trace
 from runtime.preparation import Preparation
@@ -110,6 +111,8 @@ class GuardedPipeline:
         prompt: str | Sequence[str],
         *,
         negative_prompt: str | Sequence[str] = Request.negative_prompt,
+        num_images_per_prompt: int = Request.num_images_per_prompt,
+        clip_skip: int | Sequence[int] = Request.clip_skip,
         num_inference_steps: int | Sequence[int] = Request.num_inference_steps,
         guidance_scale: float | Sequence[float] = Request.guidance_scale,
         seed: int | Sequence[int | None] | None = Request.seed,
@@ -125,7 +128,7 @@ class GuardedPipeline:
         progress: Progress | None = None,
         **unknown: Never,
     ) -> Result:
-        """Generate one image for each prompt; the options are the fields of `runtime.request.Request`.
+        """Generate one image or more for each prompt; the options are the fields of `runtime.request.Request`.
 
         `progress(done, steps)` is called after every step, or once at the end where a CUDA graph runs them all.
 
@@ -141,6 +144,8 @@ class GuardedPipeline:
         request = Request(
             prompt,
             negative_prompt=negative_prompt,
+            num_images_per_prompt=num_images_per_prompt,
+            clip_skip=clip_skip,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             seed=seed,
@@ -185,7 +190,7 @@ class GuardedPipeline:
 
     def _generate(self, opened: _Open, request: Request, progress: Progress | None) -> Result:
         prepared = Preparation.of(request, self.manifest, self._schedule)
-        embeds, cut = self._encode(opened, prepared.texts)
+        embeds, cut = self._encode(opened, prepared.texts, prepared.clip_skips)
         start = prepared.start(embeds)
         loop = opened.loop(prepared.shape(start))
         trace = loop.run(start, progress)
@@ -193,11 +198,12 @@ class GuardedPipeline:
         reports = [self._report(prepared, image, outcome, cut) for image, outcome in enumerate(outcomes)]
         return self._finish(opened, trace, reports, loop.execution)
 
-    def _encode(self, opened: _Open, texts: list[str]) -> tuple[np.ndarray, list[str]]:
+    def _encode(self, opened: _Open, texts: list[str], clip_skips: list[int]) -> tuple[np.ndarray, list[str]]:
         """Embeddings float32 [len(texts), 77, D], and the end of each text that did not fit into 77 tokens."""
         sizes = {"CB": len(texts), "D": self.manifest.geometry.embed_dim}
         ids, cut = self._tokenizer(texts)
-        embeds = opened.run("text_encoder", {"input_ids": ids}, sizes)["text_embeddings"]
+        inputs = {"input_ids": ids, "clip_skip": np.array(clip_skips)}
+        embeds = opened.run("text_encoder", inputs, sizes)["text_embeddings"]
         if not np.isfinite(embeds).all():
             rows = np.nonzero(~np.isfinite(embeds).all(axis=(1, 2)))[0]
             raise NonFiniteError(f"text_encoder: returned NaN or infinity for {texts[rows[0]]!r}; no image was generated")
@@ -230,11 +236,14 @@ class GuardedPipeline:
             verdict=outcome.verdict,
             prompt=request.prompts[image],
             negative_prompt=request.negative_prompts[image],
+            num_images_per_prompt=request.num_images_per_prompt,
+            clip_skip=request.clip_skips[image],
             seed=prepared.seeds[image],
             sampler=sampler.name,
             num_inference_steps=request.step_counts[image],
             timesteps=sampler.timesteps.tolist(),
             guidance_scale=request.guidance_scales[image],
+            guidance=guidance_of(request.guidance_scales[image], bool(self.manifest.geometry.time_cond_proj_dim)),
             height=prepared.size[0],
             width=prepared.size[1],
             on_unsafe=None if request.unguarded else request.modes[image],

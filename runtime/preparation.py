@@ -15,6 +15,7 @@ from engines.networks import LATENT_CHANNELS
 from engines.policy import Policy
 from engines.printable import shown
 from engines.records import GuardRecord
+from runtime.guidance import guidance_embedding
 from runtime.judge import Terms
 from runtime.noise import NormalStream
 from runtime.request import Request
@@ -53,6 +54,8 @@ class Preparation:
     def of(cls, request: Request, manifest: Manifest, schedule: NoiseSchedule) -> Preparation:
         """Everything is checked here, before a network runs."""
         size = request.size(manifest.geometry)
+        _check_clip_skip(request, manifest.geometry.text_layers)
+        _check_negative_prompt(request, manifest.geometry.time_cond_proj_dim)
         _check_target(manifest, {"batch_size": len(request.prompts), "height": size[0], "width": size[1]})
         guards = [_guards(manifest, request, image) for image in range(len(request.prompts))]
         prepared = cls(request, manifest, size, request.seeds(), _samplers(request, schedule), guards)
@@ -63,11 +66,23 @@ class Preparation:
     def texts(self) -> list[str]:
         """What the text encoder reads: unconditional rows first, where there is guidance."""
         request = self.request
-        return request.negative_prompts + request.prompts if request.branches == 2 else request.prompts
+        return request.negative_prompts + request.prompts if self.branches == 2 else request.prompts
+
+    @property
+    def branches(self) -> int:
+        """C: 2 if an image has classifier-free guidance, else 1."""
+        free = not self.manifest.geometry.time_cond_proj_dim and any(scale > 1 for scale in self.request.guidance_scales)
+        return 2 if free else 1
+
+    @property
+    def clip_skips(self) -> list[int]:
+        """Of each text. diffusers reads negative prompts with every layer."""
+        skips = self.request.clip_skips
+        return [0] * (len(self.texts) - len(skips)) + skips
 
     def start(self, embeds: np.ndarray) -> Start:
         """Where the loop starts, with the embeddings of `texts`, float32 [C·B, 77, D]."""
-        factor = self.manifest.geometry.scale_factor
+        factor, width = self.manifest.geometry.scale_factor, self.manifest.geometry.time_cond_proj_dim
         latent = (LATENT_CHANNELS, self.size[0] // factor, self.size[1] // factor)
         streams = [NormalStream(seed) for seed in self.seeds]
         noise = np.stack([stream.draw(latent) for stream in streams])
@@ -79,6 +94,7 @@ class Preparation:
             guidance_scale=self.request.effective_guidance,
             numbers=None if self.request.unguarded else self._guard_numbers(),
             delayed=[check == "beside" for check in self.checks] if self._before else [False] * len(streams),
+            timestep_cond=guidance_embedding(self.request.guidance_scales, width) if width else None,
         )
 
     def shape(self, start: Start) -> LoopShape:
@@ -92,10 +108,11 @@ class Preparation:
             before=self._before,
             final_check=not self.request.unguarded,
             images=images,
-            branches=self.request.branches,
+            branches=self.branches,
             height=height,
             width=width,
             embed_dim=start.embeds.shape[2],
+            time_cond_proj_dim=self.manifest.geometry.time_cond_proj_dim,
         )
 
     @cached_property
@@ -140,7 +157,7 @@ class Preparation:
 
         conditional = numbers(lambda policy, acts: policy.alpha_scale if acts else 0.0)
         unconditional = numbers(lambda policy, acts: policy.alpha_scale if acts and policy.shift == "both" else 0.0)
-        rows = [unconditional, conditional] if self.request.branches == 2 else [conditional]
+        rows = [unconditional, conditional] if self.branches == 2 else [conditional]
         return GuardNumbers(
             alpha_scale=[sum(of_concept, []) for of_concept in zip(*rows, strict=True)],
             threshold=numbers(lambda policy, acts: policy.threshold if forced is None else forced),
@@ -156,6 +173,20 @@ class Preparation:
                     "check: expected before, for beside the only UNet call nothing can be redirected, found beside with "
                     "num_inference_steps 1; choose check before, or on_unsafe refuse"
                 )
+
+
+def _check_clip_skip(request: Request, layers: int) -> None:
+    if (most := max(request.clip_skips)) > layers:
+        raise InputError(f"clip_skip: expected at most {layers}, the layers of this model's text encoder, found {most}")
+
+
+def _check_negative_prompt(request: Request, time_cond_proj_dim: int) -> None:
+    """diffusers would ignore it."""
+    if time_cond_proj_dim and (found := next(filter(None, request.negative_prompts), None)) is not None:
+        raise InputError(
+            "negative_prompt: expected none, for this model's guidance is an input of its UNet, which reads the prompt alone, "
+            f"found {shown(found)}"
+        )
 
 
 def _check_target(manifest: Manifest, sizes: dict[str, int]) -> None:

@@ -77,6 +77,7 @@ class ImageReport:
     verdict          safe; redirected; still_unsafe (redirected in vain; withheld unless asked for); refused (withheld); unsafe
                      (monitored, unchanged); unguarded; forced (by `forced_verdict`); failed (withheld)
     timesteps        of each row of the sampler
+    guidance         what guidance_scale did: "classifier-free"; "none" at 1 or less; "embedded" where it is an input of the UNet
     on_still_unsafe  what a redirected image was to meet that the final check judges unsafe; None when no guard ran
     check            whether the guard looked "before" or "beside" the UNet of each step; None when no guard ran
     forced_verdict   what the guard was made to decide, whatever it saw; else None
@@ -93,11 +94,14 @@ class ImageReport:
     verdict: str
     prompt: str
     negative_prompt: str
+    num_images_per_prompt: int
+    clip_skip: int
     seed: int
     sampler: str
     num_inference_steps: int
     timesteps: list[float]
     guidance_scale: float
+    guidance: str
     height: int
     width: int
     on_unsafe: str | None

@@ -19,6 +19,7 @@ ON_UNSAFE = tuple(WHEN_UNSAFE)
 ON_STILL_UNSAFE = ("withhold", "deliver")
 FORCED_VERDICTS = ("safe", "unsafe")
 LARGEST_SIDE = 16_384  # pixels
+MOST_IMAGES = 1_000  # of a prompt
 Value = TypeVar("Value")
 Policies = Policy | Mapping[str, Policy] | None  # of one image: for every concept, or by concept
 
@@ -36,6 +37,13 @@ def _one_of(allowed: tuple[str, ...]) -> Callable[[str, object], str]:
 
 def _check(name: str, value: object) -> str | None:
     return None if value is None else _one_of(CHECKS)(name, value)
+
+
+def _clip_skip(name: str, value: object) -> int:
+    layers = integer(name, value)
+    if layers < 0:
+        raise InputError(f"{name}: expected at least 0, found {shown(layers)}")
+    return layers
 
 
 def _seed(name: str, value: object) -> int | None:
@@ -64,9 +72,10 @@ def _policy(name: str, value: object) -> Policy:
     return value
 
 
-# What may be given for each image, with what reads one value. A single value is for all images.
+# What may differ from image to image, with what reads one value. A single value is for all images.
 PER_IMAGE: dict[str, Callable[[str, object], object]] = {
     "negative_prompt": text,
+    "clip_skip": _clip_skip,
     "num_inference_steps": integer,
     "guidance_scale": number,
     "seed": _seed,
@@ -80,16 +89,20 @@ PER_IMAGE: dict[str, Callable[[str, object], object]] = {
 
 @dataclass(frozen=True)
 class Request:
-    """Options of a call. Every option but the size may be one value for all images, or a list with one for each.
+    """Options of a call. An option may be one value for all images, or a list with one for each prompt; of seeds, for each image.
 
-    Types are strict: numpy's numbers become Python's, nothing else is converted. Lists are copied, so that one that changes
-    later changes nothing here.
+    What is said of all images together is one value: num_images_per_prompt, height, width, forced_verdict and unguarded. Types are
+    strict: numpy's numbers become Python's, nothing else is converted. Lists are copied, so that one that changes later changes
+    nothing here.
 
-    prompt               one text or a list: one image for each
+    prompt               one text or a list
     negative_prompt      what not to draw
+    num_images_per_prompt
+                         those of one prompt come one after another, as in diffusers
+    clip_skip            last layers of the text encoder that the prompt (not the negative one) is read without, as in diffusers
     num_inference_steps  as in diffusers
-    guidance_scale       classifier-free guidance; 1 or less means none
-    seed                 one integer s (images get s, s + 1, …), one for each image, or None for a random one
+    guidance_scale       classifier-free guidance; 1 or less means none. Or an input of the UNet, where it was distilled with one
+    seed                 one integer s (images get s, s + 1, …), a list, or None for random ones
     height, width        pixels; None for the default of the engines
     scheduler            a name in `runtime.samplers.registry.SAMPLERS` or a diffusers class name; None for the model's own
     policy               numbers of the guard, for every concept or by concept; None for those the engines were built with
@@ -109,6 +122,8 @@ class Request:
     prompt: str | Sequence[str]
     _: KW_ONLY
     negative_prompt: str | Sequence[str] = ""
+    num_images_per_prompt: int = 1
+    clip_skip: int | Sequence[int] = 0
     num_inference_steps: int | Sequence[int] = 50
     guidance_scale: float | Sequence[float] = 7.5
     seed: int | Sequence[int | None] | None = None
@@ -124,6 +139,7 @@ class Request:
 
     def __post_init__(self) -> None:
         self._set("prompt", _one_or_more("prompt", self.prompt, text))
+        self._set("num_images_per_prompt", _images_per_prompt("num_images_per_prompt", self.num_images_per_prompt))
         for name, read in PER_IMAGE.items():
             self._set(name, _one_or_more(name, getattr(self, name), read))
             self._per_image(name)
@@ -137,11 +153,16 @@ class Request:
 
     @property
     def prompts(self) -> list[str]:
-        return [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
+        """The prompt of each image."""
+        return self._of_each_image([self.prompt] if isinstance(self.prompt, str) else self.prompt)
 
     @property
     def negative_prompts(self) -> list[str]:
         return self._per_image("negative_prompt")
+
+    @property
+    def clip_skips(self) -> list[int]:
+        return self._per_image("clip_skip")
 
     @property
     def step_counts(self) -> list[int]:
@@ -175,11 +196,6 @@ class Request:
         return self._per_image("check")
 
     @property
-    def branches(self) -> int:
-        """C: 2 if an image has classifier-free guidance, else 1."""
-        return 2 if any(scale > 1 for scale in self.guidance_scales) else 1
-
-    @property
     def effective_guidance(self) -> list[float]:
         """Scales for the sampler step: an image without guidance among others with it follows its prompt alone, at 1."""
         return [float(max(scale, 1)) for scale in self.guidance_scales]
@@ -195,7 +211,7 @@ class Request:
         """Height and width in pixels, or InputError naming the nearest sizes that the model can take."""
         height = geometry.default_height if self.height is None else self.height
         width = geometry.default_width if self.width is None else self.width
-        multiple = geometry.size_multiple
+        multiple = geometry.scale_factor
         for name, size in (("height", height), ("width", width)):
             if size <= 0 or size % multiple:
                 nearest = nearest_multiples(size, multiple)
@@ -218,9 +234,15 @@ class Request:
         value, images = getattr(self, name), len(self.prompts)
         if not isinstance(value, tuple):
             return [value] * images
-        if len(value) != images:
-            raise InputError(f"{name}: expected one value, or one for each of {images} images, found {len(value)}")
-        return list(value)
+        of_prompts = name != "seed"
+        count, what = (images // self.num_images_per_prompt, "prompts") if of_prompts else (images, "images")
+        if len(value) != count:
+            raise InputError(f"{name}: expected one value, or one for each of {count} {what}, found {len(value)}")
+        return self._of_each_image(value) if of_prompts else list(value)
+
+    def _of_each_image(self, of_prompts: Sequence[Value]) -> list[Value]:
+        """What each prompt has, for each of its images."""
+        return [value for value in of_prompts for _ in range(self.num_images_per_prompt)]
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # as a frozen dataclass sets its own
@@ -234,6 +256,13 @@ def _one_or_more(name: str, value: object, read: Callable[[str, object], Value])
     if not copied:
         raise InputError(f"{name}: expected one value or more, found an empty list")
     return tuple(read(name, each) for each in copied)
+
+
+def _images_per_prompt(name: str, value: object) -> int:
+    images = integer(name, value)
+    if not 1 <= images <= MOST_IMAGES:
+        raise InputError(f"{name}: expected 1 to {MOST_IMAGES}, found {shown(images)}")
+    return images
 
 
 def _side(name: str, value: object) -> int | None:

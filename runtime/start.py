@@ -23,6 +23,7 @@ class LoopShape:
     final_check  whether the guard looks at the final latents, too
     branches  C, 2 with classifier-free guidance, else 1
     height, width  of the latents
+    time_cond_proj_dim  G, of a UNet that takes an embedding of the guidance scale; else 0
     """
 
     rows: int
@@ -36,6 +37,7 @@ class LoopShape:
     height: int
     width: int
     embed_dim: int
+    time_cond_proj_dim: int = 0
 
     @property
     def guarded(self) -> bool:
@@ -44,7 +46,8 @@ class LoopShape:
     def sizes(self) -> dict[str, int]:
         """A number for each symbol of `engines.networks` that the loop's networks have."""
         known = {"B": self.images, "C": self.branches, "K": self.concepts, "S": self.slots}
-        return with_derived({**known, "H": self.height, "W": self.width, "D": self.embed_dim})
+        of_model = {"D": self.embed_dim, "G": self.time_cond_proj_dim}
+        return with_derived({**known, **of_model, "H": self.height, "W": self.width})
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Start:
     guidance_scale  one for each image
     numbers         of each concept for each image; None for an unguarded loop
     delayed         for each image of a loop with the guard before the UNet: whether it is redirected from the next call on only
+    timestep_cond   embeddings of the guidance scales, float32 [B, G], where the UNet takes them
     """
 
     embeds: np.ndarray
@@ -76,3 +80,4 @@ class Start:
     guidance_scale: Sequence[float]
     numbers: GuardNumbers | None
     delayed: Sequence[bool]
+    timestep_cond: np.ndarray | None = None

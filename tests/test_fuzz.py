@@ -100,6 +100,7 @@ POLICIES = st.builds(
 )
 SENSIBLE = {
     "negative_prompt": st.one_of(st.just(""), st.text(max_size=40)),
+    "clip_skip": st.integers(0, 3),
     "num_inference_steps": st.integers(1, 3),
     "guidance_scale": st.one_of(st.floats(-2, 20), st.integers(0, 9), st.floats(0, 9, width=16).map(np.float16)),
     "seed": st.one_of(st.none(), st.integers(-(2**63), 2**64 - 1)),
@@ -109,7 +110,7 @@ SENSIBLE = {
     "on_still_unsafe": st.sampled_from(["withhold", "deliver"]),
     "check": st.sampled_from([None, "auto", "before", "beside"]),
 }
-SIZES = st.sampled_from([None, 16, 32, 64, np.int32(48)])
+SIZES = st.sampled_from([None, 16, 20, 36, 64, np.int32(48)])
 
 
 @st.composite
@@ -127,6 +128,7 @@ def requests(draw) -> tuple[object, dict[str, object]]:
     for name in ("height", "width"):
         options[name] = draw(SIZES)
     options["unguarded"] = draw(st.booleans())
+    options["num_images_per_prompt"] = draw(st.sampled_from([1, 1, 2]))
     for name in draw(st.lists(st.sampled_from([*options, "prompt", "policy"]), max_size=1 if draw(st.booleans()) else 3)):
         if name == "prompt":
             prompt = draw(ANYTHING)
@@ -160,7 +162,8 @@ def check_request(asked, opened: GuardedPipeline, runs: list[int]) -> None:
     prompt, options = asked
     with one_error():
         request = Request(prompt, **options)
-        assert python_values(tuple(getattr(request, name) for name in (*PER_IMAGE, "prompt", "height", "width", "unguarded")))
+        others = ("prompt", "num_images_per_prompt", "height", "width", "unguarded")
+        assert python_values(tuple(getattr(request, name) for name in (*PER_IMAGE, *others)))
         prepared = Preparation.of(request, opened.manifest, NoiseSchedule.from_config(opened.manifest.scheduler))
         images = len(request.prompts)
         assert len(prepared.seeds) == len(prepared.samplers) == len(prepared.guards) == images

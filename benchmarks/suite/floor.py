@@ -38,7 +38,7 @@ def peaks() -> dict[str, float]:
 def counts(engine_dir: Path, manifest: Manifest, workload: Workload) -> dict[str, Count]:
     """What one call of each network must do, for those whose ONNX file is there."""
     geometry = manifest.geometry
-    branches = 2 if workload.guidance_scale > 1 else 1
+    branches = 2 if workload.guidance_scale > 1 and not geometry.time_cond_proj_dim else 1
     known = {"B": workload.batch_size, "C": branches, "K": len(manifest.guards), "S": SLOTS[0]}
     sizes = geometry.sizes(workload.height, workload.width, **known)
     return {network: count(path, sizes) for network in NETWORKS if (path := engine_dir / network / "model.onnx").is_file()}

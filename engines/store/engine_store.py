@@ -167,7 +167,7 @@ class EngineStore:
     def _load(self, name: str, opened: OpenEngine, backend: Backend) -> Engine:
         """Load a network from what was verified; once more if a file changed meanwhile, as hard links to it do."""
         for last in (False, True):
-            engine = backend.load(opened.path, NETWORKS[name], opened.contents)
+            engine = backend.load(opened.path, self.manifest.geometry.spec(name), opened.contents)
             try:
                 opened.check_unchanged()
                 break

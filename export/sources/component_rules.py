@@ -16,7 +16,7 @@ FAMILY = "(text to image, Stable Diffusion 1.x/2.x family)"
 CLASSES = {
     "text_encoder": ("transformers", ("CLIPTextModel",)),
     "unet": ("diffusers", ("UNet2DConditionModel",)),
-    "vae": ("diffusers", ("AutoencoderKL",)),
+    "vae": ("diffusers", ("AutoencoderKL", "AutoencoderTiny")),
     "tokenizer": ("transformers", ("CLIPTokenizer", "CLIPTokenizerFast")),
 }
 # Of a model_index.json: the scheduler is judged apart, and the others take no part in text to image.
@@ -26,9 +26,9 @@ _BOOKKEEPING = {"decay", "inv_gamma", "min_decay", "optimization_step", "power",
 
 
 class Rule(NamedTuple):
-    """The one value of a key that is honoured; `default` is what the key's absence means."""
+    """The one value of a key that is honoured; `default` is what the key's absence means. `of` is a component or a class."""
 
-    component: str
+    of: str
     key: str
     expected: Any
     default: Any = None
@@ -45,22 +45,23 @@ RULES = (
     Rule("unet", "num_class_embeds", None),
     Rule("unet", "encoder_hid_dim", None),
     Rule("unet", "encoder_hid_dim_type", None),
-    Rule("unet", "time_cond_proj_dim", None),
     Rule("unet", "attention_type", "default", "default"),
     Rule("unet", "quantization_config", None),
     Rule("vae", "latent_channels", LATENT_CHANNELS, LATENT_CHANNELS),
     Rule("vae", "in_channels", 3, 3),
     Rule("vae", "out_channels", 3, 3),
-    Rule("vae", "shift_factor", None),
-    Rule("vae", "latents_mean", None),
-    Rule("vae", "latents_std", None),
     Rule("vae", "quantization_config", None),
+    Rule("AutoencoderKL", "shift_factor", None),
+    Rule("AutoencoderKL", "latents_mean", None),
+    Rule("AutoencoderKL", "latents_std", None),
+    Rule("AutoencoderTiny", "shift_factor", 0.0, 0.0),
+    Rule("AutoencoderTiny", "upsampling_scaling_factor", 2, 2),
 )
 
 
-def check_rules(component: str, config: Config, path: Path) -> None:
-    """Raise InputError for a value that the exported networks would not honour. `path` is the config's."""
-    for _, key, expected, default in (rule for rule in RULES if rule.component == component):
+def check_rules(component: str, name: str, config: Config, path: Path) -> None:
+    """Raise InputError for a value that the exported networks would not honour. `name` is the class, `path` the config's."""
+    for _, key, expected, default in (rule for rule in RULES if rule.of in (component, name)):
         if (value := config.get(key, default)) != expected:
             raise InputError(f"{path}: {key}: expected {expected!r} {FAMILY}, found {value!r}")
 

@@ -9,8 +9,11 @@ from torch import nn
 
 from engines.errors import InputError
 from export.sources.component_rules import check_known
-from export.sources.model_folder import COMPONENTS, Source
+from export.sources.model_folder import Source
 from export.sources.weights import Say, load_strictly
+
+# What classes write into their configs, and compute again themselves.
+_DERIVED = {"AutoencoderTiny": ("block_out_channels",)}
 
 
 def load_component(source: Source, component: str, say: Say = print) -> nn.Module:
@@ -28,7 +31,8 @@ def _empty(source: Source, component: str) -> nn.Module:
     import transformers
     from accelerate import init_empty_weights
 
-    config, path, name = source.config(component), source.path(component), COMPONENTS[component]
+    path, name = source.path(component), source.class_name(component)
+    config = {key: value for key, value in source.config(component).items() if key not in _DERIVED.get(name, ())}
     try:
         with init_empty_weights():
             if component == "text_encoder":

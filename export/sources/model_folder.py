@@ -41,30 +41,46 @@ TOKENIZER_FILES = (
 
 @dataclass(frozen=True)
 class Source:
-    """A model on disk. `name` is what the user called it."""
+    """A model on disk. `name` is what the user called it.
+
+    `vae` takes the place of the model's own autoencoder: a folder, or a file of weights, whose config is the one beside it or else
+    the model's.
+    """
 
     name: str
     folder: Path
+    vae: Path | None = None
 
     @classmethod
-    def locate(cls, name: str) -> Source:
+    def locate(cls, name: str, vae: Path | None = None) -> Source:
         """A folder, or a hub id, from the local cache or downloaded.
 
         Raises:
-            InputError: neither is there, or it is not of the Stable Diffusion 1.x/2.x family.
+            InputError: neither is there, or it is not of the Stable Diffusion 1.x/2.x family; or `vae` cannot take its place.
         """
+        if vae is not None and not vae.is_dir() and not (vae.is_file() and vae.suffix == ".safetensors"):
+            raise InputError(f"--vae: expected a folder with config.json and weights, or a .safetensors file, found {vae}")
         folder = _local(name)
-        source = cls(name, _download(name) if folder is None else folder)
+        source = cls(name, _download(name) if folder is None else folder, vae)
         source._check()
         return source
 
     def path(self, component: str, file: str = "config.json") -> Path:
         """Where a component's file is, or would be."""
+        if component == "vae" and self.vae is not None:
+            given = (self.vae if self.vae.is_dir() else self.vae.parent) / file
+            if self.vae.is_dir() or given.is_file():
+                return given
         return self.folder / component / file
 
     def config(self, component: str, file: str = "config.json") -> dict[str, Any]:
         """A component's parsed config."""
         return _parsed(self.path(component, file))
+
+    def class_name(self, component: str) -> str:
+        """The library's class: an autoencoder's config says which of those that can be exported it is."""
+        name = self.config(component).get("_class_name") if component == "vae" else None
+        return COMPONENTS[component] if name is None else str(name).removeprefix("Flax")
 
     @cached_property
     def index(self) -> dict[str, Any]:
@@ -79,16 +95,32 @@ class Source:
 
     @cached_property
     def geometry(self) -> Geometry:
-        unet, vae = self.config("unet"), self.config("vae")
-        factor = 2 ** (len(widths(vae, "block_out_channels", self.path("vae"))) - 1)
+        text, unet, vae = (self.config(component) for component in ("text_encoder", "unet", "vae"))
+        factor = 2 ** (len(self._decoder_widths(vae)) - 1)
         height, width = (side * factor for side in self._sample_size(unet))
         return Geometry(
-            embed_dim=whole(self.config("text_encoder"), "hidden_size", self.path("text_encoder")),
+            embed_dim=whole(text, "hidden_size", self.path("text_encoder")),
             scale_factor=factor,
-            size_multiple=factor * 2 ** (len(widths(unet, "block_out_channels", self.path("unet"))) - 1),
             default_height=height,
             default_width=width,
+            text_layers=whole({"num_hidden_layers": 12, **text}, "num_hidden_layers", self.path("text_encoder")),
+            time_cond_proj_dim=self._guidance_width(unet),
         )
+
+    def _guidance_width(self, unet: dict[str, Any]) -> int:
+        """Of the embedding of the guidance scale, of which half are sines and half cosines; 0 where the UNet takes none."""
+        if unet.get("time_cond_proj_dim") is None:
+            return 0
+        width = whole(unet, "time_cond_proj_dim", self.path("unet"))
+        if width < 4:
+            raise InputError(f"{self.path('unet')}: time_cond_proj_dim: expected at least 4, found {width}")
+        return width
+
+    def _decoder_widths(self, vae: dict[str, Any]) -> list[int]:
+        if self.class_name("vae") == "AutoencoderTiny":
+            key = "decoder_block_out_channels"
+            return widths({key: [64] * 4, **vae}, key, self.path("vae"))
+        return widths(vae, "block_out_channels", self.path("vae"))
 
     def _sample_size(self, unet: dict[str, Any]) -> tuple[int, int]:
         """Height and width of latents. diffusers reads less than 64 in files from before its version 0.9 as 64."""
@@ -111,10 +143,12 @@ class Source:
         return _shards(file) if file.suffix == ".json" else [file]
 
     def _weights(self, component: str) -> Path:
+        if component == "vae" and self.vae is not None and self.vae.is_file():
+            return self.vae
         for name in WEIGHTS:
             if (path := self.path(component, name)).is_file():
                 return path
-        raise InputError(f"{self.folder / component}: expected weights, as {WEIGHTS[0]} or {WEIGHTS[2]}, found none")
+        raise InputError(f"{self.path(component).parent}: expected weights, as {WEIGHTS[0]} or {WEIGHTS[2]}, found none")
 
     def files(self, component: str) -> list[Path]:
         """Every file that decides what is exported of a component."""
@@ -125,10 +159,14 @@ class Source:
     def _check(self) -> None:
         if not self.folder.joinpath("unet").is_dir() and not self.index:
             raise InputError(f"{self.folder}: expected a diffusers model folder, with unet/ in it, found none")
-        check_index(self.index, self.folder / INDEX)
+        replaced = () if self.vae is None else ("vae",)
+        check_index({key: value for key, value in self.index.items() if key not in replaced}, self.folder / INDEX)
         for component in COMPONENTS:
             check_class(component, self.config(component), self.path(component))
-            check_rules(component, self.config(component), self.path(component))
+            check_rules(component, self.class_name(component), self.config(component), self.path(component))
+        indexed, name = self.index.get("vae"), self.class_name("vae")
+        if not replaced and isinstance(indexed, list) and indexed[1] != name:
+            raise InputError(f"{self.path('vae')}: _class_name: expected {indexed[1]} as {INDEX} says, found {name!r}")
         width, found = self.geometry.embed_dim, self.config("unet").get("cross_attention_dim", 1280)
         if found != width:
             raise InputError(f"{self.path('unet')}: cross_attention_dim: expected {width!r} {FAMILY}, found {found!r}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.errors import InputError
+from export.sources.original_vae import with_diffusers_names
 from saferedir.checkpoint import DTYPES, read_tensors, shortened
 
 # What wrappers of PyTorch put before every name, and what some versions of transformers leave out.
@@ -37,7 +38,11 @@ def load_strictly(module: nn.Module, files: Sequence[Path], say: Say) -> nn.Modu
         InputError: tensors are missing, surplus, misshaped, not floating point or not finite.
     """
     name, expected = type(module).__name__, module.state_dict()
-    tensors = _renamed(_read(files), expected, lambda change: say(f"{files[0]}: {change}"))
+
+    def heard(change: str) -> None:
+        say(f"{files[0]}: {change}")
+
+    tensors = _renamed(with_diffusers_names(_read(files), module, heard), expected, heard)
     problems = _differences(tensors, expected)
     if problems:
         raise InputError(f"{files[0]}: cannot be loaded as {name}: {'; '.join(problems)}; {_cause(tensors, expected)}")

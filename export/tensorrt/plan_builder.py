@@ -149,7 +149,7 @@ def _check(trt: Any, network: Any, job: PlanJob) -> None:
     built = [network.get_input(index) for index in range(network.num_inputs)]
     built += [network.get_output(index) for index in range(network.num_outputs)]
     tensors = [(tensor.name, np.dtype(trt.nptype(tensor.dtype)).name, tuple(tensor.shape)) for tensor in built]
-    sizes = {"D": job.geometry.embed_dim, "K": job.concepts}
+    sizes = {"D": job.geometry.embed_dim, "G": job.geometry.time_cond_proj_dim, "K": job.concepts}
     expected = [
         (tensor.name, tensor.dtype, tuple(dim if isinstance(dim, int) else sizes.get(dim, -1) for dim in tensor.dims))
         for tensor in job.spec.tensors

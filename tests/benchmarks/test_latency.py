@@ -178,7 +178,7 @@ def test_cold_starts_come_in_turns_after_one_that_is_not_kept(monkeypatch):
 
 
 def test_settings_follow_the_size_of_the_model_and_the_options():
-    demo, full = Geometry(96, 4, 16, 64, 64), Geometry(768, 8, 64, 512, 512)
+    demo, full = Geometry(96, 4, 64, 64, 2), Geometry(768, 8, 512, 512, 12)
 
     def chosen(*given, geometry=demo):
         return settings_for(parser().parse_args(list(given)), geometry)

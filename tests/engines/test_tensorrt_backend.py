@@ -183,14 +183,17 @@ def test_an_engine_checks_its_own_profile_and_tensors(plans, device):
     device()
     backend = backends.open_backend("tensorrt-rtx")
     engine = backend.load(plans / "text_encoder" / "model.plan", NETWORKS["text_encoder"])
-    width = 96
-    big = {"input_ids": backend.zeros((65, 77), "int64"), "text_embeddings": backend.zeros((65, 77, width), "float32")}
+
+    def tensors(rows, outputs, dtype="int64"):
+        ids, skips = backend.zeros((rows, 77), dtype), backend.zeros((rows,), "int64")
+        return {"input_ids": ids, "clip_skip": skips, "text_embeddings": backend.zeros((outputs, 77, 96), "float32")}
+
     with pytest.raises(InputError, match=r"text_encoder.input_ids: expected \[1, 77\] to \[64, 77\].*found \[65, 77\]"):
-        engine.bind(**big)
+        engine.bind(**tensors(65, 65))
     with pytest.raises(InputError, match="expected int64"):
-        engine.bind(input_ids=backend.zeros((1, 77), "int32"), text_embeddings=backend.zeros((1, 77, width), "float32"))
+        engine.bind(**tensors(1, 1, "int32"))
     with pytest.raises(BackendError, match=r"expected \[1, 77, 96\] for these inputs, found \[2, 77, 96\]"):
-        engine.bind(input_ids=backend.zeros((1, 77), "int64"), text_embeddings=backend.zeros((2, 77, width), "float32"))
+        engine.bind(**tensors(1, 2))
     with pytest.raises(BackendError, match="expected tensors"):
         backend.load(plans / "unet" / "model.plan", NETWORKS["guard"])
 

@@ -41,7 +41,7 @@ HALVES = pytest.mark.parametrize("precision", ELEMENTS)
 CONVERTED = pytest.mark.parametrize("network", [name for name, spec in NETWORKS.items() if not spec.float32_only])
 ROWS = {row.name: row for row in EXPORTED_NETWORKS}
 ROWS = {row.name: row for row in EXPORTED_NETWORKS}
-GEOMETRY = Geometry(embed_dim=96, scale_factor=4, size_multiple=16, default_height=64, default_width=64)
+GEOMETRY = Geometry(embed_dim=96, scale_factor=4, default_height=64, default_width=64, text_layers=2)
 FLOAT32_OPS = {"Softmax", "LayerNormalization", "InstanceNormalization", "ReduceSum", "ReduceMean", "ReduceL2", "Sin", "Cos", "Erf"}
 
 
@@ -139,7 +139,7 @@ def test_weights_in_a_file_of_their_own_are_half_and_shared_with_the_twin(tmp_pa
             self.linear = nn.Linear(96, 400)
             self.back = nn.Linear(400, 96)
 
-        def forward(self, input_ids):
+        def forward(self, input_ids, clip_skip):
             return self.back(self.linear(torch.sin(input_ids.unsqueeze(-1) * torch.arange(96.0))))
 
     module, spec, path = Wide(), NETWORKS["text_encoder"], tmp_path / "model.onnx"
@@ -290,6 +290,7 @@ class TestTensorRtRtx:
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         shapes = builder.create_optimization_profile()
         shapes.set_shape("input_ids", (1, 77), (2, 77), (2, 77))
+        shapes.set_shape("clip_skip", (1,), (2,), (2,))
         config.add_optimization_profile(shapes)
         assert builder.build_serialized_network(network, config) is not None
         layers = json.loads((DEMO_MODEL / "text_encoder" / "config.json").read_text())["num_hidden_layers"]

@@ -111,7 +111,7 @@ def test_pictures_can_be_inputs(tmp_path):
     """A network that takes pictures is a row like the others: example, export and profile follow from it."""
     sizes = with_derived({**EXAMPLE_SIZES, "D": 96, "K": 1})
     images = example(PICTURES, sizes)["images"]
-    assert images.shape == (2, 8 * 16, 8 * 24, 3) and images.dtype == torch.uint8 and len(np.unique(images)) > 200
+    assert images.shape == (2, 8 * 17, 8 * 25, 3) and images.dtype == torch.uint8 and len(np.unique(images)) > 200
     export_network(Encoder(), PICTURES, {"D": 96}, tmp_path / "model.onnx")
     from engines.backends.contract import run_once
     from engines.backends.registry import open_backend
@@ -120,6 +120,6 @@ def test_pictures_can_be_inputs(tmp_path):
     inputs = {name: tensor.numpy() for name, tensor in example(PICTURES, smaller, 1).items()}
     outputs = run_once(backend.load(tmp_path / "model.onnx", PICTURES), backend, inputs, smaller)
     np.testing.assert_allclose(outputs["latent"], Encoder()(torch.from_numpy(inputs["images"])), rtol=1e-5)
-    profile, geometry = Profile(Span(1, 1, 4), Span(64, 64, 128), Span(64, 128, 256)), Geometry(96, 8, 64, 64, 64)
+    profile, geometry = Profile(Span(1, 1, 4), Span(64, 64, 128), Span(64, 128, 256)), Geometry(96, 8, 64, 64, 2)
     shapes = profile.shapes(PICTURES.inputs[0], geometry, concepts=1)
     assert shapes == ((1, 64, 64, 3), (1, 64, 128, 3), (4, 128, 256, 3))

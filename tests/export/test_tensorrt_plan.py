@@ -134,7 +134,7 @@ def test_every_sampler_fits_the_profile():
         ("1:2", "MIN:OPT:MAX"),
         ("0", "rising order"),
         ("", "MIN:OPT:MAX"),
-        ("64:100:128", "expected multiples of 16 pixels, found 100; nearest: 96 or 112"),
+        ("64:98:128", "expected multiples of 4 pixels, found 98; nearest: 96 or 100"),
     ],
 )
 def test_spans(text, message):

@@ -63,7 +63,7 @@ def test_images_of_a_batch_differ_in(pipeline, per_image):
 
 def test_a_value_for_each_image_or_one_for_all(pipeline):
     for name, values in {"num_inference_steps": [2, 3, 4], "scheduler": ["ddim"] * 3, "policy": [Policy()] * 3}.items():
-        with pytest.raises(InputError, match=f"{name}: expected one value, or one for each of 2 images, found 3"):
+        with pytest.raises(InputError, match=f"{name}: expected one value, or one for each of 2 prompts, found 3"):
             pipeline([FIRE, PLAIN], **{name: values})
     with pytest.raises(InputError, match="policy: expected concepts of fire, found 'smoke'"):
         pipeline(FIRE, policy={"smoke": Policy()}, num_inference_steps=2)

@@ -88,7 +88,25 @@ def drawn():
     policy = Policy()
     guard = GuardReport("fire", "c" * 64, policy, [True], [0.9], [0], [], [], 0.1, False)
     report = ImageReport(
-        "redirected", "a burning é", "", 7, "ddim", 1, [1.0], 7.5, 64, 64, "redirect", "withhold", "before", None, [guard], "a" * 64
+        "redirected",
+        "a burning é",
+        "",
+        1,
+        0,
+        7,
+        "ddim",
+        1,
+        [1.0],
+        7.5,
+        "classifier-free",
+        64,
+        64,
+        "redirect",
+        "withhold",
+        "before",
+        None,
+        [guard],
+        "a" * 64,
     )
     return Image.fromarray(pixels), report.__class__(**{**report.__dict__, "image_sha256": image_digest(pixels)})
 

@@ -67,6 +67,19 @@ def test_several_prompts_and_a_refusal(run, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out-0.png"]
 
 
+def test_several_images_of_several_prompts(run, tmp_path):
+    arguments = [PLAIN, FIRE, "--seed", "4", "--num-images-per-prompt", "2", "--width", "40", "--clip-skip", "1"]
+    status, out, _ = run(*arguments, "--report", "report.json")
+    assert status == 0 and out.count("\n") == 4
+    reports = json.loads((tmp_path / "report.json").read_text())
+    assert [(report["prompt"], report["seed"]) for report in reports] == [(PLAIN, 4), (PLAIN, 5), (FIRE, 6), (FIRE, 7)]
+    for index, report in enumerate(reports):
+        assert report == read_png(f"out-{index}.png") and (report["width"], report["height"]) == (40, 64)
+        assert (report["num_images_per_prompt"], report["clip_skip"]) == (2, 1)
+    assert run(*arguments, "--compare", "--output", "both.png")[0] == 0
+    assert [read_png(f"both-{index}-comparison.png")["unguarded"]["seed"] for index in range(4)] == [4, 5, 6, 7]
+
+
 def test_what_was_refused_is_in_no_comparison(run, tmp_path):
     status, out, _ = run(PLAIN, FIRE, "--seed", "0", "--on-unsafe", "refuse", "--compare")
     assert status == 3 and "refused, image withheld" in out
@@ -180,7 +193,9 @@ def test_a_long_prompt_warns_in_one_line(run):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--height", "100"], "height: expected a multiple of 16 pixels, found 100; nearest: 96 or 112"),
+        (["--height", "98"], "height: expected a multiple of 4 pixels, found 98; nearest: 96 or 100"),
+        (["--num-images-per-prompt", "0"], "num_images_per_prompt: expected 1 to 1000, found 0"),
+        (["--clip-skip", "3"], "clip_skip: expected at most 2, the layers of this model's text encoder, found 3"),
         (["--scheduler", "dpm"], "unknown sampler 'dpm'"),
         (["--threshold", "3"], "threshold: expected"),
         (["--compare", "--unguarded"], "found both"),

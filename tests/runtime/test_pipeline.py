@@ -39,14 +39,15 @@ def scheduler_of(model, name):
 
 
 @torch.no_grad()
-def eager(model, prompts, seeds, name, guidance=7.5, guard=None, policy=None, before=False):
+def eager(model, prompts, seeds, name, guidance=7.5, guard=None, policy=None, before=False, size=(64, 64), clip_skip=None):
     """Guarded sampling in plain PyTorch with a diffusers scheduler: images and p_unsafe [rows, B]."""
     policy = policy or Policy()
     scheduler = scheduler_of(model, name)
     scheduler.set_timesteps(STEPS)
-    ids = model.tokenizer(["" for _ in prompts] + list(prompts), padding="max_length", max_length=77, return_tensors="pt").input_ids
-    original = embeds = model.text_encoder(ids).last_hidden_state
-    latents = torch.cat([torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    conditional, negative = model.encode_prompt(list(prompts), "cpu", 1, True, clip_skip=clip_skip)
+    original = embeds = torch.cat([negative, conditional])
+    shape = 1, 4, size[0] // 4, size[1] // 4
+    latents = torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     latents = latents * scheduler.init_noise_sigma
     shifts, countdown, trace = torch.zeros_like(original)[None], torch.zeros(1, len(prompts), dtype=torch.int32), []
     numbers = (
@@ -416,11 +417,11 @@ def test_a_long_prompt_is_cut_with_a_warning_that_names_the_rest(pipeline):
     [
         ([], {}, "empty list"),
         ([3], {}, "expected text, found 3"),
-        (PLAIN, {"height": 100}, "nearest: 96 or 112"),
-        (PLAIN, {"width": 5}, "nearest: 16"),
-        (PLAIN, {"width": -16}, "multiple of 16"),
+        (PLAIN, {"height": 98}, "nearest: 96 or 100"),
+        (PLAIN, {"width": 3}, "nearest: 4"),
+        (PLAIN, {"width": -16}, "multiple of 4"),
         (PLAIN, {"height": "64"}, "height: expected an integer"),
-        (PLAIN, {"height": 0}, "multiple of 16"),
+        (PLAIN, {"height": 0}, "multiple of 4"),
         (PLAIN, {"width": 16 * 10**9}, "width: expected at most"),
         (PLAIN, {"seed": True}, "seed: expected an integer"),
         (PLAIN, {"seed": b"ab"}, "seed: expected an integer"),
@@ -437,7 +438,19 @@ def test_a_long_prompt_is_cut_with_a_warning_that_names_the_rest(pipeline):
         (PLAIN, {"num_inference_steps": 2.5}, "expected an integer"),
         (PLAIN, {"guidance_scale": float("nan")}, "guidance_scale"),
         (PLAIN, {"seed": "x"}, "seed: expected"),
-        (PLAIN, {"seed": [1, 2]}, "found 2"),
+        (PLAIN, {"seed": [1, 2]}, "seed: expected one value, or one for each of 1 images, found 2"),
+        (PLAIN, {"seed": [1, 2], "num_images_per_prompt": 3}, "one for each of 3 images, found 2"),
+        (
+            [PLAIN] * 2,
+            {"clip_skip": [0] * 6, "num_images_per_prompt": 3},
+            "clip_skip: .* one for each of 2 prompts, found 6",
+        ),
+        (PLAIN, {"num_images_per_prompt": 0}, "expected 1 to 1000, found 0"),
+        (PLAIN, {"num_images_per_prompt": 10**9}, "expected 1 to 1000, found 10"),
+        (PLAIN, {"num_images_per_prompt": [2]}, "num_images_per_prompt: expected an integer"),
+        (PLAIN, {"clip_skip": -1}, "clip_skip: expected at least 0, found -1"),
+        (PLAIN, {"clip_skip": 3}, "clip_skip: expected at most 2, the layers of this model's text encoder, found 3"),
+        (PLAIN, {"clip_skip": None}, "clip_skip: expected an integer"),
         (PLAIN, {"seed": 2**64}, "seed: expected"),
         (PLAIN, {"on_unsafe": "ignore"}, "redirect, refuse, monitor"),
         (PLAIN, {"steps": 3}, "unknown option steps"),

@@ -152,7 +152,7 @@ def test_which_backends_get_it(backend, convolutions, tmp_path, monkeypatch):
         backend=backend_spec(backend),
         backend_precision="float32",
         precision="float32",
-        geometry=Geometry(WIDTH, 4, 16, 64, 64),
+        geometry=Geometry(WIDTH, 4, 64, 64, 2),
         concepts=1,
         module=lambda: Guard(Concept(wide())),
         plan=None,
