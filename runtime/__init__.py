@@ -13,9 +13,9 @@ from engines.errors import (
     SignatureError,
 )
 from engines.policy import Policy
+from engines.prompts import TruncationWarning
 from runtime.credentials import Credentials, FoundCredentials, read_credentials
 from runtime.pipeline import GuardedPipeline
-from runtime.prompts import TruncationWarning
 from runtime.report import ComparisonReport, GuardReport, ImageReport, Result, Token, read_png, save_png
 from runtime.request import Request
 from runtime.samplers.schedules import SchedulerError

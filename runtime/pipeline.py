@@ -20,13 +20,13 @@ from engines.backends.registry import open_backend
 from engines.errors import InputError, NonFiniteError
 from engines.networks import NETWORKS
 from engines.printable import shown
+from engines.prompts import PromptTokenizer
 from engines.store.engine_store import TOKENIZER_FILE, EngineStore
 from engines.store.parity_check import ensure_parity
 from engines.values import flag, path
 from runtime.judge import Outcome, judge, responsible
 from runtime.loop import Loop, Trace
 from runtime.preparation import Preparation
-from runtime.prompts import PromptTokenizer
 from runtime.report import ImageReport, Result, image_digest
 from runtime.request import Policies, Request
 from runtime.samplers.schedules import NoiseSchedule

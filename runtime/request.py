@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 from engines.errors import InputError
 from engines.geometry import Geometry, nearest_multiples
+from engines.noise import check_seed
 from engines.policy import CHECKS, Policy
 from engines.printable import shown
 from engines.values import flag, integer, number, text
 from runtime.judge import WHEN_UNSAFE
-from runtime.noise import check_seed
 
 ON_UNSAFE = tuple(WHEN_UNSAFE)
 ON_STILL_UNSAFE = ("withhold", "deliver")
