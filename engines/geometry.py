@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from engines.errors import InputError
 from engines.networks import with_derived
 
+LARGEST_SIDE = 16_384  # pixels
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -23,6 +25,8 @@ class Geometry:
         for name, value in vars(self).items():
             if value < 1:
                 raise InputError(f"geometry.{name}: expected at least 1, found {value}")
+        if (largest := max(self.default_height, self.default_width)) > LARGEST_SIDE:
+            raise InputError(f"geometry: expected a default size of at most {LARGEST_SIDE} pixels, found {largest}")
         if self.size_multiple % self.scale_factor:
             raise InputError(f"geometry.size_multiple: expected a multiple of {self.scale_factor}, found {self.size_multiple}")
 
