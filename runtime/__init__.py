@@ -3,6 +3,7 @@
 from engines import __version__
 from engines.errors import (
     BackendError,
+    CanaryError,
     DigestError,
     EngineError,
     InputError,
@@ -22,6 +23,7 @@ from runtime.samplers.schedules import SchedulerError
 
 __all__ = [
     "BackendError",
+    "CanaryError",
     "ComparisonReport",
     "Credentials",
     "DigestError",

@@ -21,6 +21,7 @@ from engines.errors import InputError, NonFiniteError
 from engines.networks import NETWORKS
 from engines.printable import shown
 from engines.prompts import PromptTokenizer
+from engines.store.canaries import check_canaries
 from engines.store.engine_store import TOKENIZER_FILE, EngineStore
 from engines.store.parity_check import ensure_parity
 from engines.values import flag, path
@@ -58,6 +59,7 @@ class GuardedPipeline:
         DigestError: a file is missing or altered.
         BackendError: the backend is not installed or refuses an engine.
         ParityError: engines that were built without their device do not compute on it what PyTorch computed.
+        CanaryError: the guard judges a canary wrongly, or not as at its build.
         InputError: the model's scheduler has options that a sampler cannot honour.
     """
 
@@ -85,6 +87,8 @@ class GuardedPipeline:
         wanted = [name for name, spec in NETWORKS.items() if not (unguarded and spec.of_guard)]
         engines = self._store.load(wanted, backend)
         ensure_parity(self._store, backend, engines)
+        if not unguarded:
+            check_canaries(self.manifest, backend, engines, self._tokenizer)
         self._open: _Open | None = _Open(backend, {name: wrap(engine) for name, engine in engines.items()})
         self._lock = threading.Lock()
         self._busy_thread: int | None = None  # the thread whose call is in progress
