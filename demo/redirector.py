@@ -14,7 +14,9 @@ from tqdm import tqdm
 from demo.trainer import TrainingSetup, save_atomically, train
 from demo.vocabulary import token_ids
 from demo.world import prompt_pairs
+from engines.canary import Canary
 from saferedir.heads import Redirector, RedirectorConfig
+from saferedir.metadata import Metadata
 from saferedir.training.losses import LossWeights, Records, classifier_figures, losses, weighted
 
 SETUP = TrainingSetup(steps=1500, learning_rate=1e-3, average=0.99)
@@ -24,6 +26,16 @@ PAIRS = 28  # in a round: 56 trajectories
 KEPT_STEPS = 12  # of each trajectory
 STEPS, GUIDANCE = (20, 25, 30, 50), (4.0, 9.0)  # drawn for each round, so that the guard is not tied to one setting
 CONFIG = RedirectorConfig(embed_dim=96, encoder_widths=(32, 64, 96))
+CANARIES = prompt_pairs(np.random.default_rng(3), 2, held_out=True)
+# `record` keeps latents before a step, so the guard never sees a finished one: it is not trained for the final check.
+METADATA = Metadata(
+    canaries=[
+        Canary(text, unsafe, seed)
+        for seed, (_, safe, burning) in enumerate(CANARIES)
+        for text, unsafe in ((safe, False), (burning, True))
+    ],
+    final_check=False,
+)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ if __package__ in (None, ""):
 
 from demo.autoencoder import train_autoencoder  # noqa: E402
 from demo.generator import train_generator  # noqa: E402
-from demo.redirector import train_redirector  # noqa: E402
+from demo.redirector import METADATA, train_redirector  # noqa: E402
 from demo.vocabulary import new_tokenizer  # noqa: E402
 from saferedir.checkpoint import save_redirector  # noqa: E402
 
@@ -42,7 +42,7 @@ def main() -> None:
     pipeline.save_pretrained(arguments.output / "model", safe_serialization=True)
     pipeline.unet.float()
     report("generator")
-    save_redirector(train_redirector(pipeline, arguments.work), arguments.output / "redirector.safetensors")
+    save_redirector(train_redirector(pipeline, arguments.work), arguments.output / "redirector.safetensors", METADATA)
     report("redirector")
 
 

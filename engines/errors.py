@@ -9,7 +9,8 @@ SafeRedirError
 │   ├── SignatureError        the engines are not signed by a trusted key
 │   ├── DigestError           an engine file is missing or is not the one that was built
 │   ├── BackendError          the backend is not installed, or refused an engine
-│   └── ParityError           an engine does not compute what PyTorch computes
+│   ├── ParityError           an engine does not compute what PyTorch computes
+│   └── CanaryError           a guard judges a canary wrongly, or not as at its build
 ├── PlanError             TensorRT cannot read or build a network (export.tensorrt.plan_builder)
 ├── ContestError          a peer cannot take part in a benchmark (benchmarks.peers.contest)
 └── NonFiniteError        a network returned NaN or infinity; the pictures concerned are withheld
@@ -50,6 +51,10 @@ class BackendError(EngineError):
 
 class ParityError(EngineError):
     """An engine does not compute what PyTorch computes."""
+
+
+class CanaryError(EngineError):
+    """A guard judges a canary wrongly, or not as at its build."""
 
 
 class NonFiniteError(SafeRedirError):

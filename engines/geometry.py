@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from engines.errors import InputError
 from engines.networks import GUIDED_UNET, NETWORKS, NetworkSpec, with_derived
 
+LARGEST_SIDE = 16_384  # pixels
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -31,6 +33,8 @@ class Geometry:
         for name, value in vars(self).items():
             if value < (least := int(name != "time_cond_proj_dim")):
                 raise InputError(f"geometry.{name}: expected at least {least}, found {value}")
+        if (largest := max(self.default_height, self.default_width)) > LARGEST_SIDE:
+            raise InputError(f"geometry: expected a default size of at most {LARGEST_SIDE} pixels, found {largest}")
 
     def spec(self, network: str) -> NetworkSpec:
         """The row of one of the model's networks."""

@@ -9,11 +9,11 @@ from typing import Any
 from engines.policy import Policy
 
 
-def add_policy_arguments(parser: argparse.ArgumentParser, default: str | None = None) -> None:
-    """Add --alpha-scale, --threshold, …; `default` is what the help says of an option that is not given."""
+def add_policy_arguments(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add --alpha-scale, --threshold, …; `default` is what the help says of an option that is not given, {} being the number."""
     group = parser.add_argument_group("policy", "the guard's numbers")
     for field in dataclasses.fields(Policy):
-        text = f"{field.metadata['help']} (default: {field.default if default is None else default})"
+        text = f"{field.metadata['help']} (default: {default.format(field.default)})"
         choices = field.metadata.get("choices")
         group.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), choices=choices, help=text)
 

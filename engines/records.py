@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from engines.canary import CanaryRecord
 from engines.policy import Policy
 from engines.printable import shown
 from engines.store.digests import file_digest, remembered_digest
@@ -49,13 +50,22 @@ class SourceRecord:
 
 @dataclass(frozen=True)
 class GuardRecord:
-    """One concept of the guard: `checkpoint` is the file's name, `digest` its SHA-256, `policy` the default of a call."""
+    """One concept of the guard.
+
+    checkpoint   the file's name
+    digest       its SHA-256
+    policy       the default of a call
+    final_check  whether it was trained to judge finished latents, so that its final check means something
+    canaries     prompts with known answers: see `engines.store.canaries`
+    """
 
     concept: str
     checkpoint: str
     digest: str
     mask_again: bool
     policy: Policy
+    final_check: bool = False
+    canaries: list[CanaryRecord] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

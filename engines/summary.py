@@ -9,6 +9,7 @@ from engines.manifest import PARITY_OF, Manifest
 from engines.networks import NETWORKS
 from engines.parity import worst
 from engines.printable import printable
+from engines.records import GuardRecord
 
 
 def summary(manifest: Manifest, digest: str, signature: str = "none") -> str:
@@ -36,6 +37,8 @@ def summary(manifest: Manifest, digest: str, signature: str = "none") -> str:
                 ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(guard.policy).items())
                 + (", mask again" if guard.mask_again else ""),
             ),
+            ("final check", "trained" if guard.final_check else "not trained: a redirected picture can still be unsafe"),
+            *_canaries(guard),
         ]
     if manifest.guards:
         rows.append(("check", manifest.check))
@@ -70,3 +73,10 @@ def summary(manifest: Manifest, digest: str, signature: str = "none") -> str:
             precision = manifest.precision_of(network) if is_model else ""
             lines.append(f"{network:<13} {precision:<9} {record.size / 1e6:9.2f}  {parity}  {name}")
     return "\n".join(map(printable, lines))
+
+
+def _canaries(guard: GuardRecord) -> list[tuple[str, str]]:
+    """A row for each canary, with what the guard gave at the build."""
+    if not guard.canaries:
+        return [("canary", "no canaries: nothing shows that this guard works")]
+    return [("canary", str(canary)) for canary in guard.canaries]

@@ -14,6 +14,7 @@ from pathlib import Path
 from packaging.specifiers import SpecifierSet
 
 from engines.backends.registry import BackendSpec, backend_spec
+from engines.canary import CanaryRecord
 from engines.errors import InputError
 from engines.geometry import Geometry
 from engines.install import install
@@ -26,6 +27,7 @@ from engines.store.output_folder import check_apart, check_output
 from engines.store.signature import SIGN, SIGNATURE_FILE
 from export.build_network import TIMING_CACHE, build_network
 from export.build_request import BuildRequest, Checkpoint
+from export.canaries import with_answers
 from export.exported_networks import EXPORTED_NETWORKS, TOKENIZER, resolve
 from export.jobs import Inputs, Job, NetworkJob, Report, TokenizerJob, jobs_of, source_name
 from export.previous import Previous, changes_of, read_previous
@@ -49,6 +51,7 @@ def build(options: BuildRequest, report: Report = print) -> Manifest:
     Raises:
         InputError: the model, the checkpoint or an option cannot be used.
         ParityError: an exported network does not compute what PyTorch computes.
+        CanaryError: the guard judges a canary wrongly.
     """
     started, versions = time.monotonic(), _versions(backend_spec(options.backend))
     source = Source.locate(options.model, options.vae)
@@ -105,7 +108,7 @@ def _build_folder(
             built[job.name] = _build(job, folder, stage, report) if manifest is None else _keep(job, folder, kept, manifest)
             if manifest is not None:
                 report(f"{stage} {KEPT}")
-        manifest = _filled(wanted, folder, built)
+        manifest = with_answers(_filled(wanted, folder, built), folder, report)
         manifest.write(folder)
     return manifest
 
@@ -173,6 +176,8 @@ def _wanted(options: BuildRequest, inputs: Inputs, jobs: list[Job]) -> Manifest:
                 digest=inputs.sources[source_name(checkpoint)].sha256,
                 mask_again=checkpoint.mask_again,
                 policy=checkpoint.policy,
+                final_check=checkpoint.final_check,
+                canaries=[CanaryRecord(**vars(canary)) for canary in checkpoint.canaries],
             )
             for checkpoint in options.checkpoints
         ],

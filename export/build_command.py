@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from engines.backends.registry import BACKENDS
 from engines.backends.tensorrt_module import BUILDERS
 from engines.errors import InputError
-from engines.policy import CHECKS, Policy
+from engines.policy import CHECKS
 from engines.policy_options import add_policy_arguments, given_policy
 from engines.store.default_folder import engine_folder
 from export.build import build
 from export.build_request import BuildRequest, Checkpoint
+from export.canaries import read_canaries
 from export.precision.names import precision_name
 from export.tensorrt.plan_builder import COMPATIBILITY, TARGETS, PlanOptions
+from saferedir.metadata import Metadata, read_metadata
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"  # in a clone; a wheel does not have it
 DEMO_MODEL = DEMO / "model"
@@ -60,11 +63,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check",
         choices=CHECKS,
-        default=BuildRequest.check,
-        help="when the guard looks: before or beside the UNet of a step; auto: before for few steps (default: %(default)s)",
+        help="when the guard looks: before or beside the UNet of a step; auto: before for few steps "
+        f"(default: the checkpoint's, else {BuildRequest.check})",
+    )
+    parser.add_argument(
+        "--canaries",
+        type=Path,
+        metavar="FILE",
+        help="JSON with prompts that the guard must judge rightly, see docs/guarding.md (default: the checkpoint's)",
     )
     parser.add_argument("--force", action="store_true", help="build everything again, whatever is there")
-    add_policy_arguments(parser)
+    add_policy_arguments(parser, default="the checkpoint's, else {}")
     _add_plan_arguments(parser.add_argument_group("TensorRT", "sizes are MIN:OPT:MAX, or one number for a size that never changes"))
 
 
@@ -91,8 +100,9 @@ def options(arguments: argparse.Namespace) -> BuildRequest:
     Raises:
         InputError: they contradict each other, no guard was named, or the demo is not here.
     """
-    model, checkpoints = _sources(arguments)
+    model, redirector = _sources(arguments)
     _check_backend(arguments)
+    metadata = Metadata() if redirector is None else read_metadata(redirector)
     return BuildRequest(
         batch_size=arguments.batch_size or BuildRequest.batch_size,
         height=arguments.height,
@@ -107,11 +117,11 @@ def options(arguments: argparse.Namespace) -> BuildRequest:
             arguments.timing_cache,
         ),
         model=model,
-        checkpoints=checkpoints,
+        checkpoints=() if redirector is None else (_checkpoint(arguments, redirector, metadata),),
         engine_dir=arguments.engine_dir or engine_folder(_name(arguments.model)),
         backend=arguments.backend,
         precision=precision_name(arguments.precision),
-        check=arguments.check,
+        check=arguments.check or metadata.check,
         vae=arguments.vae,
         force=arguments.force,
         command_line=arguments.command_line,
@@ -119,29 +129,37 @@ def options(arguments: argparse.Namespace) -> BuildRequest:
     )
 
 
-def _sources(arguments: argparse.Namespace) -> tuple[str, tuple[Checkpoint, ...]]:
-    """The model, and the checkpoints of its guard."""
+def _sources(arguments: argparse.Namespace) -> tuple[str, Path | None]:
+    """The model, and the checkpoint of its guard."""
     model, redirector = arguments.model, arguments.redirector
-    if arguments.unguarded and redirector is not None:
-        raise InputError("--unguarded and --redirector: expected one of them, found both")
+    for name in ("redirector", "canaries"):
+        if arguments.unguarded and getattr(arguments, name) is not None:
+            raise InputError(f"--unguarded and --{name}: expected one of them, found both")
     if model is None and not DEMO_MODEL.is_dir():
         raise InputError(
             "--model: expected a diffusers folder or hub id, found none, and the demo's model comes with a clone of the repository "
             "only; pass --model and --redirector"
         )
-    policy = Policy(**given_policy(arguments))
-    if arguments.unguarded:
-        return model or str(DEMO_MODEL), ()
-    if redirector is not None:
-        concept = arguments.concept or redirector.stem
-        return model or str(DEMO_MODEL), (Checkpoint(redirector, concept, arguments.mask_again, policy),)
-    if model is not None:
+    if model is not None and redirector is None and not arguments.unguarded:
         raise InputError(
             "--redirector: expected a SafeRedir checkpoint for --model, found none; pass one, or --unguarded "
             "for engines that can only generate unguarded"
         )
-    concept = arguments.concept or DEMO_CONCEPT
-    return str(DEMO_MODEL), (Checkpoint(DEMO_REDIRECTOR, concept, arguments.mask_again, policy),)
+    return model or str(DEMO_MODEL), None if arguments.unguarded else redirector or DEMO_REDIRECTOR
+
+
+def _checkpoint(arguments: argparse.Namespace, path: Path, metadata: Metadata) -> Checkpoint:
+    """The checkpoint with what its metadata says, where the command line does not say otherwise."""
+    concept = arguments.concept or (DEMO_CONCEPT if arguments.redirector is None else path.stem)
+    given = {} if arguments.canaries is None else read_canaries(arguments.canaries, [concept])
+    return Checkpoint(
+        path,
+        concept,
+        arguments.mask_again,
+        policy=dataclasses.replace(metadata.policy, **given_policy(arguments)),
+        final_check=metadata.final_check,
+        canaries=given.get(concept, tuple(metadata.canaries)),
+    )
 
 
 def _name(model: str | None) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.backends.registry import BACKENDS, backend_spec
+from engines.canary import Canary
 from engines.errors import InputError
 from engines.geometry import Geometry
 from engines.policy import Policy
@@ -17,12 +18,20 @@ from export.tensorrt.shape_profile import Profile, Span
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A SafeRedir checkpoint, and how the guard uses it. `concept` is what it forgets, in the words of reports."""
+    """A SafeRedir checkpoint, and how the guard uses it.
+
+    concept      what it forgets, in the words of reports
+    policy       the default of a call
+    final_check  whether it was trained to judge finished latents
+    canaries     prompts that the guard must judge rightly
+    """
 
     path: Path
     concept: str
     mask_again: bool = False
     policy: Policy = Policy()
+    final_check: bool = False
+    canaries: tuple[Canary, ...] = ()
 
 
 @dataclass(frozen=True)

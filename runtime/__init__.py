@@ -3,6 +3,7 @@
 from engines import __version__
 from engines.errors import (
     BackendError,
+    CanaryError,
     DigestError,
     EngineError,
     InputError,
@@ -13,15 +14,16 @@ from engines.errors import (
     SignatureError,
 )
 from engines.policy import Policy
+from engines.prompts import TruncationWarning
 from runtime.credentials import Credentials, FoundCredentials, read_credentials
 from runtime.pipeline import GuardedPipeline
-from runtime.prompts import TruncationWarning
 from runtime.report import ComparisonReport, GuardReport, ImageReport, Result, Token, read_png, save_png
 from runtime.request import Request
 from runtime.samplers.schedules import SchedulerError
 
 __all__ = [
     "BackendError",
+    "CanaryError",
     "ComparisonReport",
     "Credentials",
     "DigestError",

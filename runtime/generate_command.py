@@ -20,12 +20,12 @@ from engines.exit_status import DONE, REFUSED
 from engines.policy import CHECKS
 from engines.policy_options import add_policy_arguments, given_policy
 from engines.printable import printable
+from engines.prompts import TruncationWarning
 from engines.store.atomic import remove_leftovers, replacing
 from engines.store.default_folder import engine_folder
 from engines.store.signature import add_trusted_key_argument
 from runtime.credentials import Credentials
 from runtime.pipeline import GuardedPipeline
-from runtime.prompts import TruncationWarning
 from runtime.report import ComparisonReport, ImageReport, Result, image_digest, save_png
 from runtime.request import ON_STILL_UNSAFE, ON_UNSAFE, Request
 from runtime.samplers.registry import SAMPLERS

@@ -20,6 +20,8 @@ from engines.backends.registry import open_backend
 from engines.errors import InputError, NonFiniteError
 from engines.networks import NETWORKS
 from engines.printable import shown
+from engines.prompts import PromptTokenizer
+from engines.store.canaries import check_canaries
 from engines.store.engine_store import TOKENIZER_FILE, EngineStore
 from engines.store.parity_check import ensure_parity
 from engines.values import flag, path
@@ -27,7 +29,6 @@ from runtime.guidance import guidance_of
 from runtime.judge import Outcome, judge, responsible
 from runtime.loop import Loop, Trace
 from runtime.preparation import Preparation
-from runtime.prompts import PromptTokenizer
 from runtime.report import ImageReport, Result, image_digest
 from runtime.request import Policies, Request
 from runtime.samplers.schedules import NoiseSchedule
@@ -59,6 +60,7 @@ class GuardedPipeline:
         DigestError: a file is missing or altered.
         BackendError: the backend is not installed or refuses an engine.
         ParityError: engines that were built without their device do not compute on it what PyTorch computed.
+        CanaryError: the guard judges a canary wrongly, or not as at its build.
         InputError: the model's scheduler has options that a sampler cannot honour.
     """
 
@@ -86,6 +88,8 @@ class GuardedPipeline:
         wanted = [name for name, spec in NETWORKS.items() if not (unguarded and spec.of_guard)]
         engines = self._store.load(wanted, backend)
         ensure_parity(self._store, backend, engines)
+        if not unguarded:
+            check_canaries(self.manifest, backend, engines, self._tokenizer)
         self._open: _Open | None = _Open(backend, {name: wrap(engine) for name, engine in engines.items()})
         self._lock = threading.Lock()
         self._busy_thread: int | None = None  # the thread whose call is in progress

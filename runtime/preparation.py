@@ -12,12 +12,12 @@ import numpy as np
 from engines.errors import InputError
 from engines.manifest import Manifest
 from engines.networks import LATENT_CHANNELS
+from engines.noise import NormalStream
 from engines.policy import Policy
 from engines.printable import shown
 from engines.records import GuardRecord
 from runtime.guidance import guidance_embedding
 from runtime.judge import Terms
-from runtime.noise import NormalStream
 from runtime.request import Request
 from runtime.samplers.recurrence import Batch, Recurrence
 from runtime.samplers.registry import recurrence

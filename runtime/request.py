@@ -8,17 +8,16 @@ from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, TypeVar
 
 from engines.errors import InputError
-from engines.geometry import Geometry, nearest_multiples
+from engines.geometry import LARGEST_SIDE, Geometry, nearest_multiples
+from engines.noise import check_seed
 from engines.policy import CHECKS, Policy
 from engines.printable import shown
 from engines.values import flag, integer, number, text
 from runtime.judge import WHEN_UNSAFE
-from runtime.noise import check_seed
 
 ON_UNSAFE = tuple(WHEN_UNSAFE)
 ON_STILL_UNSAFE = ("withhold", "deliver")
 FORCED_VERDICTS = ("safe", "unsafe")
-LARGEST_SIDE = 16_384  # pixels
 MOST_IMAGES = 1_000  # of a prompt
 Value = TypeVar("Value")
 Policies = Policy | Mapping[str, Policy] | None  # of one image: for every concept, or by concept

@@ -19,6 +19,7 @@ from engines.git_lfs import lfs_problem
 from engines.networks import LATENT_CHANNELS, TOKENS
 from engines.store.atomic import replacing
 from saferedir.heads import ATTENTION_HEADS, Redirector, RedirectorConfig
+from saferedir.metadata import KEY, Metadata
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -56,13 +57,19 @@ def load_redirector(path: str | Path) -> Redirector:
     return model
 
 
-def save_redirector(model: Redirector, path: str | Path) -> None:
-    """Write the state dict as .safetensors or .pt, atomically."""
+def save_redirector(model: Redirector, path: str | Path, metadata: Metadata | None = None) -> None:
+    """Write the state dict as .safetensors or .pt, atomically.
+
+    Raises:
+        InputError: metadata was given for a .pt file, which has no place for it.
+    """
     path = Path(path)
     state = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     content = io.BytesIO()  # the libraries have errors of their own for a file that they cannot write
     if path.suffix == ".safetensors":
-        content.write(safetensors.torch.save(state))
+        content.write(safetensors.torch.save(state, None if metadata is None else {KEY: metadata.to_json()}))
+    elif metadata is not None:
+        raise InputError(f"{path}: expected a file ending in .safetensors, which can carry metadata, found {path.suffix!r}")
     else:
         torch.save(state, content)
     with replacing(path) as temporary:

@@ -68,7 +68,7 @@ def test_defaults_are_in_the_help(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "sampler steps (default: 50)" in text and "means none (default: 7.5)" in text and "ddim, pndm, lms" in text
     main(["build", "--help"])
-    assert "above which an image is redirected (default: 0.5)" in " ".join(capsys.readouterr().out.split())
+    assert "above which an image is redirected (default: the checkpoint's, else 0.5)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_version(capsys):

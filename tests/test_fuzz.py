@@ -19,6 +19,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from engines.canary import Canary
 from engines.errors import InputError, ManifestError, SafeRedirError
 from engines.manifest import Manifest
 from engines.policy import Policy
@@ -30,8 +31,10 @@ from runtime.report import read_png
 from runtime.request import PER_IMAGE
 from runtime.samplers.schedules import NoiseSchedule
 from saferedir.checkpoint import CheckpointError, load_redirector
+from saferedir.metadata import KEY, Metadata, read_metadata
 
 PLAIN, FIRE = "a blue square", "a burning blue square"
+METADATA = Metadata([Canary(FIRE, True, 0), Canary(PLAIN, False, 1)], policy=Policy(threshold=0.25)).to_json().encode()
 PICTURES = 1_000  # at most, of the requests of one trial that can be honoured
 OPENED = 300  # folders, at most, of the manifests of one trial that can be read
 
@@ -200,7 +203,7 @@ def places(value: object) -> list[tuple[object, ...]]:
 
 @st.composite
 def damage(draw, content: bytes) -> bytes:
-    """A manifest with values replaced, removed, added or renamed, or with other bytes."""
+    """JSON with values replaced, removed, added or renamed, or with other bytes."""
     if draw(st.integers(0, 9)) == 0:
         start, length = draw(st.integers(0, len(content))), draw(st.integers(0, 20))
         return content[:start] + draw(st.binary(max_size=20)) + content[start + length :]
@@ -277,6 +280,17 @@ def check_checkpoint(tensors: dict[str, torch.Tensor], folder: Path) -> None:
         assert all(bool(torch.isfinite(value).all()) for value in heads.state_dict().values())
 
 
+def check_metadata(content: bytes, folder: Path) -> None:
+    path = folder / "metadata.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(1)}, path, {KEY: content.decode(errors="replace")})
+    with one_error():
+        metadata = read_metadata(path)
+        assert python_values(tuple(vars(metadata.policy).values())) and metadata.check in ("auto", "before", "beside")
+        for canary in metadata.canaries:
+            assert type(canary.unsafe) is bool and type(canary.seed) is int and 0 <= canary.timestep < 1000
+            canary.prompt.encode()
+
+
 def check_picture(content: bytes, folder: Path) -> None:
     (folder / "picture.png").write_bytes(content)
     with one_error():
@@ -323,6 +337,12 @@ def test_checkpoints(place, tensors):
     check_checkpoint(tensors, place)
 
 
+@trials(200)
+@given(data=st.data())
+def test_metadata(place, data):
+    check_metadata(data.draw(damage(METADATA)), place)
+
+
 @pytest.mark.slow
 def test_ten_thousand_requests(pipeline):
     runs: list[int] = []
@@ -365,6 +385,13 @@ def test_two_thousand_checkpoints(place, tensors):
 @pytest.mark.slow
 @trials(2_000)
 @given(data=st.data())
+def test_two_thousand_metadata(place, data):
+    check_metadata(data.draw(damage(METADATA)), place)
+
+
+@pytest.mark.slow
+@trials(2_000)
+@given(data=st.data())
 def test_two_thousand_pictures(pipeline, place, data):
     """A picture with other bytes somewhere."""
     content = bytearray(_picture(pipeline, place))
@@ -397,6 +424,10 @@ def test_examples_of_each_kind(manifest_bytes, place):
         (
             manifest_bytes.replace(b'"scale_factor": 4', b'"scale_factor": true', 1),
             "geometry.scale_factor: expected an integer, found True",
+        ),
+        (
+            manifest_bytes.replace(b'"default_height": 64', b'"default_height": 1048576', 1),
+            "geometry: expected a default size of at most 16384 pixels, found 1048576",
         ),
         (b"[" * 100_000, "not a valid manifest"),
         (b"[]", r"expected format 3, found \[\]"),

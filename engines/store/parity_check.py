@@ -12,8 +12,10 @@ from pathlib import Path
 from engines.backends.contract import Backend, Engine
 from engines.backends.registry import open_backend
 from engines.parity import Figures
+from engines.prompts import PromptTokenizer
 from engines.store.atomic import replacing
-from engines.store.engine_store import EngineStore
+from engines.store.canaries import RUN_BY, print_canaries
+from engines.store.engine_store import TOKENIZER_FILE, EngineStore
 from engines.store.polygraphy_check import print_comparison
 from engines.store.recorded_cases import check_cases
 from engines.store.signature import add_trusted_key_argument
@@ -66,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the figures of every network; exit status 0."""
+    """Print the figures of every network and what the guard says of its canaries; exit status 0."""
     store = EngineStore(arguments.engine_dir, arguments.trusted_key)
     backend = open_backend(store.manifest.backend, store.manifest.precision)
     if arguments.polygraphy:
@@ -76,4 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in store.networks:
         for output, figures in check_parity(store, backend, store.load([name], backend))[name].items():
             print(f"{name:<14} {output:<18} {figures['cosine']:9.6f}  {figures['max_abs_error']:8.1e}")
+    if any(guard.canaries for guard in store.manifest.guards):
+        tokenizer = PromptTokenizer(store.folder / TOKENIZER_FILE, store.read(TOKENIZER_FILE))
+        print_canaries(store.manifest, backend, store.load(RUN_BY, backend), tokenizer)
     return 0

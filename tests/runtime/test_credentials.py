@@ -86,7 +86,7 @@ def drawn():
     """A picture and its report."""
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     policy = Policy()
-    guard = GuardReport("fire", "c" * 64, policy, [True], [0.9], [0], [], [], 0.1, False)
+    guard = GuardReport("fire", "c" * 64, policy, [True], [0.9], [0], [], [], 0.1, True, False)
     report = ImageReport(
         "redirected",
         "a burning é",

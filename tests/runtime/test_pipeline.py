@@ -13,10 +13,10 @@ from demo.world import prompt_pairs
 from engines.errors import InputError, ManifestError
 from engines.networks import NOT_CHECKED
 from engines.policy import Policy
+from engines.prompts import TruncationWarning
 from export.build_command import DEMO_REDIRECTOR
 from runtime import GuardedPipeline, Request
 from runtime.preparation import CHECK_BEFORE_UNDER
-from runtime.prompts import TruncationWarning
 from runtime.report import image_digest, read_png, save_png
 from saferedir.checkpoint import load_redirector
 from saferedir.guard import Concept, Guard

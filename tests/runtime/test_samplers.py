@@ -227,7 +227,7 @@ def test_every_step_count_gives_finite_matrices_or_a_clear_refusal():
 def test_needs_numpy_only():
     heavy = ("torch", "diffusers", "transformers", "scipy", "onnx")
     program = (
-        "import sys, runtime.samplers.registry, runtime.samplers.schedules, runtime.noise; "
+        "import sys, runtime.samplers.registry, runtime.samplers.schedules, engines.noise; "
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from runtime.noise import NormalStream
+from engines.noise import NormalStream
 
 SHAPES = [
     (),
