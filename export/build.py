@@ -25,10 +25,11 @@ from engines.store.engine_store import TOKENIZER_FILE
 from engines.store.output_folder import check_apart, check_output
 from engines.store.signature import SIGN, SIGNATURE_FILE
 from export.build_network import TIMING_CACHE, build_network
-from export.build_request import BuildRequest, Checkpoint
+from export.build_request import BuildRequest
 from export.exported_networks import EXPORTED_NETWORKS, TOKENIZER, resolve
 from export.jobs import Inputs, Job, NetworkJob, Report, TokenizerJob, jobs_of, source_name
 from export.previous import Previous, changes_of, read_previous
+from export.sources.edits import source_names
 from export.sources.model_folder import SCHEDULER_FILE, Source
 from export.sources.scheduler_config import changes
 from export.tensorrt.shape_profile import Profile
@@ -147,15 +148,19 @@ def _read(options: BuildRequest, source: Source, versions: dict[str, str]) -> In
         for path in source.files(component)
         for name in (f"{component}/{path.name}",)
     }
-    sources |= {source_name(checkpoint): _checkpoint_record(checkpoint) for checkpoint in options.checkpoints}
+    sources |= {name: _record(edit.path, "a file of weights") for name, edit in source_names(options.edits).items()}
+    sources |= {
+        source_name(checkpoint): _record(checkpoint.path, "a SafeRedir checkpoint", True) for checkpoint in options.checkpoints
+    }
     profile = options.profile(source.geometry)
     return Inputs(source, sources, versions, None if profile is None else target_of(options, profile))
 
 
-def _checkpoint_record(checkpoint: Checkpoint) -> SourceRecord:
-    if not checkpoint.path.is_file():
-        raise InputError(f"{checkpoint.path}: expected a SafeRedir checkpoint, found no such file")
-    return SourceRecord.of(checkpoint.path, always_read=True)
+def _record(path: Path, what: str, always_read: bool = False) -> SourceRecord:
+    """Of a file that is named on the command line; `what` it should be, in words."""
+    if not path.is_file():
+        raise InputError(f"{path}: expected {what}, found no such file")
+    return SourceRecord.of(path, always_read)
 
 
 def _wanted(options: BuildRequest, inputs: Inputs, jobs: list[Job]) -> Manifest:

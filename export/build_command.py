@@ -14,6 +14,7 @@ from engines.store.default_folder import engine_folder
 from export.build import build
 from export.build_request import BuildRequest, Checkpoint
 from export.precision.names import precision_name
+from export.sources.edits import Edit, Lora
 from export.tensorrt.plan_builder import COMPATIBILITY, TARGETS, PlanOptions
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"  # in a clone; a wheel does not have it
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("--model", help="diffusers folder or hub id, Stable Diffusion 1.x/2.x family (default: the demo)")
     parser.add_argument("--redirector", type=Path, help="SafeRedir checkpoint, .pt or .safetensors (default: the demo's)")
+    _add_edit_arguments(parser)
     parser.add_argument("--unguarded", action="store_true", help="build without a guard; such engines only generate unguarded")
     parser.add_argument(
         "--engine-dir",
@@ -60,6 +62,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="build everything again, whatever is there")
     add_policy_arguments(parser)
     _add_plan_arguments(parser.add_argument_group("TensorRT", "sizes are MIN:OPT:MAX, or one number for a size that never changes"))
+
+
+def _add_edit_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:SCALE]",
+        help="merge a LoRA into the model: kohya, diffusers or PEFT layout; may be given several times (default scale: 1)",
+    )
 
 
 def _add_plan_arguments(plan: argparse._ArgumentGroup) -> None:
@@ -102,6 +114,7 @@ def options(arguments: argparse.Namespace) -> BuildRequest:
         ),
         model=model,
         checkpoints=checkpoints,
+        edits=_edits(arguments),
         engine_dir=arguments.engine_dir or engine_folder(_name(arguments.model)),
         backend=arguments.backend,
         precision=precision_name(arguments.precision),
@@ -135,6 +148,11 @@ def _sources(arguments: argparse.Namespace) -> tuple[str, tuple[Checkpoint, ...]
         )
     concept = arguments.concept or DEMO_CONCEPT
     return str(DEMO_MODEL), (Checkpoint(DEMO_REDIRECTOR, concept, arguments.mask_again, policy),)
+
+
+def _edits(arguments: argparse.Namespace) -> tuple[Edit, ...]:
+    """What is laid over the model's weights."""
+    return tuple(Lora.parse(text) for text in arguments.lora)
 
 
 def _name(model: str | None) -> str:

@@ -11,6 +11,7 @@ from engines.backends.registry import BACKENDS, backend_spec
 from engines.errors import InputError
 from engines.geometry import Geometry
 from engines.policy import Policy
+from export.sources.edits import Edit
 from export.tensorrt.plan_builder import PlanOptions
 from export.tensorrt.shape_profile import Profile, Span
 
@@ -30,6 +31,7 @@ class BuildRequest:
     """What to build. Without checkpoints the engines have no guard, and only unguarded generation accepts them.
 
     batch_size, height, width  sizes of TensorRT engines, MIN:OPT:MAX; None stands for the model's own
+    edits                      what is laid over the model's weights, in this order
     check                      when the guard looks by default, see `runtime.Request`
     force                      build everything again, whatever is there
     judge_scheduler            says of a scheduler's config why it cannot be used as it is, or raises where no sampler can be;
@@ -42,6 +44,7 @@ class BuildRequest:
     model: str
     checkpoints: tuple[Checkpoint, ...]
     engine_dir: Path
+    edits: tuple[Edit, ...] = ()
     backend: str = "onnxruntime"
     precision: str = "float32"
     batch_size: str = "1:1:4"

@@ -41,7 +41,7 @@ def load_strictly(module: nn.Module, files: Sequence[Path], say: Say) -> nn.Modu
     problems = _differences(tensors, expected)
     if problems:
         raise InputError(f"{files[0]}: cannot be loaded as {name}: {'; '.join(problems)}; {_cause(tensors, expected)}")
-    module.load_state_dict({key: _float32(files[0], key, tensor) for key, tensor in tensors.items()}, assign=True)
+    module.load_state_dict({key: as_float32(files[0], key, tensor) for key, tensor in tensors.items()}, assign=True)
     return module.eval()
 
 
@@ -110,7 +110,8 @@ def _cause(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str
     return "config.json is not of these weights, or they were saved under other names"
 
 
-def _float32(file: Path, name: str, tensor: Tensor) -> Tensor:
+def as_float32(file: Path, name: str, tensor: Tensor) -> Tensor:
+    """A tensor in float32. Raises InputError for one that is not floating point or not finite; `file` and `name` are for it."""
     if tensor.dtype not in DTYPES:
         kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         raise InputError(f"{file}: {name}: expected {kinds}, found {str(tensor.dtype).removeprefix('torch.')}")
