@@ -52,7 +52,7 @@ def build(options: BuildRequest, report: Report = print) -> Manifest:
         ParityError: an exported network does not compute what PyTorch computes.
     """
     started, versions = time.monotonic(), _versions(backend_spec(options.backend))
-    source = Source.locate(options.model)
+    source = Source.locate(options.model, options.config)
     check_apart(options.engine_dir, "--engine-dir", source.folder, "the model's")
     recover_folder(options.engine_dir)
     previous = read_previous(options.engine_dir)
@@ -112,6 +112,8 @@ def _build_folder(
 
 def _judge_scheduler(options: BuildRequest, source: Source, report: Report) -> None:
     """Say how the model's scheduler is read, and whether the runtime can honour it. Raises InputError where no sampler can."""
+    for note in source.notes():
+        report(f"{source.name}: {note}")
     path = source.path("scheduler", SCHEDULER_FILE)
     if corrections := changes(source.config("scheduler", SCHEDULER_FILE), source.scheduler):
         report(f"{path}: as in diffusers' pipeline, {', '.join(corrections)}")

@@ -31,7 +31,16 @@ BACKENDS_OF = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("--model", help="diffusers folder or hub id, Stable Diffusion 1.x/2.x family (default: the demo)")
+    parser.add_argument(
+        "--model", help="diffusers folder, single file or hub id, Stable Diffusion 1.x/2.x family (default: the demo)"
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FOLDER",
+        help="for a single file: diffusers folder whose configs and tokenizer/ are used, its weights are not (default: those of "
+        "Stable Diffusion 1.x or 2.x, and the tokenizer beside the file or from the hub)",
+    )
     parser.add_argument("--redirector", type=Path, help="SafeRedir checkpoint, .pt or .safetensors (default: the demo's)")
     _add_edit_arguments(parser)
     parser.add_argument("--unguarded", action="store_true", help="build without a guard; such engines only generate unguarded")
@@ -114,6 +123,7 @@ def options(arguments: argparse.Namespace) -> BuildRequest:
         ),
         model=model,
         checkpoints=checkpoints,
+        config=arguments.config,
         edits=_edits(arguments),
         engine_dir=arguments.engine_dir or engine_folder(_name(arguments.model)),
         backend=arguments.backend,
@@ -156,9 +166,11 @@ def _edits(arguments: argparse.Namespace) -> tuple[Edit, ...]:
 
 
 def _name(model: str | None) -> str:
-    """Of the folder that the engines go to: the model folder's, or the last part of a hub id."""
+    """Of the folder that the engines go to: the model folder's or file's, or the last part of a hub id."""
     if model is None:
         return DEMO.name
+    if (file := Path(model).expanduser()).is_file():
+        return file.stem
     return Path(model).resolve().name if Path(model).is_dir() else model.rstrip("/").split("/")[-1]
 
 

@@ -31,6 +31,7 @@ class BuildRequest:
     """What to build. Without checkpoints the engines have no guard, and only unguarded generation accepts them.
 
     batch_size, height, width  sizes of TensorRT engines, MIN:OPT:MAX; None stands for the model's own
+    config                     diffusers folder with the configs and the tokenizer of a model in a single file
     edits                      what is laid over the model's weights, in this order
     check                      when the guard looks by default, see `runtime.Request`
     force                      build everything again, whatever is there
@@ -44,6 +45,7 @@ class BuildRequest:
     model: str
     checkpoints: tuple[Checkpoint, ...]
     engine_dir: Path
+    config: Path | None = None
     edits: tuple[Edit, ...] = ()
     backend: str = "onnxruntime"
     precision: str = "float32"

@@ -190,7 +190,7 @@ def _tokenizer(source: Source) -> Any:
     from export.sources.tokenizer_files import load_tokenizer
 
     vocab_size = whole(source.config("text_encoder"), "vocab_size", source.path("text_encoder"))
-    return load_tokenizer(source.files(TOKENIZER.component), vocab_size)
+    return load_tokenizer(source.files(TOKENIZER.component), vocab_size, source.pad_token)
 
 
 def _module(

@@ -149,6 +149,24 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
     Raises:
         InputError: it cannot be read as such, or holds something else.
     """
+    return state_dict(path, read_content(path))
+
+
+def state_dict(path: Path, content: object) -> Mapping[str, Tensor]:
+    """The content of a file, if it is names to tensors; InputError if not."""
+    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise InputError(f"{path}: expected a state dict (names to tensors), found {type(content).__name__}")
+    if odd := [name for name in content if not isinstance(name, str)]:
+        raise InputError(f"{path}: expected a state dict (names to tensors), found the name {odd[0]!r}")
+    return content
+
+
+def read_content(path: Path) -> Any:
+    """What a .safetensors file holds, or whatever of plain types torch.save wrote; nothing in the file is executed.
+
+    Raises:
+        InputError: it cannot be read as such.
+    """
     if (problem := lfs_problem(path)) is not None:
         raise InputError(problem)
     try:
@@ -156,7 +174,7 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
             return safetensors.torch.load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # the library's own text advises to execute what is in the file
         raise InputError(
             f"{path}: cannot be read as {path.suffix} weights: expected a state dict, found other pickled objects or no pickle; "
@@ -166,8 +184,3 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
     except Exception as error:  # each reader has its own classes for a file that it cannot read
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: cannot be read as {path.suffix} weights: {reason}") from None
-    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise InputError(f"{path}: expected a state dict (names to tensors), found {type(content).__name__}")
-    if odd := [name for name in content if not isinstance(name, str)]:
-        raise InputError(f"{path}: expected a state dict (names to tensors), found the name {odd[0]!r}")
-    return content

@@ -21,31 +21,32 @@ _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": 
 _OLD_NAME = re.compile(r"(.*attentions\.\d+\.)(" + "|".join(_OLD_ATTENTION) + r")(\.weight|\.bias)")
 _CAUSES = (
     (".lora", "these are LoRA weights, which are no model of their own; merge them into one first"),
-    ("model.diffusion_model.", "this is a single-file checkpoint; convert it to a diffusers folder first"),
+    ("model.diffusion_model.", "this is a whole model in a single file; pass it as --model"),
     ("vision_model.", "this is a whole CLIP model; save its text model alone"),
 )
 
 Say = Callable[[str], None]
 
 
-def load_strictly(module: nn.Module, files: Sequence[Path], say: Say) -> nn.Module:
-    """Give a module the tensors of `files` in float32, all of them and no others. `say` hears of names that were changed.
+def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], file: Path, say: Say) -> nn.Module:
+    """Give a module these tensors in float32, all of them and no others. `say` hears of names that were changed.
 
-    Its parameters may be on the meta device; `files` are one file of weights, or the shards of one.
+    Its parameters may be on the meta device; `file` is the tensors', for messages.
 
     Raises:
         InputError: tensors are missing, surplus, misshaped, not floating point or not finite.
     """
     name, expected = type(module).__name__, module.state_dict()
-    tensors = _renamed(_read(files), expected, lambda change: say(f"{files[0]}: {change}"))
+    tensors = _renamed(tensors, expected, lambda change: say(f"{file}: {change}"))
     problems = _differences(tensors, expected)
     if problems:
-        raise InputError(f"{files[0]}: cannot be loaded as {name}: {'; '.join(problems)}; {_cause(tensors, expected)}")
-    module.load_state_dict({key: as_float32(files[0], key, tensor) for key, tensor in tensors.items()}, assign=True)
+        raise InputError(f"{file}: cannot be loaded as {name}: {'; '.join(problems)}; {_cause(tensors, expected)}")
+    module.load_state_dict({key: as_float32(file, key, tensor) for key, tensor in tensors.items()}, assign=True)
     return module.eval()
 
 
-def _read(files: Sequence[Path]) -> dict[str, Tensor]:
+def read_shards(files: Sequence[Path]) -> dict[str, Tensor]:
+    """The tensors of one file of weights, or of the shards of one. Raises InputError where they cannot be read."""
     tensors: dict[str, Tensor] = {}
     for file in files:
         content = read_tensors(file)
@@ -55,7 +56,7 @@ def _read(files: Sequence[Path]) -> dict[str, Tensor]:
     return tensors
 
 
-def _renamed(tensors: dict[str, Tensor], expected: Mapping[str, Any], say: Say) -> dict[str, Tensor]:
+def _renamed(tensors: Mapping[str, Tensor], expected: Mapping[str, Any], say: Say) -> dict[str, Tensor]:
     """The tensors under the names that the module expects, where one change explains them all."""
     tensors = {name: tensor for name, tensor in tensors.items() if name in expected or not _position_ids(name, tensor)}
     for prefix in WRAPPERS * 2:

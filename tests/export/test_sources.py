@@ -108,7 +108,7 @@ def mixed(tensors):
         (lambda t: t | {"conv_in.bias": torch.zeros(7)}, r"misshaped: conv_in.bias \(expected \[48\], found \[7\]\)"),
         (lambda t: {f"other.{n}": v for n, v in t.items()}, "no name fits: the file is of another component"),
         (lambda t: {f"unet.lora_{n}.lora_A.weight": v for n, v in t.items()}, "LoRA weights, which are no model"),
-        (lambda t: {f"model.diffusion_model.{n}": v for n, v in t.items()}, "single-file checkpoint"),
+        (lambda t: {f"model.diffusion_model.{n}": v for n, v in t.items()}, "whole model in a single file; pass it as --model"),
         (mixed, "missing.*surplus"),
         (lambda t: t | {"conv_in.bias": t["conv_in.bias"].to(torch.int32)}, "conv_in.bias: expected float16, .* found int32"),
         (lambda t: t | {"conv_in.bias": t["conv_in.bias"] * torch.nan}, "conv_in.bias: expected finite values"),
@@ -250,7 +250,7 @@ def test_scheduler_is_read_as_the_pipeline_reads_it(model):
     assert ours["steps_offset"] == theirs.config.steps_offset == 1 and ours["clip_sample"] is False
 
 
-@pytest.mark.parametrize("name, message", [("FILE", "found a single file; convert it"), ("~/nowhere", "found no folder /")])
+@pytest.mark.parametrize("name, message", [("FILE", "cannot be read as .safetensors weights"), ("~/nowhere", "found no folder /")])
 def test_names_that_are_no_folder(tmp_path, name, message):
     (tmp_path / "dreamy.safetensors").write_bytes(b"")
     with pytest.raises(InputError, match=message):
