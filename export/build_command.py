@@ -14,13 +14,14 @@ from engines.store.default_folder import engine_folder
 from export.build import build
 from export.build_request import BuildRequest, Checkpoint
 from export.precision.names import precision_name
-from export.sources.edits import Edit, Lora
+from export.sources.edits import Edit, Lora, Replacement
 from export.tensorrt.plan_builder import COMPATIBILITY, TARGETS, PlanOptions
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"  # in a clone; a wheel does not have it
 DEMO_MODEL = DEMO / "model"
 DEMO_REDIRECTOR = DEMO / "redirector.safetensors"
 DEMO_CONCEPT = "fire"
+REPLACEABLE = ("unet", "text_encoder")  # components whose weights other files may replace
 # Options that mean something to some backends only.
 BACKENDS_OF = {
     **dict.fromkeys(("batch_size", "height", "width", "workspace", "optimization_level", "keep_onnx"), tuple(BUILDERS)),
@@ -74,6 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_edit_arguments(parser: argparse.ArgumentParser) -> None:
+    for component in REPLACEABLE:
+        parser.add_argument(
+            f"--{component.replace('_', '-')}-weights",
+            type=Path,
+            metavar="FILE",
+            help=f"weights in place of the {component.replace('_', ' ')}'s, all or some: an unlearned model's, say",
+        )
     parser.add_argument(
         "--lora",
         action="append",
@@ -162,7 +170,9 @@ def _sources(arguments: argparse.Namespace) -> tuple[str, tuple[Checkpoint, ...]
 
 def _edits(arguments: argparse.Namespace) -> tuple[Edit, ...]:
     """What is laid over the model's weights."""
-    return tuple(Lora.parse(text) for text in arguments.lora)
+    given = {component: getattr(arguments, f"{component}_weights") for component in REPLACEABLE}
+    replaced = [Replacement(file.expanduser(), component) for component, file in given.items() if file is not None]
+    return (*replaced, *(Lora.parse(text) for text in arguments.lora))
 
 
 def _name(model: str | None) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from engines.backends.registry import BackendSpec, backend_spec
@@ -193,6 +194,10 @@ def _tokenizer(source: Source) -> Any:
     return load_tokenizer(source.files(TOKENIZER.component), vocab_size, source.pad_token)
 
 
+def _of_file(say: Report, file: Path, line: str) -> None:
+    say(f"{file}: {line}")
+
+
 def _module(
     row: ExportedNetwork, source: Source, edits: Sequence[Edit], checkpoints: Sequence[Checkpoint], say: Report = silent
 ) -> Any:
@@ -203,7 +208,7 @@ def _module(
 
         component = load_component(source, row.component, say)
         for edit in edits:
-            say(f"{edit.path}: {edit.apply(component, row.component)}")
+            edit.apply(component, row.component, partial(_of_file, say, edit.path))
         return wrapper(component).eval()
     if row.spec.of_guard:
         from export.sources.checkpoints import load_concept

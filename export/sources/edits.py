@@ -6,7 +6,7 @@ An edit is part of the recipe of the components that it touches, and of no other
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,7 +33,7 @@ class Edit(Protocol):
         """What decides the change beside the file."""
         ...
 
-    def apply(self, module: Any, component: str) -> str:
+    def apply(self, module: Any, component: str, say: Callable[[str], None]) -> None:
         """Change the module, in place, and say what was changed. Raises InputError for a file that does not fit it."""
         ...
 
@@ -66,10 +66,36 @@ class Lora:
     def settings(self) -> dict[str, Any]:
         return {"scale": self.scale}
 
-    def apply(self, module: Any, component: str) -> str:
+    def apply(self, module: Any, component: str, say: Callable[[str], None]) -> None:
         from export.sources.lora import merge_lora
 
-        return f"merged into {merge_lora(module, component, self.path, self.scale)} layers of {component}, scale {self.scale:g}"
+        say(f"merged into {merge_lora(module, component, self.path, self.scale)} layers of {component}, scale {self.scale:g}")
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """Weights that take the place of a component's, all or some; an unlearned model's, say."""
+
+    path: Path
+    component: str
+
+    @property
+    def kind(self) -> str:
+        return f"{self.component.replace('_', '-')}-weights"
+
+    def touches(self, component: str) -> bool:
+        return component == self.component
+
+    def settings(self) -> dict[str, Any]:
+        """How many tensors it has, each of which takes the place of one."""
+        from export.sources.replaced import read_replacement
+
+        return {"tensors": len(read_replacement(self.path, self.component))}
+
+    def apply(self, module: Any, component: str, say: Callable[[str], None]) -> None:
+        from export.sources.replaced import replace_weights
+
+        replace_weights(module, component, self.path, say)
 
 
 def edits_of(edits: Sequence[Edit], component: str | None) -> tuple[Edit, ...]:

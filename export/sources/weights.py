@@ -37,10 +37,10 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], file: Path, 
         InputError: tensors are missing, surplus, misshaped, not floating point or not finite.
     """
     name, expected = type(module).__name__, module.state_dict()
-    tensors = _renamed(tensors, expected, lambda change: say(f"{file}: {change}"))
-    problems = _differences(tensors, expected)
+    tensors = renamed(tensors, expected, lambda change: say(f"{file}: {change}"))
+    problems = differences(tensors, expected)
     if problems:
-        raise InputError(f"{file}: cannot be loaded as {name}: {'; '.join(problems)}; {_cause(tensors, expected)}")
+        raise InputError(f"{file}: cannot be loaded as {name}: {'; '.join(problems)}; {likely_cause(tensors, expected)}")
     module.load_state_dict({key: as_float32(file, key, tensor) for key, tensor in tensors.items()}, assign=True)
     return module.eval()
 
@@ -56,10 +56,12 @@ def read_shards(files: Sequence[Path]) -> dict[str, Tensor]:
     return tensors
 
 
-def _renamed(tensors: Mapping[str, Tensor], expected: Mapping[str, Any], say: Say) -> dict[str, Tensor]:
-    """The tensors under the names that the module expects, where one change explains them all."""
+def renamed(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Any], say: Say, prefixes: Sequence[str] = WRAPPERS
+) -> dict[str, Tensor]:
+    """The tensors under the names that the module expects, where one change explains them all; `prefixes` may be before all."""
     tensors = {name: tensor for name, tensor in tensors.items() if name in expected or not _position_ids(name, tensor)}
-    for prefix in WRAPPERS * 2:
+    for prefix in (*prefixes, *prefixes):
         if all(name.startswith(prefix) for name in tensors) and not all(name.startswith(prefix) for name in expected):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
             say(f"read without the prefix {prefix!r} of its names")
@@ -70,8 +72,8 @@ def _renamed(tensors: Mapping[str, Tensor], expected: Mapping[str, Any], say: Sa
     elif found_has and not expected_has and all(name.startswith(TEXT_MODEL) for name in tensors):
         tensors = {name.removeprefix(TEXT_MODEL): tensor for name, tensor in tensors.items()}
         say(f"read without the prefix {TEXT_MODEL!r} of its names")
-    renamed = {name if name in expected else _OLD_NAME.sub(_new_name, name): tensor for name, tensor in tensors.items()}
-    return renamed if len(renamed) == len(tensors) else tensors
+    changed = {name if name in expected else _OLD_NAME.sub(_new_name, name): tensor for name, tensor in tensors.items()}
+    return changed if len(changed) == len(tensors) else tensors
 
 
 def _new_name(match: re.Match[str]) -> str:
@@ -85,10 +87,10 @@ def _position_ids(name: str, tensor: Tensor) -> bool:
     )
 
 
-def _differences(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """How the tensors differ from those of the module, a count and the first few of each kind."""
+def differences(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], partial: bool = False) -> list[str]:
+    """How the tensors differ from those of the module, a count and the first few of each kind; `partial` ones may be fewer."""
     lists = {
-        "missing": [name for name in expected if name not in tensors],
+        "missing": [name for name in expected if name not in tensors and not partial],
         "surplus": [name for name in tensors if name not in expected],
         "misshaped": [
             f"{name} (expected {list(expected[name].shape)}, found {list(tensor.shape)})"
@@ -99,7 +101,8 @@ def _differences(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
     return [f"{len(names)} of {len(expected)} tensors {kind}: {shortened(names)}" for kind, names in lists.items() if names]
 
 
-def _cause(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+def likely_cause(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Why tensors do not fit a module, in words."""
     for part, cause in _CAUSES:
         if any(part in name for name in tensors):
             return cause

@@ -99,7 +99,7 @@ def ours(*loras: Lora) -> dict[str, Tensors]:
     for component in ("unet", "text_encoder"):
         module = load_component(source, component)
         for each in edits_of(loras, component):
-            each.apply(module, component)
+            each.apply(module, component, print)
         found[component] = dict(module.state_dict())
     return found
 
