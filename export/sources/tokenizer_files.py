@@ -47,12 +47,6 @@ def _check(tokenizer: CLIPTokenizer, folder: Path, vocab_size: int) -> None:
         raise InputError(f"{folder / 'tokenizer_config.json'}: model_max_length: expected {TOKENS}, found {length}")
     if (highest := max(tokenizer.get_vocab().values())) >= vocab_size:
         raise InputError(f"{folder}: expected ids below {vocab_size} (vocab_size of text_encoder), found {highest}")
-    added = tokenizer.added_tokens_encoder
-    if several := [token for token in added if f"{token}_1" in added]:
-        raise InputError(
-            f"{folder}: expected embeddings of one token each, found {several[0]!r}, a textual inversion of several; "
-            "diffusers expands such a word in prompts, and these engines do not"
-        )
 
 
 def _of_one_file(folder: Path) -> CLIPTokenizer:
