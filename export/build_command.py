@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from engines.backends.registry import BACKENDS
@@ -171,7 +172,7 @@ def _sources(arguments: argparse.Namespace) -> tuple[str, tuple[Checkpoint, ...]
 def _edits(arguments: argparse.Namespace) -> tuple[Edit, ...]:
     """What is laid over the model's weights."""
     given = {component: getattr(arguments, f"{component}_weights") for component in REPLACEABLE}
-    replaced = [Replacement(file.expanduser(), component) for component, file in given.items() if file is not None]
+    replaced = [Replacement(file, component) for component, file in given.items() if file is not None]
     return (*replaced, *(Lora.parse(text) for text in arguments.lora))
 
 
@@ -179,7 +180,7 @@ def _name(model: str | None) -> str:
     """Of the folder that the engines go to: the model folder's or file's, or the last part of a hub id."""
     if model is None:
         return DEMO.name
-    if (file := Path(model).expanduser()).is_file():
+    if (file := Path(os.path.expanduser(model))).is_file():
         return file.stem
     return Path(model).resolve().name if Path(model).is_dir() else model.rstrip("/").split("/")[-1]
 

@@ -6,7 +6,7 @@ import dataclasses
 import io
 import pickle
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from torch import Tensor
 from engines.errors import InputError
 from engines.git_lfs import lfs_problem
 from engines.networks import LATENT_CHANNELS, TOKENS
+from engines.printable import shortened
 from engines.store.atomic import replacing
 from saferedir.heads import ATTENTION_HEADS, Redirector, RedirectorConfig
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-SHOWN = 5  # items of a list in an error
 PROBES = 16  # random inputs that the heads must tell apart
 REACTION = 1e-5  # least difference between outputs, of the largest; rounding makes 1e-6
 
@@ -67,12 +67,6 @@ def save_redirector(model: Redirector, path: str | Path) -> None:
         torch.save(state, content)
     with replacing(path) as temporary:
         temporary.write_bytes(content.getbuffer())
-
-
-def shortened(items: Sequence[str]) -> str:
-    """The first five of a list, and how many more there are."""
-    more = len(items) - SHOWN
-    return "; ".join(items[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _of_shapes(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Redirector:

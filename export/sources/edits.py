@@ -6,6 +6,7 @@ An edit is part of the recipe of the components that it touches, and of no other
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,15 +51,15 @@ class Lora:
     def parse(cls, text: str) -> Lora:
         """FILE or FILE:SCALE. Raises InputError for a scale that is no finite number."""
         name, colon, scale = text.rpartition(":")
-        if not colon or Path(text).is_file():
-            return cls(Path(text).expanduser())
         try:
-            number = float(scale)
+            number = float(scale) if colon and not Path(text).is_file() else None
         except ValueError:  # a colon of the path's own
-            return cls(Path(text).expanduser())
+            number = None
+        if number is None:
+            return cls(Path(os.path.expanduser(text)))
         if not math.isfinite(number):
             raise InputError(f"--lora: expected a finite number as scale, found {scale!r}")
-        return cls(Path(name).expanduser(), number)
+        return cls(Path(os.path.expanduser(name)), number)
 
     def touches(self, component: str) -> bool:
         return component in layers_of(self.path, tensor_names(self.path))

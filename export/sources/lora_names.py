@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engines.errors import InputError
-from engines.printable import printable
+from engines.printable import printable, shortened
 
-SHOWN = 5  # names in an error
 PEFT = "base_model.model."  # before every name that PEFT itself saves
 _COMPONENTS = (
     ("lora_unet_", "unet"),
@@ -92,8 +91,7 @@ def layers_of(file: Path, names: Iterable[str]) -> dict[str, dict[str, Layer]]:
 
 def listed(names: list[str]) -> str:
     """A count and the first few."""
-    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{len(names)} that fit none: {printable(', '.join(names[:SHOWN]))}{more}" if names else "none"
+    return f"{len(names)} that fit none: {shortened(names)}" if names else "none"
 
 
 def _other(name: str) -> str | None:

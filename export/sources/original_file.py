@@ -11,7 +11,7 @@ import numpy as np
 
 from engines.errors import InputError
 from engines.git_lfs import lfs_problem
-from engines.printable import printable
+from engines.printable import shortened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +20,6 @@ SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 PREFIXES = {"unet": "model.diffusion_model.", "vae": "first_stage_model.", "text_encoder": "cond_stage_model."}
 EMA = "model_ema."
 CROSS_ATTENTION = "attn2.to_k.weight"
-SHOWN = 5  # names in an error
 # Buffers of the noise schedule and of the training's loss; that a schedule fits is checked by ᾱ.
 _BUFFERS = (
     "alphas_cumprod",
@@ -99,9 +98,8 @@ class OriginalFile:
         if not any(len(shape) == 2 and name.endswith(CROSS_ATTENTION) for name, shape in self.shapes.items()):
             raise InputError(f"{self.path}: expected a UNet with cross-attention, found no …{CROSS_ATTENTION}")
         known = (*PREFIXES.values(), EMA)
-        if unknown := [printable(name) for name in names if not name.startswith(known) and name not in _BUFFERS]:
-            more = f", and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
-            raise InputError(f"{self.path}: expected the tensors of a model, found others: {', '.join(unknown[:SHOWN])}{more}")
+        if unknown := [name for name in names if not name.startswith(known) and name not in _BUFFERS]:
+            raise InputError(f"{self.path}: expected the tensors of a model, found {len(unknown)} others: {shortened(unknown)}")
 
     def tensors(self, component: str) -> dict[str, Tensor]:
         """A component's, under the names of the file."""

@@ -18,9 +18,8 @@ from diffusers.loaders.single_file_utils import (
 from torch import Tensor
 
 from engines.errors import InputError
-from engines.printable import printable
+from engines.printable import shortened
 from export.sources.original_file import PREFIXES
-from saferedir.checkpoint import shortened
 
 CLIP = PREFIXES["text_encoder"] + "transformer."  # OpenAI's, of Stable Diffusion 1.x
 OPEN_CLIP = PREFIXES["text_encoder"] + "model."  # of Stable Diffusion 2.x
@@ -54,7 +53,7 @@ def to_diffusers(component: str, tensors: Mapping[str, Tensor], config: Mapping[
     else:
         return {name.removeprefix(CLIP): tensor for name, tensor in tensors.items()}
     kept = {tensor.untyped_storage().data_ptr() for tensor in converted.values()}
-    if unused := [printable(name) for name, tensor in read.items() if tensor.untyped_storage().data_ptr() not in kept]:
+    if unused := [name for name, tensor in read.items() if tensor.untyped_storage().data_ptr() not in kept]:
         raise InputError(
             f"{file}: expected the tensors of a {component} of its config, found {len(unused)} that have no counterpart in "
             f"diffusers: {shortened(unused)}"

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from engines.errors import InputError
-from engines.printable import printable
+from engines.printable import shortened
 from export.sources.lora import merge_lora
 from export.sources.lora_names import is_lora, layers_of
 from export.sources.original_file import PREFIXES
 from export.sources.original_names import in_full, to_diffusers
 from export.sources.weights import WRAPPERS, Say, as_float32, differences, likely_cause, renamed
-from saferedir.checkpoint import read_content, shortened, state_dict
+from saferedir.checkpoint import read_content, state_dict
 
 CROSS_ATTENTION = ".attn2."
 
@@ -37,7 +37,7 @@ def read_replacement(file: Path, component: str) -> Mapping[str, Tensor]:
         if isinstance(content.get("state_dict"), Mapping):  # beside it is the training's bookkeeping
             content = content["state_dict"]
         elif isinstance(content.get(component), Mapping):
-            if others := [printable(str(name)) for name, part in content.items() if name != component and part]:
+            if others := [str(name) for name, part in content.items() if name != component and part]:
                 raise InputError(f"{file}: expected weights of the {component} alone, found {shortened(others)} too")
             content = content[component]
     return state_dict(file, content)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from engines.errors import InputError
-from saferedir.checkpoint import DTYPES, read_tensors, shortened
+from engines.printable import shortened
+from saferedir.checkpoint import DTYPES, read_tensors
 
 # What wrappers of PyTorch put before every name, and what some versions of transformers leave out.
 WRAPPERS = ("module.", "_orig_mod.")

@@ -208,7 +208,7 @@ def renamed(tensors: Tensors, old: str, new: str) -> Tensors:
         (lambda t: t | {"lora_unet_mid_block.lora_mid.weight": torch.ones(1)}, "found a LoCon with a Tucker decomposition"),
         (lambda t: t | {"lora_unet_x.dora_scale": torch.ones(1)}, "found a DoRA"),
         (lambda t: renamed(t, "lora_unet", "lora_te2"), "found a LoRA of Stable Diffusion XL"),
-        (lambda t: t | {f"extra.{n}": torch.ones(1) for n in range(9)}, "found 9 that fit none: extra.0, .*, and 4 more"),
+        (lambda t: t | {f"extra.{n}": torch.ones(1) for n in range(9)}, "found 9 that fit none: extra.0; .*; and 4 more"),
         (lambda t: without(t, "to_q.lora_up"), "found 1 that fit none: lora_unet_.*to_q.lora_down.weight"),
         (lambda t: renamed(t, "down_blocks_0", "down_blocks_9"), "layers of this model's unet, found 4 that fit none"),
         (lambda t: {}, "expected a LoRA's pairs of tensors .*, found none"),

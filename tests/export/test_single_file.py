@@ -164,7 +164,7 @@ def alphas(rescaled: bool) -> torch.Tensor:
         (lambda t: {n.removeprefix(UNET): v for n, v in t.items() if n.startswith(UNET)}, "a UNet alone: pass it as"),
         (lambda t: {"lora_unet_x.lora_up.weight": torch.ones(1)}, "it is a LoRA: pass it as --lora"),
         (lambda t: {"conditioner.embedders.1.x": torch.ones(1)}, "it is of Stable Diffusion XL"),
-        (lambda t: t | {f"control.{n}": torch.ones(1) for n in range(7)}, "found others: control.0, .*control.4, and 2 more"),
+        (lambda t: t | {f"control.{n}": torch.ones(1) for n in range(7)}, "found 7 others: control.0; .*control.4; and 2 more"),
         (lambda t: t | {"alphas_cumprod": alphas(True)}, r"ending in \[0.00466\], found another, ending in \[0.\]; pass --config"),
         (lambda t: t | {"alphas_cumprod": torch.ones(10)}, "expected Stable Diffusion's noise schedule"),
         (lambda t: {n: v for n, v in t.items() if "middle_block.1" not in n}, r"\d+ of \d+ tensors missing: mid_block.attentions"),
