@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 LONGEST = 200  # characters of a value in an error message
+SHOWN = 5  # items of a list in an error message
 
 
 def printable(text: str) -> str:
@@ -17,3 +20,9 @@ def shown(value: object) -> str:
     except Exception:  # an object whose repr fails
         text = f"a {type(value).__name__}"
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text)} characters)"
+
+
+def shortened(items: Sequence[str]) -> str:
+    """The first five of a list in one line, and how many more there are."""
+    more = len(items) - SHOWN
+    return printable("; ".join(items[:SHOWN])) + (f"; and {more} more" if more > 0 else "")

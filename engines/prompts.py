@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,10 +44,14 @@ class PromptTokenizer:
         ]
         if lengths != [TOKENS, TOKENS]:
             raise ManifestError(f"{path}: expected padding and truncation to {TOKENS} ids, found {lengths}")
+        added = {token.content for token in self._tokenizer.get_added_tokens_decoder().values()}
+        self._several = _words_of_several(added)
+        self._added = re.compile("|".join(map(re.escape, sorted(added, key=len, reverse=True))))
 
     def __call__(self, prompts: Sequence[str]) -> TokenIds:
         """Warns with TruncationWarning where a prompt is too long."""
-        encodings = self._tokenizer.encode_batch(list(prompts))
+        prompts = [self._expanded(prompt) for prompt in prompts]
+        encodings = self._tokenizer.encode_batch(prompts)
         cut = [self._cut(prompt, encoding) for prompt, encoding in zip(prompts, encodings, strict=True)]
         for end in dict.fromkeys(filter(None, cut)):
             warnings.warn(f"prompt has more than {TOKENS - 2} tokens; cut: {end!r}", TruncationWarning, stacklevel=3)
@@ -60,8 +65,25 @@ class PromptTokenizer:
 
     def words(self, prompt: str) -> list[str]:
         """The text of each of the 77 tokens; "" for start, end and padding."""
+        prompt = self._expanded(prompt)
         encoding = self._tokenizer.encode(prompt)
         return [
             "" if special or end == begin else prompt[begin:end].strip()
             for (begin, end), special in zip(encoding.offsets, encoding.special_tokens_mask, strict=True)
         ]
+
+    def _expanded(self, prompt: str) -> str:
+        """A prompt in which a word of several tokens stands for all of them, as in diffusers' `maybe_convert_prompt`."""
+        return self._added.sub(lambda word: self._several.get(word[0], word[0]), prompt) if self._several else prompt
+
+
+def _words_of_several(added: set[str]) -> dict[str, str]:
+    """Textual inversions (Gal et al. 2022) of several embeddings: the word → its tokens, as `<fur>` → `<fur> <fur>_1 <fur>_2`."""
+    words = {}
+    for word in added:
+        tokens = [word]
+        while f"{word}_{len(tokens)}" in added:
+            tokens.append(f"{word}_{len(tokens)}")
+        if len(tokens) > 1:
+            words[word] = " ".join(tokens)
+    return words

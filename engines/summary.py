@@ -11,6 +11,8 @@ from engines.parity import worst
 from engines.printable import printable
 from engines.records import GuardRecord
 
+EDITS = ("unet-weights", "text-encoder-weights", "lora")  # sources that were laid over the model's own weights
+
 
 def summary(manifest: Manifest, digest: str, signature: str = "none") -> str:
     """Several lines of text; `digest` is the SHA-256 of the manifest's file, `signature` what is known of the folder's."""
@@ -26,6 +28,12 @@ def summary(manifest: Manifest, digest: str, signature: str = "none") -> str:
             f"by default {geometry.default_height}x{geometry.default_width}",
         ),
         ("scheduler", str(manifest.scheduler.get("_class_name", ""))),
+    ]
+    rows += [
+        (kind.replace("-", " "), f"{file}, SHA-256 {record.sha256}")
+        for name, record in manifest.sources.items()
+        for kind, _, file in (name.partition("/"),)
+        if kind in EDITS
     ]
     if not manifest.guards:
         rows.append(("guard", "none: these engines only generate unguarded"))

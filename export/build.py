@@ -26,11 +26,12 @@ from engines.store.engine_store import TOKENIZER_FILE
 from engines.store.output_folder import check_apart, check_output
 from engines.store.signature import SIGN, SIGNATURE_FILE
 from export.build_network import TIMING_CACHE, build_network
-from export.build_request import BuildRequest, Checkpoint
+from export.build_request import BuildRequest
 from export.canaries import with_answers
 from export.exported_networks import EXPORTED_NETWORKS, TOKENIZER, resolve
 from export.jobs import Inputs, Job, NetworkJob, Report, TokenizerJob, jobs_of, source_name
 from export.previous import Previous, changes_of, read_previous
+from export.sources.edits import source_names
 from export.sources.model_folder import SCHEDULER_FILE, Source
 from export.sources.scheduler_config import changes
 from export.tensorrt.shape_profile import Profile
@@ -54,8 +55,8 @@ def build(options: BuildRequest, report: Report = print) -> Manifest:
         CanaryError: the guard judges a canary wrongly.
     """
     started, versions = time.monotonic(), _versions(backend_spec(options.backend))
-    source = Source.locate(options.model, options.vae)
-    for read in filter(None, (source.folder, source.vae)):
+    source = Source.locate(options.model, options.config, options.vae)
+    for read in source.places:
         check_apart(options.engine_dir, "--engine-dir", read, "the model's")
     recover_folder(options.engine_dir)
     previous = read_previous(options.engine_dir)
@@ -115,6 +116,8 @@ def _build_folder(
 
 def _judge_scheduler(options: BuildRequest, source: Source, report: Report) -> None:
     """Say how the model's scheduler is read, and whether the runtime can honour it. Raises InputError where no sampler can."""
+    for note in source.notes():
+        report(f"{source.name}: {note}")
     path = source.path("scheduler", SCHEDULER_FILE)
     if corrections := changes(source.config("scheduler", SCHEDULER_FILE), source.scheduler):
         report(f"{path}: as in diffusers' pipeline, {', '.join(corrections)}")
@@ -151,15 +154,19 @@ def _read(options: BuildRequest, source: Source, versions: dict[str, str]) -> In
         for path in source.files(component)
         for name in (f"{component}/{path.name}",)
     }
-    sources |= {source_name(checkpoint): _checkpoint_record(checkpoint) for checkpoint in options.checkpoints}
+    sources |= {name: _record(edit.path, "a file of weights") for name, edit in source_names(options.edits).items()}
+    sources |= {
+        source_name(checkpoint): _record(checkpoint.path, "a SafeRedir checkpoint", True) for checkpoint in options.checkpoints
+    }
     profile = options.profile(source.geometry)
     return Inputs(source, sources, versions, None if profile is None else target_of(options, profile))
 
 
-def _checkpoint_record(checkpoint: Checkpoint) -> SourceRecord:
-    if not checkpoint.path.is_file():
-        raise InputError(f"{checkpoint.path}: expected a SafeRedir checkpoint, found no such file")
-    return SourceRecord.of(checkpoint.path, always_read=True)
+def _record(path: Path, what: str, always_read: bool = False) -> SourceRecord:
+    """Of a file that is named on the command line; `what` it should be, in words."""
+    if not path.is_file():
+        raise InputError(f"{path}: expected {what}, found no such file")
+    return SourceRecord.of(path, always_read)
 
 
 def _wanted(options: BuildRequest, inputs: Inputs, jobs: list[Job]) -> Manifest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from pathlib import Path
 
 from engines.backends.registry import BACKENDS
@@ -16,6 +17,7 @@ from export.build import build
 from export.build_request import BuildRequest, Checkpoint
 from export.canaries import read_canaries
 from export.precision.names import precision_name
+from export.sources.edits import Edit, Lora, Replacement
 from export.tensorrt.plan_builder import COMPATIBILITY, TARGETS, PlanOptions
 from saferedir.metadata import Metadata, read_metadata
 
@@ -23,6 +25,7 @@ DEMO = Path(__file__).resolve().parent.parent / "demo"  # in a clone; a wheel do
 DEMO_MODEL = DEMO / "model"
 DEMO_REDIRECTOR = DEMO / "redirector.safetensors"
 DEMO_CONCEPT = "fire"
+REPLACEABLE = ("unet", "text_encoder")  # components whose weights other files may replace
 # Options that mean something to some backends only.
 BACKENDS_OF = {
     **dict.fromkeys(("batch_size", "height", "width", "workspace", "optimization_level", "keep_onnx"), tuple(BUILDERS)),
@@ -33,7 +36,16 @@ BACKENDS_OF = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("--model", help="diffusers folder or hub id, Stable Diffusion 1.x/2.x family (default: the demo)")
+    parser.add_argument(
+        "--model", help="diffusers folder, single file or hub id, Stable Diffusion 1.x/2.x family (default: the demo)"
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FOLDER",
+        help="for a single file: diffusers folder whose configs and tokenizer/ are used, its weights are not (default: those of "
+        "Stable Diffusion 1.x or 2.x, and the tokenizer beside the file or from the hub)",
+    )
     parser.add_argument(
         "--vae",
         type=Path,
@@ -41,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="decode with this AutoencoderKL or AutoencoderTiny: a diffusers folder, or a .safetensors file (default: the model's)",
     )
     parser.add_argument("--redirector", type=Path, help="SafeRedir checkpoint, .pt or .safetensors (default: the demo's)")
+    _add_edit_arguments(parser)
     parser.add_argument("--unguarded", action="store_true", help="build without a guard; such engines only generate unguarded")
     parser.add_argument(
         "--engine-dir",
@@ -75,6 +88,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="build everything again, whatever is there")
     add_policy_arguments(parser, default="the checkpoint's, else {}")
     _add_plan_arguments(parser.add_argument_group("TensorRT", "sizes are MIN:OPT:MAX, or one number for a size that never changes"))
+
+
+def _add_edit_arguments(parser: argparse.ArgumentParser) -> None:
+    for component in REPLACEABLE:
+        parser.add_argument(
+            f"--{component.replace('_', '-')}-weights",
+            type=Path,
+            metavar="FILE",
+            help=f"weights in place of the {component.replace('_', ' ')}'s, all or some: an unlearned model's, say",
+        )
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[:SCALE]",
+        help="merge a LoRA into the model: kohya, diffusers or PEFT layout; may be given several times (default scale: 1)",
+    )
 
 
 def _add_plan_arguments(plan: argparse._ArgumentGroup) -> None:
@@ -118,6 +148,8 @@ def options(arguments: argparse.Namespace) -> BuildRequest:
         ),
         model=model,
         checkpoints=() if redirector is None else (_checkpoint(arguments, redirector, metadata),),
+        config=arguments.config,
+        edits=_edits(arguments),
         engine_dir=arguments.engine_dir or engine_folder(_name(arguments.model)),
         backend=arguments.backend,
         precision=precision_name(arguments.precision),
@@ -162,10 +194,19 @@ def _checkpoint(arguments: argparse.Namespace, path: Path, metadata: Metadata) -
     )
 
 
+def _edits(arguments: argparse.Namespace) -> tuple[Edit, ...]:
+    """What is laid over the model's weights."""
+    given = {component: getattr(arguments, f"{component}_weights") for component in REPLACEABLE}
+    replaced = [Replacement(file, component) for component, file in given.items() if file is not None]
+    return (*replaced, *(Lora.parse(text) for text in arguments.lora))
+
+
 def _name(model: str | None) -> str:
-    """Of the folder that the engines go to: the model folder's, or the last part of a hub id."""
+    """Of the folder that the engines go to: the model folder's or file's, or the last part of a hub id."""
     if model is None:
         return DEMO.name
+    if (file := Path(os.path.expanduser(model))).is_file():
+        return file.stem
     return Path(model).resolve().name if Path(model).is_dir() else model.rstrip("/").split("/")[-1]
 
 

@@ -12,6 +12,7 @@ from engines.canary import Canary
 from engines.errors import InputError
 from engines.geometry import Geometry
 from engines.policy import Policy
+from export.sources.edits import Edit
 from export.tensorrt.plan_builder import PlanOptions
 from export.tensorrt.shape_profile import Profile, Span
 
@@ -39,6 +40,8 @@ class BuildRequest:
     """What to build. Without checkpoints the engines have no guard, and only unguarded generation accepts them.
 
     batch_size, height, width  sizes of TensorRT engines, MIN:OPT:MAX; None stands for the model's own
+    config                     diffusers folder with the configs and the tokenizer of a model in a single file
+    edits                      what is laid over the model's weights, in this order
     check                      when the guard looks by default, see `runtime.Request`
     vae                        folder or file of an autoencoder that takes the place of the model's
     force                      build everything again, whatever is there
@@ -52,6 +55,8 @@ class BuildRequest:
     model: str
     checkpoints: tuple[Checkpoint, ...]
     engine_dir: Path
+    config: Path | None = None
+    edits: tuple[Edit, ...] = ()
     backend: str = "onnxruntime"
     precision: str = "float32"
     batch_size: str = "1:1:4"

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from engines.backends.registry import BackendSpec, backend_spec
@@ -16,11 +17,13 @@ from export.code_digest import code_digest
 from export.exported_networks import EXPORTED_NETWORKS, TOKENIZER, ExportedNetwork, ExportedTokenizer, resolve
 from export.precision.names import OPSETS
 from export.sources.component_rules import whole
+from export.sources.edits import Edit, edits_of, source_names
 from export.sources.model_folder import Source
 from export.tensorrt.plan_builder import PlanOptions
 from export.tensorrt.shape_profile import Profile
 
 Recipe = dict[str, Any]
+EDITS = "edits"  # in a recipe: the files that change a component after it is loaded
 Report = Callable[[str], None]
 
 
@@ -136,7 +139,7 @@ def _tokenizer_job(inputs: Inputs) -> TokenizerJob:
 
 def _network_job(row: ExportedNetwork, options: BuildRequest, inputs: Inputs) -> NetworkJob:
     backend, geometry = backend_spec(options.backend), inputs.source.geometry
-    profile = options.profile(geometry)
+    profile, edits = options.profile(geometry), edits_of(options.edits, row.component)
     return NetworkJob(
         row=dataclasses.replace(row, spec=geometry.spec(row.name)),
         backend=backend,
@@ -144,9 +147,9 @@ def _network_job(row: ExportedNetwork, options: BuildRequest, inputs: Inputs) ->
         precision=_precision(row, backend, options.precision, inputs.source),
         geometry=geometry,
         concepts=len(options.checkpoints),
-        module=partial(_module, row, inputs.source, options.checkpoints),
+        module=partial(_module, row, inputs.source, edits, options.checkpoints),
         plan=None if profile is None else PlanSettings(profile, options.plan, options.keep_onnx),
-        decided_by=_decided_by(row, options, inputs),
+        decided_by=_decided_by(row, edits, options, inputs),
     )
 
 
@@ -157,7 +160,7 @@ def _precision(row: ExportedNetwork, backend: BackendSpec, requested: str, sourc
     return row.half(requested, source.config(row.component)) if backend.plans and row.component else requested
 
 
-def _decided_by(row: ExportedNetwork, options: BuildRequest, inputs: Inputs) -> Recipe:
+def _decided_by(row: ExportedNetwork, edits: Sequence[Edit], options: BuildRequest, inputs: Inputs) -> Recipe:
     decided: Recipe = {
         "backend": options.backend,
         "versions": dict(inputs.versions),
@@ -165,6 +168,13 @@ def _decided_by(row: ExportedNetwork, options: BuildRequest, inputs: Inputs) -> 
     }
     if row.component is not None:
         decided |= inputs.digests(row.component)
+    if edits:
+        files = source_names(options.edits)
+        decided[EDITS] = [
+            {"kind": edit.kind, "file": edit.path.name, "sha256": inputs.sources[name].sha256, **edit.settings()}
+            for name, edit in files.items()
+            if edit in edits
+        ]
     if row.spec.of_guard:
         decided["redirector"] = [inputs.sources[source_name(checkpoint)].sha256 for checkpoint in options.checkpoints]
         decided["mask_again"] = [checkpoint.mask_again for checkpoint in options.checkpoints]
@@ -181,16 +191,25 @@ def _tokenizer(source: Source) -> Any:
     from export.sources.tokenizer_files import load_tokenizer
 
     vocab_size = whole(source.config("text_encoder"), "vocab_size", source.path("text_encoder"))
-    return load_tokenizer(source.files(TOKENIZER.component), vocab_size)
+    return load_tokenizer(source.files(TOKENIZER.component), vocab_size, source.pad_token)
 
 
-def _module(row: ExportedNetwork, source: Source, checkpoints: Sequence[Checkpoint], say: Report = silent) -> Any:
+def _of_file(say: Report, file: Path, line: str) -> None:
+    say(f"{file}: {line}")
+
+
+def _module(
+    row: ExportedNetwork, source: Source, edits: Sequence[Edit], checkpoints: Sequence[Checkpoint], say: Report = silent
+) -> Any:
     """The PyTorch module of a network, in eval mode."""
     wrapper = resolve(row.wrapper)
     if row.component is not None:
         from export.sources.load import load_component
 
-        return wrapper(load_component(source, row.component, say)).eval()
+        component = load_component(source, row.component, say)
+        for edit in edits:
+            edit.apply(component, row.component, partial(_of_file, say, edit.path))
+        return wrapper(component).eval()
     if row.spec.of_guard:
         from export.sources.checkpoints import load_concept
 

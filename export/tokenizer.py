@@ -45,7 +45,7 @@ def convert_tokenizer(reference: CLIPTokenizer) -> Tokenizer:
     """A tokenizer with the ids of `reference` for any text, padding and truncating to 77.
 
     Raises:
-        InputError: it does not give the same ids for the corpus.
+        InputError: it does not give the same ids for the corpus, or for texts with the words that were added to its vocabulary.
     """
     ends = (str(reference.eos_token), reference.eos_token_id), (str(reference.bos_token), reference.bos_token_id)
     converted = Tokenizer(
@@ -81,7 +81,8 @@ def convert_tokenizer(reference: CLIPTokenizer) -> Tokenizer:
     )
     converted.enable_truncation(TOKENS)
     converted.enable_padding(length=TOKENS, pad_id=reference.pad_token_id, pad_token=str(reference.pad_token))
-    check_tokenizer(converted, reference, CORPUS)
+    added = tuple(f"a {word} of{word} and <{word.upper()}, {word}!" for word in reference.added_tokens_encoder)
+    check_tokenizer(converted, reference, (*CORPUS, *added))
     return converted
 
 

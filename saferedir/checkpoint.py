@@ -6,7 +6,7 @@ import dataclasses
 import io
 import pickle
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,13 @@ from torch import Tensor
 from engines.errors import InputError
 from engines.git_lfs import lfs_problem
 from engines.networks import LATENT_CHANNELS, TOKENS
+from engines.printable import shortened
 from engines.store.atomic import replacing
 from saferedir.heads import ATTENTION_HEADS, Redirector, RedirectorConfig
 from saferedir.metadata import KEY, Metadata
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-SHOWN = 5  # items of a list in an error
 PROBES = 16  # random inputs that the heads must tell apart
 REACTION = 1e-5  # least difference between outputs, of the largest; rounding makes 1e-6
 
@@ -74,12 +74,6 @@ def save_redirector(model: Redirector, path: str | Path, metadata: Metadata | No
         torch.save(state, content)
     with replacing(path) as temporary:
         temporary.write_bytes(content.getbuffer())
-
-
-def shortened(items: Sequence[str]) -> str:
-    """The first five of a list, and how many more there are."""
-    more = len(items) - SHOWN
-    return "; ".join(items[:SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _of_shapes(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Redirector:
@@ -156,6 +150,24 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
     Raises:
         InputError: it cannot be read as such, or holds something else.
     """
+    return state_dict(path, read_content(path))
+
+
+def state_dict(path: Path, content: object) -> Mapping[str, Tensor]:
+    """The content of a file, if it is names to tensors; InputError if not."""
+    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise InputError(f"{path}: expected a state dict (names to tensors), found {type(content).__name__}")
+    if odd := [name for name in content if not isinstance(name, str)]:
+        raise InputError(f"{path}: expected a state dict (names to tensors), found the name {odd[0]!r}")
+    return content
+
+
+def read_content(path: Path) -> Any:
+    """What a .safetensors file holds, or whatever of plain types torch.save wrote; nothing in the file is executed.
+
+    Raises:
+        InputError: it cannot be read as such.
+    """
     if (problem := lfs_problem(path)) is not None:
         raise InputError(problem)
     try:
@@ -163,7 +175,7 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
             return safetensors.torch.load_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # the library's own text advises to execute what is in the file
         raise InputError(
             f"{path}: cannot be read as {path.suffix} weights: expected a state dict, found other pickled objects or no pickle; "
@@ -173,8 +185,3 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
     except Exception as error:  # each reader has its own classes for a file that it cannot read
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: cannot be read as {path.suffix} weights: {reason}") from None
-    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
-        raise InputError(f"{path}: expected a state dict (names to tensors), found {type(content).__name__}")
-    if odd := [name for name in content if not isinstance(name, str)]:
-        raise InputError(f"{path}: expected a state dict (names to tensors), found the name {odd[0]!r}")
-    return content

@@ -66,7 +66,9 @@ def test_it_holds_the_four_packages(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name.split("/")[0] for name in names} == {*PACKAGES, f"saferedir-{__version__}.dist-info"}
     modules = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
-    assert {name for name in names if ".dist-info/" not in name} == modules | {f"{package}/py.typed" for package in PACKAGES}
+    configs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "export" / "sources" / "configs").rglob("*.json")}
+    marks = {f"{package}/py.typed" for package in PACKAGES}
+    assert {name for name in names if ".dist-info/" not in name} == modules | configs | marks and len(configs) == 8
 
 
 def test_it_builds_and_generates(run, environment, tmp_path):

@@ -22,7 +22,7 @@ def load_component(source: Source, component: str, say: Say = print) -> nn.Modul
     Raises:
         InputError: config and weights do not make it.
     """
-    return load_strictly(_empty(source, component), source.weights(component), say)
+    return load_strictly(_empty(source, component), source.tensors(component), source.weights(component)[0], say)
 
 
 def _empty(source: Source, component: str) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The model to export: a diffusers folder or hub id of the Stable Diffusion 1.x/2.x family. Reads configs; loads weights late."""
+"""The model to export: of the Stable Diffusion 1.x/2.x family, a diffusers folder or hub id. Reads configs; loads weights late."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from packaging.version import InvalidVersion, Version
 
@@ -16,6 +16,9 @@ from engines.geometry import Geometry
 from engines.git_lfs import lfs_problem
 from export.sources.component_rules import FAMILY, check_class, check_index, check_rules, whole, widths
 from export.sources.scheduler_config import as_pipeline_corrects
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 COMPONENTS = {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
 INDEX = "model_index.json"
@@ -41,41 +44,63 @@ TOKENIZER_FILES = (
 
 @dataclass(frozen=True)
 class Source:
-    """A model on disk. `name` is what the user called it.
-
-    `vae` takes the place of the model's own autoencoder: a folder, or a file of weights, whose config is the one beside it or else
-    the model's.
-    """
+    """A model on disk. `name` is what the user called it."""
 
     name: str
     folder: Path
-    vae: Path | None = None
 
-    @classmethod
-    def locate(cls, name: str, vae: Path | None = None) -> Source:
-        """A folder, or a hub id, from the local cache or downloaded.
+    @staticmethod
+    def locate(name: str, config: Path | None = None, vae: Path | None = None) -> Source:
+        """A folder, a single file, or a hub id, from the local cache or downloaded. `config` is a single file's, see there.
+
+        `vae` takes the place of its autoencoder, see `export.sources.swapped_vae`.
 
         Raises:
-            InputError: neither is there, or it is not of the Stable Diffusion 1.x/2.x family; or `vae` cannot take its place.
+            InputError: none of them is there, or it is not of the Stable Diffusion 1.x/2.x family; or `vae` cannot be used.
         """
-        if vae is not None and not vae.is_dir() and not (vae.is_file() and vae.suffix == ".safetensors"):
-            raise InputError(f"--vae: expected a folder with config.json and weights, or a .safetensors file, found {vae}")
-        folder = _local(name)
-        source = cls(name, _download(name) if folder is None else folder, vae)
-        source._check()
+        path = _local(name)
+        if path is not None and path.is_file():
+            from export.sources.single_file import SingleFile
+
+            source: Source = SingleFile(name, path, config)
+        elif config is not None:
+            raise InputError(f"--config: expected, for a model in a single file only, found with {name!r}; leave it out")
+        else:
+            source = Source(name, download(name, _patterns()) if path is None else path)
+        if vae is not None:
+            from export.sources.swapped_vae import SwappedVae
+
+            source = SwappedVae(name, source.folder, source, vae)
+        source.check()
         return source
+
+    @property
+    def places(self) -> list[Path]:
+        """Folders and files that are the model's."""
+        return [self.folder]
+
+    @property
+    def pad_token(self) -> str | None:
+        """What the tokenizer must pad with; None where its own config decides."""
+        return None
+
+    def notes(self) -> list[str]:
+        """What was found out about the model that its configs do not say, one line each."""
+        return []
+
+    def tensors(self, component: str) -> dict[str, Tensor]:
+        """A component's weights under diffusers' names, as they are in the files."""
+        from export.sources.weights import read_shards
+
+        return read_shards(self.weights(component))
 
     def path(self, component: str, file: str = "config.json") -> Path:
         """Where a component's file is, or would be."""
-        if component == "vae" and self.vae is not None:
-            given = (self.vae if self.vae.is_dir() else self.vae.parent) / file
-            if self.vae.is_dir() or given.is_file():
-                return given
         return self.folder / component / file
 
     def config(self, component: str, file: str = "config.json") -> dict[str, Any]:
         """A component's parsed config."""
-        return _parsed(self.path(component, file))
+        return parsed(self.path(component, file))
 
     def class_name(self, component: str) -> str:
         """The library's class: an autoencoder's config says which of those that can be exported it is."""
@@ -86,7 +111,7 @@ class Source:
     def index(self) -> dict[str, Any]:
         """What model_index.json says; empty where there is none, and the components' configs decide."""
         path = self.folder / INDEX
-        return _parsed(path) if path.is_file() else {}
+        return parsed(path) if path.is_file() else {}
 
     @cached_property
     def scheduler(self) -> dict[str, Any]:
@@ -97,7 +122,7 @@ class Source:
     def geometry(self) -> Geometry:
         text, unet, vae = (self.config(component) for component in ("text_encoder", "unet", "vae"))
         factor = 2 ** (len(self._decoder_widths(vae)) - 1)
-        height, width = (side * factor for side in self._sample_size(unet))
+        height, width = (side * factor for side in self.sample_size(unet))
         return Geometry(
             embed_dim=whole(text, "hidden_size", self.path("text_encoder")),
             scale_factor=factor,
@@ -122,7 +147,7 @@ class Source:
             return widths({key: [64] * 4, **vae}, key, self.path("vae"))
         return widths(vae, "block_out_channels", self.path("vae"))
 
-    def _sample_size(self, unet: dict[str, Any]) -> tuple[int, int]:
+    def sample_size(self, unet: dict[str, Any]) -> tuple[int, int]:
         """Height and width of latents. diffusers reads less than 64 in files from before its version 0.9 as 64."""
         size = unet.get("sample_size")
         if isinstance(size, list) and len(size) == 2:
@@ -143,8 +168,6 @@ class Source:
         return _shards(file) if file.suffix == ".json" else [file]
 
     def _weights(self, component: str) -> Path:
-        if component == "vae" and self.vae is not None and self.vae.is_file():
-            return self.vae
         for name in WEIGHTS:
             if (path := self.path(component, name)).is_file():
                 return path
@@ -156,16 +179,23 @@ class Source:
             return [path for name in TOKENIZER_FILES if (path := self.path(component, name)).is_file()]
         return [self.path(component), *dict.fromkeys((self._weights(component), *self.weights(component)))]
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raises InputError for what is not of the Stable Diffusion 1.x/2.x family."""
+        self.check_own()
+        self._check_configs()
+
+    def check_own(self) -> None:
+        """Raises InputError for what is no model, its components' configs aside."""
         if not self.folder.joinpath("unet").is_dir() and not self.index:
             raise InputError(f"{self.folder}: expected a diffusers model folder, with unet/ in it, found none")
-        replaced = () if self.vae is None else ("vae",)
-        check_index({key: value for key, value in self.index.items() if key not in replaced}, self.folder / INDEX)
+
+    def _check_configs(self) -> None:
+        check_index(self.index, self.folder / INDEX)
         for component in COMPONENTS:
             check_class(component, self.config(component), self.path(component))
             check_rules(component, self.class_name(component), self.config(component), self.path(component))
         indexed, name = self.index.get("vae"), self.class_name("vae")
-        if not replaced and isinstance(indexed, list) and indexed[1] != name:
+        if isinstance(indexed, list) and indexed[1] != name:
             raise InputError(f"{self.path('vae')}: _class_name: expected {indexed[1]} as {INDEX} says, found {name!r}")
         width, found = self.geometry.embed_dim, self.config("unet").get("cross_attention_dim", 1280)
         if found != width:
@@ -177,7 +207,7 @@ class Source:
 
     def _check_tokenizer(self) -> None:
         if (path := self.path("tokenizer", "tokenizer_config.json")).is_file():
-            check_class("tokenizer", _parsed(path), path)
+            check_class("tokenizer", parsed(path), path)
         if self.path("tokenizer", "tokenizer.json").is_file():
             return
         for file in TOKENIZER_FILES[:2]:
@@ -185,7 +215,8 @@ class Source:
                 raise InputError(f"{path}: expected a CLIP tokenizer's {file}, or tokenizer.json in its place, found none")
 
 
-def _parsed(path: Path) -> dict[str, Any]:
+def parsed(path: Path) -> dict[str, Any]:
+    """A JSON file's object. Raises InputError where it has none."""
     try:
         if (problem := lfs_problem(path)) is not None:
             raise InputError(problem)
@@ -203,7 +234,7 @@ def _parsed(path: Path) -> dict[str, Any]:
 
 def _shards(listing: Path) -> list[Path]:
     """The shards that an index file lists."""
-    places = _parsed(listing).get("weight_map")
+    places = parsed(listing).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
         raise InputError(f"{listing}: weight_map: expected tensors and their files, found {type(places).__name__}")
     names = sorted(set(places.values()))
@@ -216,31 +247,31 @@ def _shards(listing: Path) -> list[Path]:
 
 
 def _local(name: str) -> Path | None:
-    """The folder of that name; None for what may be a hub id."""
+    """The folder or file of that name; None for what may be a hub id."""
     try:
         path = Path(name).expanduser()
     except RuntimeError:  # no such user, or no home
         path = Path(name)
-    if path.is_dir():
+    if path.exists():
         return path
-    if path.is_file():
-        raise InputError(
-            f"model {name!r}: expected a diffusers folder, found a single file; convert it with diffusers: "
-            f"StableDiffusionPipeline.from_single_file({name!r}).save_pretrained(FOLDER), then pass FOLDER"
-        )
     if path != Path(name):
         raise InputError(f"model {name!r}: expected a diffusers folder, found no folder {path}")
     return None
 
 
-def _download(name: str) -> Path:
+def _patterns() -> list[str]:
+    """The files of a hub repository that a build reads."""
+    patterns = [INDEX, "*/config.json", "scheduler/*", *(f"tokenizer/{file}" for file in TOKENIZER_FILES)]
+    patterns += [f"{component}/{file}" for component in COMPONENTS for file in WEIGHTS if "safetensors" in file]
+    return patterns + [f"{component}/{stem}*-of-*.safetensors" for component in COMPONENTS for stem in STEMS]
+
+
+def download(name: str, patterns: list[str]) -> Path:
+    """The folder of a hub repository, from the local cache or downloaded. Raises InputError where it cannot be had."""
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith((".safetensors", ".ckpt", "/")):
         raise InputError(f"model {name!r}: no such folder, and not a hub id (owner/name)")
     from huggingface_hub import snapshot_download
 
-    patterns = [INDEX, "*/config.json", "scheduler/*", *(f"tokenizer/{file}" for file in TOKENIZER_FILES)]
-    patterns += [f"{component}/{file}" for component in COMPONENTS for file in WEIGHTS if "safetensors" in file]
-    patterns += [f"{component}/{stem}*-of-*.safetensors" for component in COMPONENTS for stem in STEMS]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:  # network, authentication and cache errors of several libraries

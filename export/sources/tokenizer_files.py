@@ -17,8 +17,9 @@ from engines.networks import TOKENS
 _SPECIAL = ("unk_token", "bos_token", "eos_token", "pad_token")
 
 
-def load_tokenizer(files: Sequence[Path], vocab_size: int) -> CLIPTokenizer:
-    """The tokenizer whose files these are, all of one folder. `vocab_size` is how many ids the text encoder knows.
+def load_tokenizer(files: Sequence[Path], vocab_size: int, pad_token: str | None = None) -> CLIPTokenizer:
+    """The tokenizer whose files these are, all of one folder. `vocab_size` is how many ids the text encoder knows, `pad_token` what
+    it must pad with, None for any.
 
     Raises:
         InputError: they cannot be read, or the tokenizer gives other lengths or ids than the text encoder takes.
@@ -33,6 +34,11 @@ def load_tokenizer(files: Sequence[Path], vocab_size: int) -> CLIPTokenizer:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise InputError(f"{folder}: cannot be read as a CLIP tokenizer: {reason}") from None
     _check(tokenizer, folder, vocab_size)
+    if pad_token not in (None, tokenizer.pad_token):
+        raise InputError(
+            f"{folder / 'tokenizer_config.json'}: pad_token: expected {pad_token!r}, as this model's family has, found "
+            f"{tokenizer.pad_token!r}; set it, or pass --config FOLDER with the model's own tokenizer/"
+        )
     return tokenizer
 
 
@@ -41,12 +47,6 @@ def _check(tokenizer: CLIPTokenizer, folder: Path, vocab_size: int) -> None:
         raise InputError(f"{folder / 'tokenizer_config.json'}: model_max_length: expected {TOKENS}, found {length}")
     if (highest := max(tokenizer.get_vocab().values())) >= vocab_size:
         raise InputError(f"{folder}: expected ids below {vocab_size} (vocab_size of text_encoder), found {highest}")
-    added = tokenizer.added_tokens_encoder
-    if several := [token for token in added if f"{token}_1" in added]:
-        raise InputError(
-            f"{folder}: expected embeddings of one token each, found {several[0]!r}, a textual inversion of several; "
-            "diffusers expands such a word in prompts, and these engines do not"
-        )
 
 
 def _of_one_file(folder: Path) -> CLIPTokenizer:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from engines.errors import InputError
-from export.sources.original_vae import with_diffusers_names
-from saferedir.checkpoint import DTYPES, read_tensors, shortened
+from engines.printable import shortened
+from saferedir.checkpoint import DTYPES, read_tensors
 
 # What wrappers of PyTorch put before every name, and what some versions of transformers leave out.
 WRAPPERS = ("module.", "_orig_mod.")
@@ -22,35 +22,32 @@ _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": 
 _OLD_NAME = re.compile(r"(.*attentions\.\d+\.)(" + "|".join(_OLD_ATTENTION) + r")(\.weight|\.bias)")
 _CAUSES = (
     (".lora", "these are LoRA weights, which are no model of their own; merge them into one first"),
-    ("model.diffusion_model.", "this is a single-file checkpoint; convert it to a diffusers folder first"),
+    ("model.diffusion_model.", "this is a whole model in a single file; pass it as --model"),
     ("vision_model.", "this is a whole CLIP model; save its text model alone"),
 )
 
 Say = Callable[[str], None]
 
 
-def load_strictly(module: nn.Module, files: Sequence[Path], say: Say) -> nn.Module:
-    """Give a module the tensors of `files` in float32, all of them and no others. `say` hears of names that were changed.
+def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], file: Path, say: Say) -> nn.Module:
+    """Give a module these tensors in float32, all of them and no others. `say` hears of names that were changed.
 
-    Its parameters may be on the meta device; `files` are one file of weights, or the shards of one.
+    Its parameters may be on the meta device; `file` is the tensors', for messages.
 
     Raises:
         InputError: tensors are missing, surplus, misshaped, not floating point or not finite.
     """
     name, expected = type(module).__name__, module.state_dict()
-
-    def heard(change: str) -> None:
-        say(f"{files[0]}: {change}")
-
-    tensors = _renamed(with_diffusers_names(_read(files), module, heard), expected, heard)
-    problems = _differences(tensors, expected)
+    tensors = renamed(tensors, expected, lambda change: say(f"{file}: {change}"))
+    problems = differences(tensors, expected)
     if problems:
-        raise InputError(f"{files[0]}: cannot be loaded as {name}: {'; '.join(problems)}; {_cause(tensors, expected)}")
-    module.load_state_dict({key: _float32(files[0], key, tensor) for key, tensor in tensors.items()}, assign=True)
+        raise InputError(f"{file}: cannot be loaded as {name}: {'; '.join(problems)}; {likely_cause(tensors, expected)}")
+    module.load_state_dict({key: as_float32(file, key, tensor) for key, tensor in tensors.items()}, assign=True)
     return module.eval()
 
 
-def _read(files: Sequence[Path]) -> dict[str, Tensor]:
+def read_shards(files: Sequence[Path]) -> dict[str, Tensor]:
+    """The tensors of one file of weights, or of the shards of one. Raises InputError where they cannot be read."""
     tensors: dict[str, Tensor] = {}
     for file in files:
         content = read_tensors(file)
@@ -60,10 +57,12 @@ def _read(files: Sequence[Path]) -> dict[str, Tensor]:
     return tensors
 
 
-def _renamed(tensors: dict[str, Tensor], expected: Mapping[str, Any], say: Say) -> dict[str, Tensor]:
-    """The tensors under the names that the module expects, where one change explains them all."""
+def renamed(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, Any], say: Say, prefixes: Sequence[str] = WRAPPERS
+) -> dict[str, Tensor]:
+    """The tensors under the names that the module expects, where one change explains them all; `prefixes` may be before all."""
     tensors = {name: tensor for name, tensor in tensors.items() if name in expected or not _position_ids(name, tensor)}
-    for prefix in WRAPPERS * 2:
+    for prefix in (*prefixes, *prefixes):
         if all(name.startswith(prefix) for name in tensors) and not all(name.startswith(prefix) for name in expected):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
             say(f"read without the prefix {prefix!r} of its names")
@@ -74,8 +73,8 @@ def _renamed(tensors: dict[str, Tensor], expected: Mapping[str, Any], say: Say) 
     elif found_has and not expected_has and all(name.startswith(TEXT_MODEL) for name in tensors):
         tensors = {name.removeprefix(TEXT_MODEL): tensor for name, tensor in tensors.items()}
         say(f"read without the prefix {TEXT_MODEL!r} of its names")
-    renamed = {name if name in expected else _OLD_NAME.sub(_new_name, name): tensor for name, tensor in tensors.items()}
-    return renamed if len(renamed) == len(tensors) else tensors
+    changed = {name if name in expected else _OLD_NAME.sub(_new_name, name): tensor for name, tensor in tensors.items()}
+    return changed if len(changed) == len(tensors) else tensors
 
 
 def _new_name(match: re.Match[str]) -> str:
@@ -89,10 +88,10 @@ def _position_ids(name: str, tensor: Tensor) -> bool:
     )
 
 
-def _differences(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """How the tensors differ from those of the module, a count and the first few of each kind."""
+def differences(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], partial: bool = False) -> list[str]:
+    """How the tensors differ from those of the module, a count and the first few of each kind; `partial` ones may be fewer."""
     lists = {
-        "missing": [name for name in expected if name not in tensors],
+        "missing": [name for name in expected if name not in tensors and not partial],
         "surplus": [name for name in tensors if name not in expected],
         "misshaped": [
             f"{name} (expected {list(expected[name].shape)}, found {list(tensor.shape)})"
@@ -103,7 +102,8 @@ def _differences(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
     return [f"{len(names)} of {len(expected)} tensors {kind}: {shortened(names)}" for kind, names in lists.items() if names]
 
 
-def _cause(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+def likely_cause(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Why tensors do not fit a module, in words."""
     for part, cause in _CAUSES:
         if any(part in name for name in tensors):
             return cause
@@ -115,7 +115,8 @@ def _cause(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str
     return "config.json is not of these weights, or they were saved under other names"
 
 
-def _float32(file: Path, name: str, tensor: Tensor) -> Tensor:
+def as_float32(file: Path, name: str, tensor: Tensor) -> Tensor:
+    """A tensor in float32. Raises InputError for one that is not floating point or not finite; `file` and `name` are for it."""
     if tensor.dtype not in DTYPES:
         kinds = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
         raise InputError(f"{file}: {name}: expected {kinds}, found {str(tensor.dtype).removeprefix('torch.')}")

@@ -78,14 +78,14 @@ def demo_vae() -> dict[str, torch.Tensor]:
 
 def vae_tensors(file: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     said: list[str] = []
-    return dict(load_component(Source.locate(str(DEMO_MODEL), file), "vae", said.append).state_dict()), said
+    return dict(load_component(Source.locate(str(DEMO_MODEL), vae=file), "vae", said.append).state_dict()), said
 
 
 @pytest.mark.parametrize("kind", ["other", "tiny"])
 def test_pictures_equal_diffusers(demo_engines, tmp_path, diffusers_pipeline, monkeypatch, request, kind):
     decoder, folder = request.getfixturevalue(kind), shutil.copytree(demo_engines, tmp_path / "demo")
     lines = build_with("--engine-dir", str(folder), "--vae", str(decoder))
-    assert [line.split("]")[1].split()[0] for line in lines[1:-1] if "kept" not in line] == ["vae_decoder"]
+    assert [line.split("]")[1].split()[0] for line in lines if line.startswith("[") and "kept" not in line] == ["vae_decoder"]
     manifest = Manifest.read(folder)[0]
     assert manifest.sources[f"vae/{WEIGHTS}"].sha256 == file_digest(decoder / WEIGHTS)
     assert "nothing changed" in build_with("--engine-dir", str(folder), "--vae", str(decoder))[-1]
@@ -117,7 +117,7 @@ def test_files_with_the_original_names(tmp_path, prefix):
     found, said = vae_tensors(tmp_path / "vae-ft-mse.safetensors")
     expected = demo_vae()
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name].float()) for name in found)
-    assert len(said) == 1 and "under the names of the original Stable Diffusion release" in said[0]
+    assert said == []
 
 
 def test_attention_with_the_original_names(tmp_path):
@@ -136,14 +136,14 @@ def test_attention_with_the_original_names(tmp_path):
             wide = tensor[..., None, None] if tensor.ndim == 2 else tensor
             renamed[name.replace("mid_block.attentions.0", "mid.attn_1").replace(part, parts[part])] = wide.contiguous()
     safetensors.torch.save_file(renamed, tmp_path / "vae.safetensors")
-    found = load_component(Source.locate(str(model), tmp_path / "vae.safetensors"), "vae", lambda said: None).state_dict()
+    found = load_component(Source.locate(str(model), vae=tmp_path / "vae.safetensors"), "vae", lambda said: None).state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in vae.state_dict().items())
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda tensors: tensors | {"loss.logvar": torch.zeros(1)}, r"1 of \d+ tensors surplus: loss.logvar"),
+        (lambda tensors: tensors | {"loss.logvar": torch.zeros(1)}, "found 1 that have no counterpart in diffusers: .*loss.logvar"),
         (
             lambda tensors: {name: tensor for name, tensor in tensors.items() if "mid.block_1.conv1" not in name},
             "missing",
@@ -174,7 +174,7 @@ def test_what_cannot_take_its_place(tmp_path, name, config, message):
     if config is not None:
         (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=message):
-        Source.locate(str(DEMO_MODEL), tmp_path / name).weights("vae")
+        Source.locate(str(DEMO_MODEL), vae=tmp_path / name).weights("vae")
 
 
 def test_engines_do_not_go_into_it(tmp_path, tiny):
@@ -186,7 +186,7 @@ def test_the_size_of_pictures_follows_the_decoder(tmp_path):
     AutoencoderTiny().save_pretrained(tmp_path / "taesd")
     config = json.loads((tmp_path / "taesd" / "config.json").read_text())
     (tmp_path / "taesd" / "config.json").write_text(json.dumps({key: config[key] for key in config if "block_out" not in key}))
-    source = Source.locate(str(DEMO_MODEL), tmp_path / "taesd")
+    source = Source.locate(str(DEMO_MODEL), vae=tmp_path / "taesd")
     assert (source.geometry.scale_factor, source.geometry.default_height) == (8, 128)
     latent = torch.randn(1, 4, 4, 6, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import random
+import warnings
+from pathlib import Path
 
 import pytest
+from diffusers.loaders import TextualInversionLoaderMixin
 from transformers import CLIPTokenizer
 
 from engines.errors import InputError
+from engines.networks import TOKENS
+from engines.prompts import PromptTokenizer
 from export.build_command import DEMO_MODEL
 from export.tokenizer import CORPUS, check_tokenizer, convert_tokenizer
 
@@ -59,3 +64,38 @@ def test_a_difference_is_an_error():
     converted.enable_padding(length=77, pad_id=0, pad_token="!")
     with pytest.raises(InputError, match="tokenizer: expected ids"):
         check_tokenizer(converted, reference, CORPUS)
+
+
+@pytest.fixture(scope="module")
+def inversions() -> CLIPTokenizer:
+    """With words of one, two and four embeddings."""
+    reference = CLIPTokenizer.from_pretrained(DEMO_MODEL / "tokenizer")
+    reference.add_tokens(["<one>", "fur", "fur_1", "<Cat Toy>", "<Cat Toy>_1", "<Cat Toy>_2", "<Cat Toy>_3"])
+    return reference
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a burning blue square",
+        "a <one> square",
+        "a <Cat Toy>, with<Cat Toy>fur on it",
+        "a <cat toy> is no word of it",
+        "fur",
+        "only fur_1 and <Cat Toy>_3",
+        "<one> " * 20 + "<Cat Toy> " * 15 + "fur",
+    ],
+)
+def test_words_of_several_tokens_are_expanded_as_diffusers_does(inversions, prompt):
+    tokenizer = PromptTokenizer(Path("tokenizer.json"), convert_tokenizer(inversions).to_str().encode())
+    expanded = TextualInversionLoaderMixin().maybe_convert_prompt(prompt, inversions)
+    expected = inversions(expanded, padding="max_length", max_length=TOKENS, truncation=True).input_ids
+    with warnings.catch_warnings(action="ignore"):
+        found = tokenizer([prompt])
+    assert found.ids.tolist() == [expected] and bool(found.cut[0]) == (len(inversions(expanded).input_ids) > TOKENS)
+
+
+def test_a_report_names_each_token_of_a_word(inversions):
+    tokenizer = PromptTokenizer(Path("tokenizer.json"), convert_tokenizer(inversions).to_str().encode())
+    assert [word for word in tokenizer.words("a fur") if word] == ["a", "fur", "fur_1"]
+    assert tokenizer(["<Cat Toy>_1 <Cat Toy>"]).ids[0, 1:6].tolist() == [633, 632, 633, 634, 635]  # diffusers expands within words
