@@ -191,12 +191,12 @@ class Source:
 
     def _check_configs(self) -> None:
         check_index(self.index, self.folder / INDEX)
-        for component in COMPONENTS:
-            check_class(component, self.config(component), self.path(component))
-            check_rules(component, self.class_name(component), self.config(component), self.path(component))
         indexed, name = self.index.get("vae"), self.class_name("vae")
         if isinstance(indexed, list) and indexed[1] != name:
             raise InputError(f"{self.path('vae')}: _class_name: expected {indexed[1]} as {INDEX} says, found {name!r}")
+        for component in COMPONENTS:
+            check_class(component, self.config(component), self.path(component))
+            check_rules(component, self.class_name(component), self.config(component), self.path(component))
         width, found = self.geometry.embed_dim, self.config("unet").get("cross_attention_dim", 1280)
         if found != width:
             raise InputError(f"{self.path('unet')}: cross_attention_dim: expected {width!r} {FAMILY}, found {found!r}")

@@ -20,7 +20,7 @@ def test_inspect(demo_engines, capsys):
         "fire",
         "alpha_scale 1.25",
         "DDIMScheduler",
-        "multiples of 16 pixels",
+        "multiples of 4 pixels",
         *NETWORKS,
     ):
         assert part in printed

@@ -134,7 +134,7 @@ def test_every_sampler_fits_the_profile():
         ("1:2", "MIN:OPT:MAX"),
         ("0", "rising order"),
         ("", "MIN:OPT:MAX"),
-        ("64:98:128", "expected multiples of 4 pixels, found 98; nearest: 96 or 100"),
+        ("64:100:128", "expected multiples of 16 pixels, found 100; nearest: 96 or 112"),
     ],
 )
 def test_spans(text, message):
@@ -193,7 +193,7 @@ def test_the_whole_build(tmp_path, capsys):
             "--version-compatible: for tensorrt only, found --backend tensorrt",
         ),
         (["--backend", "tensorrt", "--target-sm", "89"], "--target-sm: for tensorrt-rtx only"),
-        (["--backend", "tensorrt-rtx", "--width", "100"], "width: expected multiples of 16 pixels"),
+        (["--backend", "tensorrt-rtx", "--width", "98"], "width: expected multiples of 4 pixels"),
     ],
 )
 def test_options(arguments, message, capsys):
