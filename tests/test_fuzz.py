@@ -28,7 +28,7 @@ from runtime import GuardedPipeline, Request
 from runtime.preparation import Preparation
 from runtime.report import read_png
 from runtime.request import PER_IMAGE
-from runtime.samplers.schedules import NoiseSchedule
+from runtime.samplers.schedules import SchedulerConfig
 from saferedir.checkpoint import CheckpointError, load_redirector
 
 PLAIN, FIRE = "a blue square", "a burning blue square"
@@ -161,7 +161,7 @@ def check_request(asked, opened: GuardedPipeline, runs: list[int]) -> None:
     with one_error():
         request = Request(prompt, **options)
         assert python_values(tuple(getattr(request, name) for name in (*PER_IMAGE, "prompt", "height", "width", "unguarded")))
-        prepared = Preparation.of(request, opened.manifest, NoiseSchedule.from_config(opened.manifest.scheduler))
+        prepared = Preparation.of(request, opened.manifest, SchedulerConfig.read(opened.manifest.scheduler))
         images = len(request.prompts)
         assert len(prepared.seeds) == len(prepared.samplers) == len(prepared.guards) == images
         assert all(bool(guards) != request.unguarded for guards in prepared.guards)
@@ -230,7 +230,7 @@ def check_manifest(content: bytes, folder: Path, opened: list[bytes] | None = No
     with one_error():
         manifest, digest = Manifest.read(folder)
         summary(manifest, digest).encode()
-        schedule = NoiseSchedule.from_config(manifest.scheduler)
+        schedule = SchedulerConfig.read(manifest.scheduler)
         Preparation.of(Request(PLAIN), manifest, schedule)
         if opened is not None and len(opened) < OPENED and manifest.guards:
             opened.append(content)
