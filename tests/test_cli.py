@@ -66,7 +66,7 @@ def test_every_command_and_option_has_help(name, capsys):
 def test_defaults_are_in_the_help(capsys):
     main(["generate", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "sampler steps (default: 50)" in text and "means none (default: 7.5)" in text and "ddim, pndm, lms" in text
+    assert "sampler steps (default: 50)" in text and "means none (default: 7.5)" in text and "automatic, karras" in text
     main(["build", "--help"])
     assert "above which an image is redirected (default: 0.5)" in " ".join(capsys.readouterr().out.split())
 

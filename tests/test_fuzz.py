@@ -28,6 +28,7 @@ from runtime import GuardedPipeline, Request
 from runtime.preparation import Preparation
 from runtime.report import read_png
 from runtime.request import PER_IMAGE
+from runtime.samplers.registry import SAMPLERS
 from runtime.samplers.schedules import SchedulerConfig
 from saferedir.checkpoint import CheckpointError, load_redirector
 
@@ -103,7 +104,9 @@ SENSIBLE = {
     "num_inference_steps": st.integers(1, 3),
     "guidance_scale": st.one_of(st.floats(-2, 20), st.integers(0, 9), st.floats(0, 9, width=16).map(np.float16)),
     "seed": st.one_of(st.none(), st.integers(-(2**63), 2**64 - 1)),
-    "scheduler": st.sampled_from([None, "ddim", "pndm", "lms", "DDIMScheduler"]),
+    "scheduler": st.sampled_from([None, *SAMPLERS, "DDIMScheduler", "DPM++ 2M Karras", "Euler a"]),
+    "schedule_type": st.sampled_from([None, None, None, "automatic", "SGM Uniform"]),
+    "eta": st.sampled_from([0.0, 0.0, 0.0, 0.5]),
     "policy": st.one_of(st.none(), POLICIES, st.just({}), st.fixed_dictionaries({"fire": POLICIES})),
     "on_unsafe": st.sampled_from(["redirect", "refuse", "monitor"]),
     "on_still_unsafe": st.sampled_from(["withhold", "deliver"]),
