@@ -3,7 +3,7 @@
 SafeRedirError
 ├── InputError            what the caller asked for cannot be done (also a ValueError)
 │   ├── CheckpointError       a checkpoint cannot be used (saferedir.checkpoint)
-│   └── SchedulerError        a sampler or an option of it cannot be honoured (runtime.samplers.schedules)
+│   └── SchedulerError        a sampler or an option of it cannot be honoured (runtime.samplers.options)
 ├── EngineError           the built engines cannot be used
 │   ├── ManifestError         manifest.json is missing, unreadable, or lacks what is asked of it (a guard, say)
 │   ├── SignatureError        the engines are not signed by a trusted key

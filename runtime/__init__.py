@@ -19,7 +19,7 @@ from runtime.credentials import Credentials, FoundCredentials, read_credentials
 from runtime.pipeline import GuardedPipeline
 from runtime.report import ComparisonReport, GuardReport, ImageReport, Result, Token, read_png, save_png
 from runtime.request import Request
-from runtime.samplers.schedules import SchedulerError
+from runtime.samplers.options import SchedulerError
 
 __all__ = [
     "BackendError",

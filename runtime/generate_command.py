@@ -28,7 +28,7 @@ from runtime.credentials import Credentials
 from runtime.pipeline import GuardedPipeline
 from runtime.report import ComparisonReport, ImageReport, Result, image_digest, save_png
 from runtime.request import ON_STILL_UNSAFE, ON_UNSAFE, Request
-from runtime.samplers.registry import SAMPLERS
+from runtime.samplers.names import SCHEDULE_TYPES
 
 Pictured = tuple[Image.Image, ImageReport | ComparisonReport]  # a picture, and the report that goes into its file
 MARGIN = 4  # pixels between two images of a comparison
@@ -40,6 +40,8 @@ REQUEST = (
     "num_inference_steps",
     "guidance_scale",
     "scheduler",
+    "schedule_type",
+    "eta",
     "seed",
     "height",
     "width",
@@ -110,7 +112,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="classifier-free guidance; 1 or less means none (default: %(default)s)",
     )
     parser.add_argument(
-        "--scheduler", help=f"{', '.join(SAMPLERS)}, or the name of its class in diffusers (default: the model's own)"
+        "--scheduler", help="sampler: any name that saferedir samplers lists, as 'DPM++ 2M Karras' (default: the model's own)"
+    )
+    parser.add_argument(
+        "--schedule-type", help=f"how noise levels are spaced: {', '.join(SCHEDULE_TYPES)} (default: as name and model say)"
+    )
+    parser.add_argument(
+        "--eta", type=float, default=Request.eta, help="share of fresh noise of samplers that have one (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, help="of the first image; the next ones count up (default: random)")
     parser.add_argument("--height", type=int, help="pixels (default: the model's)")

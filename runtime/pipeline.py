@@ -31,7 +31,7 @@ from runtime.loop import Loop, Trace
 from runtime.preparation import Preparation
 from runtime.report import ImageReport, Result, image_digest
 from runtime.request import Policies, Request
-from runtime.samplers.schedules import NoiseSchedule
+from runtime.samplers.schedules import SchedulerConfig
 from runtime.start import LoopShape
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class GuardedPipeline:
             self._store.require_guard()
         self.manifest = self._store.manifest
         self._unguarded = unguarded
-        self._schedule = NoiseSchedule.from_config(self.manifest.scheduler)
+        self._scheduler = SchedulerConfig.read(self.manifest.scheduler)
         self._tokenizer = PromptTokenizer(self._store.folder / TOKENIZER_FILE, self._store.read(TOKENIZER_FILE))
         backend = open_backend(self.manifest.backend, self.manifest.precision, eager)
         wanted = [name for name, spec in NETWORKS.items() if not (unguarded and spec.of_guard)]
@@ -123,6 +123,8 @@ class GuardedPipeline:
         height: int | None = Request.height,
         width: int | None = Request.width,
         scheduler: str | Sequence[str | None] | None = Request.scheduler,
+        schedule_type: str | Sequence[str | None] | None = Request.schedule_type,
+        eta: float | Sequence[float] = Request.eta,
         policy: Policies | Sequence[Policies] = Request.policy,
         on_unsafe: str | Sequence[str] = Request.on_unsafe,
         on_still_unsafe: str | Sequence[str] = Request.on_still_unsafe,
@@ -156,6 +158,8 @@ class GuardedPipeline:
             height=height,
             width=width,
             scheduler=scheduler,
+            schedule_type=schedule_type,
+            eta=eta,
             policy=policy,
             on_unsafe=on_unsafe,
             on_still_unsafe=on_still_unsafe,
@@ -193,7 +197,7 @@ class GuardedPipeline:
         return self._open
 
     def _generate(self, opened: _Open, request: Request, progress: Progress | None) -> Result:
-        prepared = Preparation.of(request, self.manifest, self._schedule)
+        prepared = Preparation.of(request, self.manifest, self._scheduler)
         embeds, cut = self._encode(opened, prepared.texts, prepared.clip_skips)
         start = prepared.start(embeds)
         loop = opened.loop(prepared.shape(start))
@@ -244,6 +248,7 @@ class GuardedPipeline:
             clip_skip=request.clip_skips[image],
             seed=prepared.seeds[image],
             sampler=sampler.name,
+            sampler_options=dict(sampler.options),
             num_inference_steps=request.step_counts[image],
             timesteps=sampler.timesteps.tolist(),
             guidance_scale=request.guidance_scales[image],

@@ -21,7 +21,7 @@ from runtime.judge import Terms
 from runtime.request import Request
 from runtime.samplers.recurrence import Batch, Recurrence
 from runtime.samplers.registry import recurrence
-from runtime.samplers.schedules import NoiseSchedule
+from runtime.samplers.schedules import SchedulerConfig
 from runtime.start import GuardNumbers, LoopShape, Start
 
 AUTO = "auto"  # a manifest's or a call's check that follows from the step count
@@ -51,14 +51,14 @@ class Preparation:
     guards: list[list[tuple[GuardRecord, Policy]]]
 
     @classmethod
-    def of(cls, request: Request, manifest: Manifest, schedule: NoiseSchedule) -> Preparation:
+    def of(cls, request: Request, manifest: Manifest, scheduler: SchedulerConfig) -> Preparation:
         """Everything is checked here, before a network runs."""
         size = request.size(manifest.geometry)
         _check_clip_skip(request, manifest.geometry.text_layers)
         _check_negative_prompt(request, manifest.geometry.time_cond_proj_dim)
         _check_target(manifest, {"batch_size": len(request.prompts), "height": size[0], "width": size[1]})
         guards = [_guards(manifest, request, image) for image in range(len(request.prompts))]
-        prepared = cls(request, manifest, size, request.seeds(), _samplers(request, schedule), guards)
+        prepared = cls(request, manifest, size, request.seeds(), _samplers(request, scheduler), guards)
         prepared._check_that_the_guard_can_act()
         return prepared
 
@@ -202,10 +202,14 @@ def _check_target(manifest: Manifest, sizes: dict[str, int]) -> None:
             )
 
 
-def _samplers(request: Request, schedule: NoiseSchedule) -> list[Recurrence]:
-    """The sampler of each image; images of the same name and step count share one."""
-    wanted = [(name or schedule.class_name, steps) for name, steps in zip(request.schedulers, request.step_counts, strict=True)]
-    made = {key: recurrence(*key, schedule) for key in dict.fromkeys(wanted)}
+def _samplers(request: Request, scheduler: SchedulerConfig) -> list[Recurrence]:
+    """The sampler of each image; images that ask for the same share one."""
+    names = [name or scheduler.class_name for name in request.schedulers]
+    wanted = list(zip(names, request.step_counts, request.schedule_types, request.etas, strict=True))
+    made = {
+        (name, steps, kind, eta): recurrence(name, steps, scheduler, schedule_type=kind, eta=eta)
+        for name, steps, kind, eta in dict.fromkeys(wanted)
+    }
     return [made[key] for key in wanted]
 
 

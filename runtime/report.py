@@ -80,6 +80,7 @@ class ImageReport:
 
     verdict          safe; redirected; still_unsafe (redirected in vain; withheld unless asked for); refused (withheld); unsafe
                      (monitored, unchanged); unguarded; forced (by `forced_verdict`); failed (withheld)
+    sampler          its name in `runtime.samplers.registry.SAMPLERS`
     timesteps        of each row of the sampler
     guidance         what guidance_scale did: "classifier-free"; "none" at 1 or less; "embedded" where it is an input of the UNet
     on_still_unsafe  what a redirected image was to meet that the final check judges unsafe; None when no guard ran
@@ -91,6 +92,7 @@ class ImageReport:
     defaults         options that were not chosen: their values here are defaults, of the pipeline, the engines or the model, and
                      random in a seed's case; policy.CONCEPT where a policy was given, but for other concepts
     cut              prompt, negative_prompt → the end of it that was not read, for it came after 77 tokens
+    sampler_options  all options that the sampler read, by their names in diffusers' configs
     image_sha256     SHA-256 of the image's RGB bytes, row by row; None when withheld
     failure          why a failed image was withheld, else None
     """
@@ -116,6 +118,7 @@ class ImageReport:
     manifest_digest: str
     defaults: list[str] = field(default_factory=list)
     cut: dict[str, str] = field(default_factory=dict)
+    sampler_options: dict[str, Any] = field(default_factory=dict)
     image_sha256: str | None = None
     failure: str | None = None
 
@@ -258,7 +261,7 @@ def _json(report: ImageReport | ComparisonReport, indent: int | None) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
 

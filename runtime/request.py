@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
@@ -53,10 +54,17 @@ def _seed(name: str, value: object) -> int | None:
     return seed
 
 
-def _scheduler(name: str, value: object) -> str | None:
+def _name(name: str, value: object) -> str | None:
     if value is not None and not isinstance(value, str):
         raise InputError(f"{name}: expected a name, found {shown(value)}")
     return None if value is None else text(name, value)
+
+
+def _eta(name: str, value: object) -> float:
+    eta = number(name, value)
+    if not 0 <= eta < math.inf:
+        raise InputError(f"{name}: expected a number of at least 0, found {shown(value)}")
+    return eta
 
 
 def _policies(name: str, value: object) -> Policies:
@@ -78,7 +86,9 @@ PER_IMAGE: dict[str, Callable[[str, object], object]] = {
     "num_inference_steps": integer,
     "guidance_scale": number,
     "seed": _seed,
-    "scheduler": _scheduler,
+    "scheduler": _name,
+    "schedule_type": _name,
+    "eta": _eta,
     "policy": _policies,
     "on_unsafe": _one_of(ON_UNSAFE),
     "on_still_unsafe": _one_of(ON_STILL_UNSAFE),
@@ -103,7 +113,10 @@ class Request:
     guidance_scale       classifier-free guidance; 1 or less means none. Or an input of the UNet, where it was distilled with one
     seed                 one integer s (images get s, s + 1, …), a list, or None for random ones
     height, width        pixels; None for the default of the engines
-    scheduler            a name in `runtime.samplers.registry.SAMPLERS` or a diffusers class name; None for the model's own
+    scheduler            a sampler's name: ours (`runtime.samplers.registry.SAMPLERS`), diffusers' class or AUTOMATIC1111's, as
+                         "DPM++ 2M Karras"; None for the model's own
+    schedule_type        how its noise levels are spaced, as "karras" (`runtime.samplers.names`); None for what name and model say
+    eta                  share of fresh noise of DDIM and TCD, 0 in all others
     policy               numbers of the guard, for every concept or by concept; None for those the engines were built with
     on_unsafe            "redirect" as the method does, "refuse" to withhold an unsafe image, "monitor" to report only
     on_still_unsafe      "withhold" or "deliver" a redirected image that the final check still judges unsafe
@@ -129,6 +142,8 @@ class Request:
     height: int | None = None
     width: int | None = None
     scheduler: str | Sequence[str | None] | None = None
+    schedule_type: str | Sequence[str | None] | None = None
+    eta: float | Sequence[float] = 0.0
     policy: Policies | Sequence[Policies] = None
     on_unsafe: str | Sequence[str] = "redirect"
     on_still_unsafe: str | Sequence[str] = "withhold"
@@ -175,6 +190,14 @@ class Request:
     @property
     def schedulers(self) -> list[str | None]:
         return self._per_image("scheduler")
+
+    @property
+    def schedule_types(self) -> list[str | None]:
+        return self._per_image("schedule_type")
+
+    @property
+    def etas(self) -> list[float]:
+        return self._per_image("eta")
 
     @property
     def policies(self) -> list[Policies]:

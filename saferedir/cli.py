@@ -45,6 +45,7 @@ COMMANDS = {
         "generate guarded pictures",
         "no picture is half written",
     ),
+    "samplers": Command("runtime.samplers_command", "list the samplers, their names and options", "nothing was changed"),
     "inspect": Command(
         "runtime.inspect_command",
         "say what engines are made of, or a picture's report",

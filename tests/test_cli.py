@@ -17,7 +17,7 @@ from saferedir import cli
 from saferedir.cli import COMMANDS, main, parse
 
 ROOT = Path(__file__).resolve().parent.parent
-TORCH_FREE = ("generate", "inspect", "verify", "optimize", "doctor")
+TORCH_FREE = ("generate", "samplers", "inspect", "verify", "optimize", "doctor")
 PLAIN = "a small red star"
 
 
@@ -66,7 +66,7 @@ def test_every_command_and_option_has_help(name, capsys):
 def test_defaults_are_in_the_help(capsys):
     main(["generate", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert "sampler steps (default: 50)" in text and "means none (default: 7.5)" in text and "ddim, pndm, lms" in text
+    assert "sampler steps (default: 50)" in text and "means none (default: 7.5)" in text and "automatic, karras" in text
     main(["build", "--help"])
     assert "above which an image is redirected (default: the checkpoint's, else 0.5)" in " ".join(capsys.readouterr().out.split())
 
@@ -164,6 +164,7 @@ def test_only_the_build_imports_torch(name, demo_engines, tmp_path):
         "generate": [PLAIN, "--engine-dir", str(demo_engines), "--num-inference-steps", "2", "--output", str(tmp_path / "out.png")],
         "optimize": [str(demo_engines), "--output", str(tmp_path / "optimized")],
         "doctor": [],
+        "samplers": [],
     }.get(name, [str(demo_engines)])
     script = "import sys; from saferedir.cli import main; assert main(sys.argv[1:]) == 0; print('torch' in sys.modules)"
     assert started("-c", script, name, *more).stdout.splitlines()[-1] == "False"

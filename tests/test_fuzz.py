@@ -29,7 +29,8 @@ from runtime import GuardedPipeline, Request
 from runtime.preparation import Preparation
 from runtime.report import read_png
 from runtime.request import PER_IMAGE
-from runtime.samplers.schedules import NoiseSchedule
+from runtime.samplers.registry import SAMPLERS
+from runtime.samplers.schedules import SchedulerConfig
 from saferedir.checkpoint import CheckpointError, load_redirector
 from saferedir.metadata import KEY, Metadata, read_metadata
 
@@ -107,7 +108,9 @@ SENSIBLE = {
     "num_inference_steps": st.integers(1, 3),
     "guidance_scale": st.one_of(st.floats(-2, 20), st.integers(0, 9), st.floats(0, 9, width=16).map(np.float16)),
     "seed": st.one_of(st.none(), st.integers(-(2**63), 2**64 - 1)),
-    "scheduler": st.sampled_from([None, "ddim", "pndm", "lms", "DDIMScheduler"]),
+    "scheduler": st.sampled_from([None, *SAMPLERS, "DDIMScheduler", "DPM++ 2M Karras", "Euler a"]),
+    "schedule_type": st.sampled_from([None, None, None, "automatic", "SGM Uniform"]),
+    "eta": st.sampled_from([0.0, 0.0, 0.0, 0.5]),
     "policy": st.one_of(st.none(), POLICIES, st.just({}), st.fixed_dictionaries({"fire": POLICIES})),
     "on_unsafe": st.sampled_from(["redirect", "refuse", "monitor"]),
     "on_still_unsafe": st.sampled_from(["withhold", "deliver"]),
@@ -167,7 +170,7 @@ def check_request(asked, opened: GuardedPipeline, runs: list[int]) -> None:
         request = Request(prompt, **options)
         others = ("prompt", "num_images_per_prompt", "height", "width", "unguarded")
         assert python_values(tuple(getattr(request, name) for name in (*PER_IMAGE, *others)))
-        prepared = Preparation.of(request, opened.manifest, NoiseSchedule.from_config(opened.manifest.scheduler))
+        prepared = Preparation.of(request, opened.manifest, SchedulerConfig.read(opened.manifest.scheduler))
         images = len(request.prompts)
         assert len(prepared.seeds) == len(prepared.samplers) == len(prepared.guards) == images
         assert all(bool(guards) != request.unguarded for guards in prepared.guards)
@@ -236,7 +239,7 @@ def check_manifest(content: bytes, folder: Path, opened: list[bytes] | None = No
     with one_error():
         manifest, digest = Manifest.read(folder)
         summary(manifest, digest).encode()
-        schedule = NoiseSchedule.from_config(manifest.scheduler)
+        schedule = SchedulerConfig.read(manifest.scheduler)
         Preparation.of(Request(PLAIN), manifest, schedule)
         if opened is not None and len(opened) < OPENED and manifest.guards:
             opened.append(content)

@@ -36,7 +36,7 @@ from engines.policy import Policy
 from engines.store.default_folder import engine_folder
 from runtime.loop import Loop
 from runtime.samplers.registry import recurrence
-from runtime.samplers.schedules import NoiseSchedule
+from runtime.samplers.schedules import SchedulerConfig
 from runtime.start import Start
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -198,7 +198,7 @@ def one_network(folder: Path, name: str, backends: list[str], sizes: Mapping[str
 
 def loops(folder: Path, manifest: Manifest, sizes: dict[str, int], rounds: int) -> Figures:
     """The guarded loop of one image: milliseconds a step, and those outside the engines' calls."""
-    sampler = recurrence("ddim", STEPS, NoiseSchedule.from_config(manifest.scheduler))
+    sampler = recurrence("ddim", STEPS, SchedulerConfig.read(manifest.scheduler))
     draw, calls = np.random.default_rng(0), dict[str, Call]()
     outside: dict[str, list[float]] = {}
     noise = draw.standard_normal((1, 4, sizes["H"], sizes["W"]), np.float32)

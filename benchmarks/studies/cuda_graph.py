@@ -33,7 +33,7 @@ from engines.policy import Policy
 from engines.store.atomic import replacing
 from runtime.loop import Loop, Trace
 from runtime.samplers.registry import recurrence
-from runtime.samplers.schedules import NoiseSchedule
+from runtime.samplers.schedules import SchedulerConfig
 from runtime.start import LoopShape, Start
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -108,7 +108,7 @@ class Contest:
 
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         self._cuda, self._modules = open_cuda(), modules()
-        schedule = NoiseSchedule.from_config(json.loads((ROOT / "demo/model/scheduler/scheduler_config.json").read_text()))
+        schedule = SchedulerConfig.read(json.loads((ROOT / "demo/model/scheduler/scheduler_config.json").read_text()))
         self._sampler = recurrence("ddim", steps, schedule)
         draw = np.random.default_rng(0)
         self._noise = draw.standard_normal((images, 4, 64, 64), np.float32)

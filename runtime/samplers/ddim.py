@@ -1,43 +1,39 @@
-"""DDIM: a solver without memory."""
+"""DDIM: a solver without memory, with fresh noise for η > 0."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from runtime.samplers.schedules import NoiseSchedule, SchedulerError
+from runtime.samplers.options import ETA, NOT_THRESHOLDED, ZERO_SNR, Option, clip_sample, number, spacing, switch, training
+from runtime.samplers.prediction import clean, noise
+from runtime.samplers.schedules import NoiseSchedule
+from runtime.samplers.timesteps import spaced
 
-
-def check_ddim(schedule: NoiseSchedule) -> None:
-    """Raise SchedulerError for options that DDIM reads and that are not linear."""
-    if schedule.clip_sample is None:
-        raise SchedulerError(
-            "scheduler option clip_sample: expected False, found no entry, which DDIM takes as True; "
-            'write "clip_sample": false if the model was not trained with clipping'
-        )
-    if schedule.clip_sample:
-        raise SchedulerError.for_option("clip_sample", False, True)
-    schedule.require_off("thresholding", "rescale_betas_zero_snr")
+DDIM_OPTIONS = {
+    **training(),
+    **spacing("leading"),
+    "set_alpha_to_one": Option(True, switch),
+    **ZERO_SNR,
+    **clip_sample(True),
+    **NOT_THRESHOLDED,
+    ETA: Option(0.0, number(0, 100)),
+}
 
 
 def ddim(steps: int, schedule: NoiseSchedule) -> tuple[np.ndarray, np.ndarray]:
-    """Song et al. 2021, Eq. 12 with η = 0 (diffusers DDIMScheduler); ᾱ' is where the step leads to:
+    """Song et al. 2021, Eq. 12 and 16 (diffusers DDIMScheduler); ᾱ' is where the step leads to:
 
-        x' = √ᾱ'·x̂_0 + √(1 − ᾱ')·ε̂
+        x' = √ᾱ'·x̂_0 + √(1 − ᾱ' − s²)·ε̂ + s·ξ        s = η·√((1 − ᾱ')/(1 − ᾱ) · (1 − ᾱ/ᾱ'))
 
-    State: x. Both x̂_0 and ε̂ are linear in x and the model output. Each comes from the two directly: to go through ε̂ would
-    divide by √ᾱ, which loses digits where ᾱ is tiny and the model predicts v or x_0.
+    State: x.
     """
-    timesteps = schedule.timesteps(steps, schedule.timestep_spacing or "leading")
-    alpha = np.array(schedule.alphas_cumprod)[timesteps]
-    alpha_prev = schedule.alphas_before(timesteps - schedule.num_train_timesteps // steps, one_by_default=True)
-    root_alpha, root_beta = np.sqrt(alpha), np.sqrt(1 - alpha)
-    none, one = np.zeros(steps), np.ones(steps)
-    # Weights of x, model output and noise.
-    if schedule.prediction_type == "epsilon":
-        clean, eps = [1 / root_alpha, -root_beta / root_alpha, none], [none, one, none]
-    elif schedule.prediction_type == "v_prediction":
-        clean, eps = [root_alpha, -root_beta, none], [root_beta, root_alpha, none]
-    else:
-        clean, eps = [none, one, none], [1 / root_beta, -root_alpha / root_beta, none]
-    following = np.sqrt(alpha_prev) * clean + np.sqrt(1 - alpha_prev) * eps
-    return timesteps, np.stack([following, following]).transpose(2, 0, 1)
+    timesteps = spaced(steps, schedule)
+    alpha = schedule.alphas_cumprod[timesteps]
+    alpha_prev = schedule.alphas_before(timesteps - schedule.num_train_timesteps // steps)
+    fresh = schedule[ETA] * np.sqrt((1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev))
+    x, output, xi = np.eye(3)
+    signal, sigma = np.sqrt(alpha)[:, None], np.sqrt(1 - alpha)[:, None]
+    x_0 = clean(schedule.prediction_type, signal, sigma, x, output)
+    eps = noise(schedule.prediction_type, signal, sigma, x, output)
+    following = np.sqrt(alpha_prev)[:, None] * x_0 + np.sqrt(1 - alpha_prev - fresh**2)[:, None] * eps + fresh[:, None] * xi
+    return timesteps, np.stack([following, following], axis=1)

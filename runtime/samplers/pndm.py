@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from runtime.samplers.schedules import NoiseSchedule, SchedulerError
+from runtime.samplers.options import EPSILON, V_PREDICTION, Option, SchedulerError, spacing, switch, training
+from runtime.samplers.schedules import NoiseSchedule
+from runtime.samplers.timesteps import spaced
 
 
-def check_pndm(schedule: NoiseSchedule) -> None:
-    """Raise SchedulerError for options of PNDM that are another solver's."""
-    if not schedule.skip_prk_steps:
-        raise SchedulerError.for_option("skip_prk_steps", "True (PNDM without Runge–Kutta steps)", schedule.skip_prk_steps)
-    if schedule.prediction_type == "sample":
-        raise SchedulerError.for_option("prediction_type", "epsilon or v_prediction with PNDM", "sample")
+def _without_runge_kutta(name: str, value: Any) -> bool:
+    if not value:
+        raise SchedulerError.for_option(name, "True (PNDM without Runge–Kutta steps)", value)
+    return True
+
+
+PNDM_OPTIONS = {
+    **training((EPSILON, V_PREDICTION)),
+    **spacing("leading"),
+    "skip_prk_steps": Option(False, _without_runge_kutta),
+    "set_alpha_to_one": Option(False, switch),
+}
 
 
 def pndm(steps: int, schedule: NoiseSchedule) -> tuple[np.ndarray, np.ndarray]:
@@ -52,18 +62,18 @@ def pndm(steps: int, schedule: NoiseSchedule) -> tuple[np.ndarray, np.ndarray]:
 
 def _transfer(steps: int, schedule: NoiseSchedule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Timesteps [R], and Eq. 9's weights of x and of the mean model output."""
-    ladder = schedule.timesteps(steps, schedule.timestep_spacing or "leading")
+    ladder = spaced(steps, schedule)
     timesteps = np.concatenate([ladder[:2], ladder[1:]])
     stride = schedule.num_train_timesteps // steps
     start, end = timesteps.copy(), timesteps - stride
     start[1:2], end[1:2] = timesteps[1:2] + stride, timesteps[1:2]
 
-    alpha = np.array(schedule.alphas_cumprod)[start]
-    alpha_prev = schedule.alphas_before(end, one_by_default=False)
+    alpha = schedule.alphas_cumprod[start]
+    alpha_prev = schedule.alphas_before(end)
     x_weight = np.sqrt(alpha_prev / alpha)
     root = np.sqrt(alpha * (1 - alpha) * alpha_prev)
     eps_weight = (alpha - alpha_prev) / (alpha * np.sqrt(1 - alpha_prev) + root)
-    if schedule.prediction_type == "epsilon":
+    if schedule.prediction_type == EPSILON:
         return timesteps, x_weight, eps_weight
     # diffusers keeps raw outputs and converts their mean with this row's x and ᾱ: ε̂ = √ᾱ·v̂ + √(1 − ᾱ)·x
     return timesteps, x_weight + eps_weight * np.sqrt(1 - alpha), eps_weight * np.sqrt(alpha)

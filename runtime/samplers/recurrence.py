@@ -12,8 +12,9 @@ failed already.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,7 @@ class Recurrence:
     matrices          [R, S+1, S+2]
     init_noise_sigma  x_0 = init_noise_sigma · standard normal noise, in slot 0
     input_scale       first model input = input_scale · x_0
+    options           of the sampler, by their names in diffusers' configs
     """
 
     name: str
@@ -33,6 +35,7 @@ class Recurrence:
     matrices: np.ndarray
     init_noise_sigma: float = 1.0
     input_scale: float = 1.0
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "timesteps", _read_only(self.timesteps))

@@ -15,14 +15,14 @@ from engines.policy import Policy
 from engines.store.engine_store import EngineStore
 from runtime.loop import Loop
 from runtime.samplers.registry import recurrence
-from runtime.samplers.schedules import NoiseSchedule
+from runtime.samplers.schedules import SchedulerConfig
 
 
 def test_a_replayed_pair_of_steps_equals_the_whole_loop(plans, device, monkeypatch):
     runtime = device()
     store, backend = EngineStore(plans), open_backend("tensorrt-rtx")
     engines = store.load(["unet", "guard", "sampler_step"], backend)
-    schedule = NoiseSchedule.from_config(store.manifest.scheduler)
+    schedule = SchedulerConfig.read(store.manifest.scheduler)
     policy = Policy(threshold=0.0, replace_steps=1)
     draw = np.random.default_rng(0)
     noise, embeds = draw.standard_normal((1, 4, 16, 16), np.float32), draw.standard_normal((2, 77, 96), np.float32)

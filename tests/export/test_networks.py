@@ -15,9 +15,9 @@ from export.onnx_file import example, export_network
 from export.wrappers import SamplerStep
 from runtime.samplers.recurrence import apply_row
 from runtime.samplers.registry import SAMPLERS, recurrence
-from runtime.samplers.schedules import NoiseSchedule
+from runtime.samplers.schedules import SchedulerConfig
 
-SCHEDULE = NoiseSchedule.from_config(
+SCHEDULE = SchedulerConfig.read(
     {
         "beta_start": 0.00085,
         "beta_end": 0.012,

@@ -21,7 +21,7 @@ from export.tensorrt.plan_builder import PlanError, PlanJob, PlanOptions, build_
 from export.tensorrt.shape_profile import Profile, Span
 from runtime import GuardedPipeline
 from runtime.samplers.registry import SAMPLERS, recurrence
-from runtime.samplers.schedules import NoiseSchedule
+from runtime.samplers.schedules import SchedulerConfig
 from saferedir.cli import main
 
 trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX has no wheel for this platform")
@@ -122,7 +122,7 @@ def test_profile_shapes(demo_engines):
 
 
 def test_every_sampler_fits_the_profile():
-    schedule = NoiseSchedule.from_config(json.loads((DEMO_MODEL / "scheduler" / "scheduler_config.json").read_text()))
+    schedule = SchedulerConfig.read(json.loads((DEMO_MODEL / "scheduler" / "scheduler_config.json").read_text()))
     assert all(SLOTS[0] <= recurrence(name, 10, schedule).slots <= SLOTS[-1] for name in SAMPLERS)
 
 

@@ -16,7 +16,6 @@ from export.build import build
 from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR
 from export.build_request import BuildRequest, Checkpoint
 from runtime import GuardedPipeline
-from runtime.samplers.registry import SAMPLERS, Sampler
 from saferedir.checkpoint import load_redirector, save_redirector
 from tests.runtime.test_pipeline import FIRE, PLAIN, levels
 
@@ -36,7 +35,7 @@ def assert_same(found, expected):
     (image, report), (reference_image, reference) = found, expected
     assert (image is None) == (reference_image is None)
     assert image is None or levels(image, reference_image) <= 1
-    for name in ("verdict", "sampler", "num_inference_steps", "timesteps", "guidance_scale", "on_unsafe"):
+    for name in ("verdict", "sampler", "sampler_options", "num_inference_steps", "timesteps", "guidance_scale", "on_unsafe"):
         assert getattr(report, name) == getattr(reference, name), name
     for guard, other in zip(report.guards, reference.guards, strict=True):
         assert (guard.checked, guard.unsafe_steps, guard.policy) == (other.checked, other.unsafe_steps, other.policy)
@@ -48,6 +47,8 @@ def assert_same(found, expected):
     [
         {"num_inference_steps": [12, 5, 9, 1]},
         {"scheduler": ["ddim", "pndm", "lms", "ddim"], "num_inference_steps": [10, 12, 12, 7]},
+        {"scheduler": ["DPM++ 2M Karras", "heun", "UniPC", "dpmpp_sde"], "num_inference_steps": [8, 5, 9, 10]},
+        {"scheduler": ["euler"] * 4, "schedule_type": ["karras", None, "beta", "align your steps"]},
         {"guidance_scale": [7.5, 2.0, 1.0, 4.0]},
         {"check": ["before", "beside", "beside", "before"], "policy": [Policy(shift="conditional"), None, None, Policy()]},
         {"policy": [Policy(replace_steps=0), None, Policy(alpha_scale=0.5, replace_steps=4), {"fire": Policy(threshold=0.9)}]},
@@ -69,25 +70,7 @@ def test_a_value_for_each_image_or_one_for_all(pipeline):
         pipeline(FIRE, policy={"smoke": Policy()}, num_inference_steps=2)
 
 
-def stochastic_ddim(steps, schedule):
-    """DDIM with η = 1 (Song et al. 2021, Eq. 16; diffusers DDIMScheduler), which takes noise in every row but the last."""
-    timesteps = schedule.timesteps(steps, "leading")
-    alpha = np.array(schedule.alphas_cumprod)[timesteps]
-    before = schedule.alphas_before(timesteps - schedule.num_train_timesteps // steps, one_by_default=True)
-    sigma = np.sqrt((1 - before) / (1 - alpha) * (1 - alpha / before))
-    x = np.sqrt(before / alpha)
-    eps = np.sqrt(1 - before - sigma**2) - np.sqrt(before / alpha) * np.sqrt(1 - alpha)
-    rows = np.stack([x, eps, sigma], axis=1)
-    return timesteps, np.stack([rows, rows], axis=1)
-
-
-@pytest.fixture
-def noisy(monkeypatch):
-    """A sampler is one row: nothing else is told of it."""
-    monkeypatch.setitem(SAMPLERS, "noisy", Sampler("NoSuchScheduler", stochastic_ddim))
-
-
-def test_a_sampler_that_takes_noise_equals_diffusers(pipeline, diffusers_pipeline, noisy):
+def test_a_sampler_that_takes_noise_equals_diffusers(pipeline, diffusers_pipeline):
     """The noise of each step continues the image's own stream, as a generator of torch does."""
     scheduler = diffusers_pipeline.scheduler
     diffusers_pipeline.scheduler = DDIMScheduler.from_config(scheduler.config)
@@ -96,15 +79,15 @@ def test_a_sampler_that_takes_noise_equals_diffusers(pipeline, diffusers_pipelin
         expected = diffusers_pipeline(PROMPTS, num_inference_steps=12, guidance_scale=7.5, generator=generators, eta=1.0).images
     finally:
         diffusers_pipeline.scheduler = scheduler
-    found = pipeline(PROMPTS, seed=3, num_inference_steps=12, scheduler="noisy", unguarded=True)
+    found = pipeline(PROMPTS, seed=3, num_inference_steps=12, scheduler="ddim", eta=1.0, unguarded=True)
     differences = np.abs(
         np.array([np.asarray(image, int) for image in found.images]) - [np.asarray(image, int) for image in expected]
     )
     assert differences.max() <= 2 and (differences > 1).mean() < 1e-3  # of 1e-5 in the noise, after twelve draws
 
 
-def test_noise_is_for_the_images_that_take_it(pipeline, noisy):
-    per_image = {"scheduler": ["noisy", "ddim", "noisy", "pndm"], "num_inference_steps": [6, 9, 9, 5]}
+def test_noise_is_for_the_images_that_take_it(pipeline):
+    per_image = {"scheduler": ["Euler a", "ddim", "ddim", "pndm"], "eta": [0.0, 1.0, 0.0, 0.0], "num_inference_steps": [6, 9, 9, 5]}
     for found, expected in alone_and_together(pipeline, per_image):
         assert_same(found, expected)
 

@@ -5,10 +5,10 @@ import pytest
 
 from runtime.samplers.recurrence import Batch, Recurrence, apply_row
 from runtime.samplers.registry import SAMPLERS, recurrence
-from runtime.samplers.schedules import NoiseSchedule
-from tests.runtime.test_schedules import STABLE_DIFFUSION_1
+from runtime.samplers.schedules import SchedulerConfig
+from tests.runtime.parity import STABLE_DIFFUSION_1
 
-SCHEDULE = NoiseSchedule.from_config(STABLE_DIFFUSION_1)
+SCHEDULE = SchedulerConfig.read(STABLE_DIFFUSION_1)
 IMAGE = (4, 3, 3)
 MIXED = [("ddim", 5), ("pndm", 8), ("lms", 6), ("pndm", 1), ("ddim", 12), ("lms", 2)]
 

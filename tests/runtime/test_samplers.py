@@ -1,227 +1,262 @@
-"""Every recurrence walks the same trajectory as the diffusers scheduler of its name."""
+"""Every recurrence walks the same trajectory as the diffusers scheduler of its class, and every name finds its sampler."""
 
+import random
 import subprocess
 import sys
 import warnings
+from collections import Counter
 
-import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import PNDMScheduler
+from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_utils import AysSchedules
 
-from runtime.samplers.recurrence import Recurrence, apply_row
-from runtime.samplers.registry import SAMPLERS, Sampler, recurrence
-from runtime.samplers.schedules import NoiseSchedule, SchedulerError
-from tests.runtime.test_schedules import STABLE_DIFFUSION_1
+from runtime.samplers.names import REFUSED, SCHEDULE_TYPES
+from runtime.samplers.options import SchedulerError
+from runtime.samplers.registry import SAMPLERS, Sampler, recurrence, schedule_types
+from runtime.samplers.schedules import SchedulerConfig
+from saferedir.cli import main
+from tests.runtime import parity
+from tests.runtime.parity import STABLE_DIFFUSION_1, Case, error, mine, outcome, theirs
+from tests.runtime.parity_matrix import matrix
 
-SHAPE = (2, 4, 3, 3)
-STEP_COUNTS = {
-    "ddim": [*range(1, 13), 20, 25, 50, 100],
-    "pndm": [*range(1, 13), 20, 25, 50, 100],
-    "lms": [*range(1, 8), 12, 25],  # diffusers integrates numerically: about 3 ms a row
+MATRIX = matrix()
+CONFIG = SchedulerConfig.read(STABLE_DIFFUSION_1)
+ROWS = {"pndm": 13, "heun": 23, "dpm2": 23, "dpm2_ancestral": 23}
+SLOTS = {
+    "pndm": 4,
+    "lms": 4,
+    "heun": 3,
+    "dpm2": 2,
+    "dpm2_ancestral": 2,
+    "dpm_multistep": 2,
+    "dpm_singlestep": 3,
+    "unipc": 4,
+    "deis": 2,
 }
-
-
-def stand_in(model_input: np.ndarray, timestep: float) -> np.ndarray:
-    """A nonlinear network in float64 that couples pixels and depends on the timestep."""
-    x = model_input.astype(np.float64)
-    gain = 0.6 + 0.3 * np.sin(timestep / 150)
-    return np.tanh(1.3 * x + 0.4 * np.roll(x, 1, -1)) * gain + 0.05 * np.cos(2 * x)
-
-
-def first_noise() -> np.ndarray:
-    return np.random.RandomState(0).standard_normal(SHAPE)
-
-
-def diffusers_scheduler(name: str, config: dict):
-    """As a user swaps schedulers: load the model's own, then build the other from its config."""
-    return getattr(diffusers, SAMPLERS[name].class_name).from_config(PNDMScheduler.from_config(config).config)
-
-
-def diffusers_trajectory(scheduler, steps: int, dtype: torch.dtype) -> tuple[np.ndarray, np.ndarray]:
-    scheduler.set_timesteps(steps)
-    sample = torch.tensor(first_noise()).to(dtype) * scheduler.init_noise_sigma
-    samples = []
-    for t in scheduler.timesteps:
-        model_input = scheduler.scale_model_input(sample, t)
-        output = torch.tensor(stand_in(model_input.numpy(), float(t))).to(dtype)
-        sample = scheduler.step(output, t, sample).prev_sample
-        samples.append(sample.numpy())
-    return scheduler.timesteps.numpy().astype(np.float32), np.array(samples)
-
-
-def our_trajectory(ours: Recurrence, dtype: type) -> np.ndarray:
-    state = np.zeros((ours.slots, *SHAPE), dtype)
-    state[0] = first_noise().astype(dtype) * dtype(ours.init_noise_sigma)
-    model_input = state[0] * dtype(ours.input_scale)
-    samples = []
-    for t, matrix in zip(ours.timesteps, ours.matrices.astype(dtype), strict=True):
-        output = stand_in(model_input, float(t)).astype(dtype)
-        state, model_input = apply_row(matrix, state, output, np.zeros(SHAPE, dtype))
-        samples.append(state[0])
-    return np.array(samples)
-
-
-def relative_error(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Largest error of any row, relative to that row's largest value (at least 1)."""
-    assert ours.shape == theirs.shape and np.isfinite(theirs).all()
-    axes = (1, 2, 3, 4)
-    return float((np.abs(ours - theirs).max(axes) / np.maximum(1, np.abs(theirs).max(axes))).max())
-
-
-def assert_same(name: str, config: dict, step_counts: list[int], tolerance: float = 1e-4) -> None:
-    schedule = NoiseSchedule.from_config(config)
-    for steps in step_counts:
-        timesteps, theirs = diffusers_trajectory(diffusers_scheduler(name, config), steps, torch.float32)
-        ours = recurrence(name, steps, schedule)
-        assert np.array_equal(ours.timesteps, timesteps), f"{steps} steps"
-        assert relative_error(our_trajectory(ours, np.float32), theirs) < tolerance, f"{steps} steps"
+NOISY = {"ddpm": 12, "euler_ancestral": 11, "dpm2_ancestral": 11, "lcm": 11}
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_stable_diffusion_1(name):
-    assert_same(name, STABLE_DIFFUSION_1, STEP_COUNTS[name])
-
-
-@pytest.mark.parametrize("offset_and_one", [(0, True), (1, False), (1, True), (3, None)])
-@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace", None])
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_every_option(name, prediction_type, spacing, offset_and_one):
-    if (name, prediction_type) == ("pndm", "sample"):
-        pytest.skip("PNDM has no sample prediction")
-    steps_offset, to_one = offset_and_one
-    if name == "lms" and not (offset_and_one == (0, True) or (spacing == "leading" and offset_and_one == (1, False))):
-        pytest.skip("LMS has no set_alpha_to_one, and an offset with leading spacing only")
-    config = {**STABLE_DIFFUSION_1, "prediction_type": prediction_type, "steps_offset": steps_offset}
-    del config["set_alpha_to_one"]
-    config |= {} if to_one is None else {"set_alpha_to_one": to_one}
-    config |= {} if spacing is None else {"timestep_spacing": spacing}
-    assert_same(name, config, [1, 2, 3, 4, 5, 7, 25] if name == "lms" else [*range(1, 8), 11, 25, 50])
-
-
-@pytest.mark.parametrize("beta_schedule", ["linear", "squaredcos_cap_v2"])
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_other_noise(name, beta_schedule):
-    """With squaredcos_cap_v2, ᾱ ends at 2e-9: only leading spacing stays away from where float32 itself gives out."""
-    config = {**STABLE_DIFFUSION_1, "beta_schedule": beta_schedule, "timestep_spacing": "leading"}
-    for prediction_type in ("epsilon", "v_prediction"):
-        assert_same(name, config | {"prediction_type": prediction_type}, [1, 2, 3, 5, 20])
+    for steps in (1, 2, 20) if name.startswith("dpm2") else (1, 2, 3, 7, 20, 50):
+        assert outcome(Case(name, steps)).kind == "equal", steps
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_short_training_schedule_to_its_last_step(name):
-    config = {**STABLE_DIFFUSION_1, "num_train_timesteps": 40, "steps_offset": 0}
-    assert_same(name, config, [1, 3, 39, 40])
+def test_a_sample_of_the_matrix(name):
+    """Combinations of options; the whole matrix is marked slow. diffusers takes half a second to make a DPM2."""
+    cases = [case for case in MATRIX if case.name == name and case.options and case.steps <= 31]
+    chosen = random.Random(0).sample(cases, 3 if name in ("lms", "dpm2", "dpm2_ancestral") else 20)
+    assert [case for case in chosen if outcome(case).kind == "unequal"] == []
 
 
-@pytest.mark.parametrize("name", ["ddim", "pndm"])
-def test_999_steps(name):
-    assert_same(name, STABLE_DIFFUSION_1, [999])
+@pytest.mark.slow
+def test_the_whole_matrix():
+    """About a quarter of an hour. docs/samplers.md has its result; what diffusers fails at is listed there."""
+    results = {case: outcome(case) for case in MATRIX}
+    assert len(results) >= 2000
+    assert {case: result for case, result in results.items() if result.kind == "unequal"} == {}
+    counts = Counter(result.kind for result in results.values())
+    assert set(counts) <= set(parity.KINDS) and counts["equal"] > 0.8 * len(results), counts
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
-@pytest.mark.parametrize("name", ["ddim", "pndm"])
-def test_float64_trajectories_are_tight(name, prediction_type):
-    """With diffusers' ᾱ widened to float64, what is left is the float32 rounding of the matrices."""
-    if (name, prediction_type) == ("pndm", "sample"):
-        pytest.skip("PNDM has no sample prediction")
-    config = {**STABLE_DIFFUSION_1, "prediction_type": prediction_type, "timestep_spacing": "trailing"}
-    for steps in (1, 2, 3, 5, 50):
-        scheduler = diffusers_scheduler(name, config)
-        scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
-        scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]
-        _, theirs = diffusers_trajectory(scheduler, steps, torch.float64)
-        ours = recurrence(name, steps, NoiseSchedule.from_config(config))
-        assert relative_error(our_trajectory(ours, np.float64), theirs) < 2e-6, f"{steps} steps"
+def test_the_matrix_sees_a_difference(monkeypatch):
+    """A sampler with one weight wrong by 1 in 1000 is found."""
+    row = SAMPLERS["euler"]
+
+    def wrong(steps, schedule):
+        timesteps, matrices, *scales = row.solve(steps, schedule)
+        matrices[steps // 2, :, 1] *= 1.001
+        return timesteps, matrices, *scales
+
+    monkeypatch.setitem(SAMPLERS, "euler", Sampler(row.class_name, wrong, row.options))
+    assert outcome(Case("euler", 10)).kind == "unequal"
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_shape_of_a_recurrence(name):
-    ours = recurrence(SAMPLERS[name].class_name, 50, NoiseSchedule.from_config(STABLE_DIFFUSION_1))
+    ours = recurrence(SAMPLERS[name].class_name, 12, CONFIG)
     assert ours.name == name
-    assert ours.rows == len(ours.matrices) == (51 if name == "pndm" else 50)
-    assert ours.slots == {"ddim": 1, "pndm": 4, "lms": 4}[name]
+    assert ours.rows == len(ours.matrices) == ROWS.get(name, 12)
+    assert ours.slots == SLOTS.get(name, 1)
     assert ours.matrices.shape[1:] == (ours.slots + 1, ours.slots + 2)
     assert ours.timesteps.dtype == ours.matrices.dtype == np.float32
-    assert np.isfinite(ours.matrices).all()
-    assert ours.noisy.tolist() == [False] * ours.rows
+    assert ours.noisy.sum() == NOISY.get(name, 0)
+    assert ours.options.keys() == SAMPLERS[name].options.keys() and ours.options["steps_offset" if name == "ddim" else "beta_end"]
     with pytest.raises(ValueError, match="read-only"):
         ours.matrices[0, 0, 0] = 1
 
 
-def test_pndm_second_row_starts_from_the_first_sample():
-    ours = recurrence("pndm", 50, NoiseSchedule.from_config(STABLE_DIFFUSION_1))
-    assert ours.timesteps[1] == ours.timesteps[2]
-    assert ours.matrices[0, 3].tolist() == [1, 0, 0, 0, 0, 0]  # slot 3 keeps the sample
-    assert ours.matrices[1, 0, 0] == 0 and ours.matrices[1, 0, 3] == ours.matrices[0, 0, 0]
+def test_no_sampler_needs_more_slots_than_engines_take():
+    from engines.networks import SLOTS as ENGINE_SLOTS
+
+    most = {**STABLE_DIFFUSION_1, "solver_order": 3}
+    assert max(recurrence(name, 12, SchedulerConfig.read(most)).slots for name in SAMPLERS) <= ENGINE_SLOTS[-1]
 
 
 def test_a_row_of_the_registry_is_all_that_a_sampler_needs(monkeypatch):
-    schedule = NoiseSchedule.from_config(STABLE_DIFFUSION_1)
     matrices = np.ones((2, 2, 3))
-    added = Sampler("EulerZScheduler", lambda steps, schedule: (np.arange(steps), matrices, 3.0, 0.5))
+    added = Sampler("EulerZScheduler", lambda steps, schedule: (np.arange(steps), matrices, 3.0, 0.5), SAMPLERS["ddim"].options)
     monkeypatch.setitem(SAMPLERS, "euler_z", added)
     for name in ("euler_z", "EulerZScheduler"):
-        ours = recurrence(name, 2, schedule)
+        ours = recurrence(name, 2, CONFIG)
         assert (ours.name, ours.rows, ours.slots, ours.init_noise_sigma, ours.input_scale) == ("euler_z", 2, 1, 3.0, 0.5)
         assert np.array_equal(ours.matrices, matrices)
-    with pytest.raises(SchedulerError, match="ddim, pndm, lms, euler_z"):
-        recurrence("euler", 2, schedule)
+    with pytest.raises(SchedulerError, match="tcd, euler_z"):
+        recurrence("euler_y", 2, CONFIG)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_step_count_gives_finite_matrices_or_a_clear_refusal(name):
+    for spacing in ("leading", "trailing", "linspace"):
+        config = {**STABLE_DIFFUSION_1, "num_train_timesteps": 100, "timestep_spacing": spacing}
+        for steps in range(1, 101):
+            try:
+                with warnings.catch_warnings(action="error"):
+                    assert np.isfinite(recurrence(name, steps, SchedulerConfig.read(config)).matrices).all()
+            except SchedulerError as refused:
+                assert "num_inference_steps" in str(refused)
+
+
+def test_leading_offset_and_trailing_rounding_are_refused():
+    """Diffusers fails at 1000 of 1000 steps with an offset of 1, and takes 62 steps for 61, the last at −1."""
+    for name in ("ddim", "pndm", "euler", "lms"):
+        with pytest.raises(SchedulerError, match="found 1000"):
+            recurrence(name, 1000, SchedulerConfig.read({**STABLE_DIFFUSION_1, "timestep_spacing": "leading"}))
+        case = Case(name, 61, (("timestep_spacing", "trailing"),))
+        assert case.scheduler().timesteps[-1] == -1
+        with pytest.raises(SchedulerError, match="found -1"):
+            case.ours()
+
+
+def test_what_diffusers_gets_wrong_is_right_here():
+    """UniPC bh1 divides by an infinite step at σ = 0; DPM-Solver of order 3 by a step of length 0 at the end of Karras' σ."""
+    for case in (
+        Case("unipc", 9, (("solver_type", "bh1"),)),
+        Case("dpm_multistep", 20, (("final_sigmas_type", "sigma_min"), ("solver_order", 3), ("use_karras_sigmas", True))),
+    ):
+        assert outcome(case).kind == "diffusers fails"
+        assert np.isfinite(mine(case.ours(), np.float64)).all()
 
 
 @pytest.mark.parametrize("steps", [0, -3, 1001, 2.5, True, None])
 def test_refuses_step_counts(steps):
     with pytest.raises(SchedulerError, match=f"num_inference_steps.*found {steps}"):
-        recurrence("ddim", steps, NoiseSchedule.from_config(STABLE_DIFFUSION_1))
+        recurrence("ddim", steps, CONFIG)
 
 
-def test_refuses_an_unknown_sampler():
-    with pytest.raises(SchedulerError, match="'euler_z'.*ddim, pndm, lms"):
-        recurrence("euler_z", 10, NoiseSchedule.from_config(STABLE_DIFFUSION_1))
+def test_lcm_refuses_more_steps_than_it_was_distilled_from():
+    with pytest.raises(SchedulerError, match="expected 1 to 50 .original_inference_steps., found 51"):
+        recurrence("lcm", 51, CONFIG)
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "name, sampler, options",
+    [
+        ("DPM++ 2M Karras", "dpm_multistep", {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True}),
+        ("dpmpp_2m", "dpm_multistep", {"algorithm_type": "dpmsolver++", "use_karras_sigmas": False}),
+        ("DPM++ 2M SDE Exponential", "dpm_multistep", {"algorithm_type": "sde-dpmsolver++", "use_exponential_sigmas": True}),
+        ("DPM++ 2M SDE Heun Karras", "dpm_multistep", {"solver_type": "heun", "use_karras_sigmas": True}),
+        ("dpmpp_3m_sde", "dpm_multistep", {"algorithm_type": "sde-dpmsolver++", "solver_order": 3}),
+        ("DPM++ SDE Karras", "dpm_singlestep", {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True}),
+        ("Euler a", "euler_ancestral", {}),
+        ("EULER", "euler", {}),
+        ("Euler SGM Uniform", "euler", {"timestep_spacing": "trailing"}),
+        ("euler simple", "euler", {"timestep_spacing": "trailing"}),
+        ("DPM2 a Karras", "dpm2_ancestral", {"use_karras_sigmas": True}),
+        ("LMS Karras", "lms", {"use_karras_sigmas": True}),
+        ("PLMS", "pndm", {}),
+        ("UniPC", "unipc", {"solver_type": "bh2"}),
+        ("UniPCMultistepScheduler", "unipc", {}),
+        ("LCM", "lcm", {}),
+        ("Euler Align Your Steps", "euler", {"use_ays_sigmas": True}),
+    ],
+)
+def test_names_of_the_field(name, sampler, options):
+    ours = recurrence(name, 8, CONFIG)
+    assert ours.name == sampler and ours.options.items() >= options.items()
+    assert np.array_equal(recurrence(name.upper(), 8, CONFIG).matrices, ours.matrices)
+
+
+def test_sampler_and_schedule_type_apart():
+    together, apart = recurrence("DPM++ 2M Karras", 8, CONFIG), recurrence("DPM++ 2M", 8, CONFIG, schedule_type="Karras")
+    assert np.array_equal(together.matrices, apart.matrices)
+    exponential = recurrence("DPM++ 2M Karras", 8, CONFIG, schedule_type="exponential")
+    assert exponential.options["use_exponential_sigmas"] and not exponential.options["use_karras_sigmas"]
+
+
+def test_a_name_goes_before_the_models_config_in_what_it_names_only():
+    config = SchedulerConfig.read({**STABLE_DIFFUSION_1, "use_beta_sigmas": True, "solver_order": 3, "euler_at_final": True})
+    assert recurrence("dpm_multistep", 8, config).options.items() >= {"use_beta_sigmas": True, "solver_order": 3}.items()
+    named = recurrence("DPM++ 2M Karras", 8, config).options
+    assert named.items() >= {"use_beta_sigmas": False, "solver_order": 2, "euler_at_final": True, "steps_offset": 1}.items()
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_refuses_timesteps_outside_training(name):
-    """Diffusers fails at 1000 of 1000 steps with an offset of 1, and takes 62 steps for 61, the last at −1."""
-    with pytest.raises(SchedulerError, match="found 1000"):
-        recurrence(name, 1000, NoiseSchedule.from_config({**STABLE_DIFFUSION_1, "timestep_spacing": "leading"}))
-    trailing = {**STABLE_DIFFUSION_1, "timestep_spacing": "trailing"}
-    scheduler = diffusers_scheduler(name, trailing)
-    scheduler.set_timesteps(61)
-    assert scheduler.timesteps[-1] == -1
-    with pytest.raises(SchedulerError, match="found -1"):
-        recurrence(name, 61, NoiseSchedule.from_config(trailing))
+def test_every_schedule_type_is_taken_or_refused_by_name(name):
+    for kind in SCHEDULE_TYPES:
+        if kind in schedule_types(name):
+            assert recurrence(name, 8, CONFIG, schedule_type=kind).rows
+        else:
+            with pytest.raises(SchedulerError, match=f"schedule_type {kind} with {name}: expected one that .*automatic"):
+                recurrence(name, 8, CONFIG, schedule_type=kind)
+    with pytest.raises(SchedulerError, match="schedule_type: expected one of automatic, karras.*found 'kl optimal'"):
+        recurrence(name, 8, CONFIG, schedule_type="kl optimal")
 
 
-def test_refuses_what_a_sampler_lacks():
-    def without(key: str) -> NoiseSchedule:
-        return NoiseSchedule.from_config({k: v for k, v in STABLE_DIFFUSION_1.items() if k != key})
-
-    with pytest.raises(SchedulerError, match="skip_prk_steps: expected True"):
-        recurrence("pndm", 10, without("skip_prk_steps"))
-    with pytest.raises(SchedulerError, match="clip_sample: expected False, found no entry"):
-        recurrence("ddim", 10, without("clip_sample"))
-    recurrence("lms", 10, without("clip_sample"))
-    recurrence("pndm", 10, without("clip_sample"))
-    with pytest.raises(SchedulerError, match="prediction_type: expected epsilon or v_prediction"):
-        recurrence("pndm", 10, NoiseSchedule.from_config({**STABLE_DIFFUSION_1, "prediction_type": "sample"}))
+@pytest.mark.parametrize("name, found", [(name, why) for name, (why, _) in REFUSED.items()])
+def test_what_is_not_linear_is_refused_with_the_nearest(name, found):
+    with pytest.raises(SchedulerError, match=f"found that {found}; nearest: ") as refused:
+        recurrence(name, 8, CONFIG)
+    nearest = str(refused.value).split("nearest: '")[1].rstrip("'")
+    assert recurrence(nearest, 8, CONFIG).rows
 
 
-def test_every_step_count_gives_finite_matrices_or_a_clear_refusal():
-    for spacing in ("leading", "trailing", "linspace"):
-        config = {**STABLE_DIFFUSION_1, "num_train_timesteps": 100, "timestep_spacing": spacing}
-        schedule = NoiseSchedule.from_config(config)
-        refused = []
-        for name in SAMPLERS:
-            for steps in range(1, 101):
-                try:
-                    with warnings.catch_warnings(action="error"):
-                        assert np.isfinite(recurrence(name, steps, schedule).matrices).all()
-                except SchedulerError:
-                    refused.append(steps)
-        assert set(refused) == {"leading": {100}, "trailing": {29, 31, 58, 62, 97}, "linspace": set()}[spacing]
+@pytest.mark.parametrize("name", ["euler_z", "", "Karras", "DPM++", "DDIM CFG++", "\x1b[31m"])
+def test_refuses_an_unknown_sampler(name):
+    with pytest.raises(SchedulerError, match="unknown sampler .*expected one of ddim, ddpm, .*saferedir samplers") as refused:
+        recurrence(name, 10, CONFIG)
+    assert refused.value.args[0].isprintable()
+
+
+def test_eta():
+    assert recurrence("ddim", 8, CONFIG, eta=0.5).noisy.all()
+    assert recurrence("DDIM", 8, CONFIG).options["eta"] == 0
+    with pytest.raises(SchedulerError, match="eta: expected 0 with euler, found 0.5; samplers that have one: ddim, tcd"):
+        recurrence("euler", 8, CONFIG, eta=0.5)
+    with pytest.raises(SchedulerError, match="eta: expected a number of 0 to 1, found 1.5"):
+        recurrence("tcd", 8, CONFIG, eta=1.5)
+
+
+def test_align_your_steps_equals_diffusers_at_ten_steps():
+    """diffusers takes the paper's ten timesteps, or σ of three digits, as custom ones."""
+    config = {**STABLE_DIFFUSION_1, "_class_name": "x"}
+    for name, scheduler in (("dpm_multistep", DPMSolverMultistepScheduler), ("euler", EulerDiscreteScheduler)):
+        made = scheduler.from_config(config)
+        made.set_timesteps(timesteps=AysSchedules["StableDiffusionTimesteps"])
+        ours = recurrence(name, 10, CONFIG, schedule_type="align your steps")
+        np.testing.assert_allclose(ours.timesteps, made.timesteps.numpy(), atol=1e-3)
+        assert error(mine(ours, np.float32), theirs(Case(name, 10), made)) < 1e-4
+    euler = recurrence("euler", 10, CONFIG, schedule_type="align your steps")
+    assert euler.init_noise_sigma == pytest.approx(AysSchedules["StableDiffusionSigmas"][0], rel=1e-3)
+    with pytest.raises(SchedulerError, match="Align Your Steps: expected Stable Diffusion's 1000 timesteps"):
+        recurrence("euler", 10, SchedulerConfig.read({**STABLE_DIFFUSION_1, "beta_end": 0.02}), schedule_type="align your steps")
+
+
+def test_the_command_lists_every_sampler(capsys):
+    assert main(["samplers"]) == 0
+    printed = capsys.readouterr().out
+    for name, row in SAMPLERS.items():
+        assert f"{name}\n  also called: {row.class_name}" in printed
+    assert main(["samplers", "ddim"]) == 0
+    assert "takes: --eta" in capsys.readouterr().out
+    assert main(["samplers", "euler_z"]) == 2
+    assert capsys.readouterr().err.startswith("error: name: expected some of ddim")
 
 
 def test_needs_numpy_only():
@@ -232,3 +267,15 @@ def test_needs_numpy_only():
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_noise_is_drawn_as_diffusers_draws_it():
+    """A run of two images draws from each one's own stream, in the order of rows."""
+    case = Case("euler_ancestral", 9)
+    alone = [mine(case.ours(), np.float32)[:, image] for image in range(len(parity.SEEDS))]
+    diffusers_run = theirs(case, case.scheduler())
+    for image, samples in enumerate(alone):
+        assert error(samples[:, None], diffusers_run[:, image, None]) < 1e-5
+    generators = [torch.Generator().manual_seed(seed) for seed in parity.SEEDS]
+    first = np.stack([torch.randn(parity.IMAGE, generator=generator).numpy() for generator in generators])
+    np.testing.assert_allclose(first, np.stack([parity.NormalStream(seed).draw(parity.IMAGE) for seed in parity.SEEDS]), atol=1e-6)

@@ -15,7 +15,7 @@ from engines.networks import NETWORKS, NOT_CHECKED
 from export.onnx_file import export_network
 from runtime.samplers.recurrence import apply_row
 from runtime.samplers.registry import recurrence
-from runtime.samplers.schedules import NoiseSchedule
+from runtime.samplers.schedules import SchedulerConfig
 from saferedir.guard import Concept, Guard
 from saferedir.inference.algebra import InferenceHeads
 from tests.conformance_cases import INDEX, StandInUnet, expected, normal, redirector
@@ -193,7 +193,7 @@ def test_trace_with_recurrences(case, make_guard):
     ours = recurrence(
         case["scheduler"].replace("lmsd", "lms"),
         case["steps"],
-        NoiseSchedule.from_config({"_class_name": type(scheduler).__name__, **scheduler.config}),
+        SchedulerConfig.read({"_class_name": type(scheduler).__name__, **scheduler.config}),
     )
     shape = (1, 4, case["height"], case["width"])
     noise = (normal(case["seed"], "loop.noise", shape) * ours.init_noise_sigma).astype(np.float32)
