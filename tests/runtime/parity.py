@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from diffusers import PNDMScheduler
 from diffusers.utils.torch_utils import randn_tensor
-from runtime.noise import NormalStream
 
+from engines.noise import NormalStream
 from runtime.samplers import schedules
 from runtime.samplers.options import ETA, SchedulerError
 from runtime.samplers.recurrence import Recurrence, apply_row
