@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -11,10 +11,10 @@ from typing import Any
 
 from engines.backends.registry import BackendSpec, backend_spec
 from engines.geometry import Geometry
-from engines.records import SourceRecord, Target
 from export.build_request import BuildRequest, Checkpoint
 from export.code_digest import code_digest
 from export.exported_networks import EXPORTED_NETWORKS, TOKENIZER, ExportedNetwork, ExportedTokenizer, resolve
+from export.inputs import Inputs, source_name
 from export.precision.names import OPSETS
 from export.sources.component_rules import whole
 from export.sources.edits import Edit, edits_of, source_names
@@ -111,20 +111,6 @@ class TokenizerJob:
 Job = NetworkJob | TokenizerJob
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What jobs are decided by: the model's files and the checkpoints as read, library versions, and what plans are tied to."""
-
-    source: Source
-    sources: Mapping[str, SourceRecord]
-    versions: Mapping[str, str]
-    target: Target | None
-
-    def digests(self, component: str) -> dict[str, str]:
-        """File → SHA-256 of one component."""
-        return {name: record.sha256 for name, record in self.sources.items() if name.startswith(f"{component}/")}
-
-
 def jobs_of(options: BuildRequest, inputs: Inputs) -> list[Job]:
     """The jobs of a build; engines without a guard lack the guard's networks."""
     jobs: list[Job] = [_tokenizer_job(inputs)]
@@ -179,11 +165,6 @@ def _decided_by(row: ExportedNetwork, edits: Sequence[Edit], options: BuildReque
         decided["redirector"] = [inputs.sources[source_name(checkpoint)].sha256 for checkpoint in options.checkpoints]
         decided["mask_again"] = [checkpoint.mask_again for checkpoint in options.checkpoints]
     return decided
-
-
-def source_name(checkpoint: Checkpoint) -> str:
-    """The name of a checkpoint among the sources of a manifest."""
-    return f"redirector/{checkpoint.concept}"
 
 
 def _tokenizer(source: Source) -> Any:

@@ -26,8 +26,9 @@ from engines.networks import GUARD_NETWORKS, NETWORKS
 from engines.parity import LIMITS, compare
 from engines.store import recorded_cases as recorded
 from engines.store.atomic import sole_writer
-from export.build import SUPPORTED, build
+from export.build import build
 from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR, options
+from export.inputs import SUPPORTED
 from export.previous import read_previous
 from runtime import GuardedPipeline
 from saferedir.checkpoint import load_redirector, save_redirector
@@ -285,7 +286,7 @@ def test_unreadable_weights(model, tmp_path):
 
 
 def test_missing_libraries_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("export.build.LIBRARIES", ("torch", "no-such-library"))
+    monkeypatch.setattr("export.inputs.LIBRARIES", ("torch", "no-such-library"))
     with pytest.raises(InputError, match=r"no-such-library: expected.*pip install"):
         build_with("--engine-dir", str(tmp_path / "e"))
 
