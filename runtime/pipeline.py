@@ -58,7 +58,6 @@ class GuardedPipeline:
         DigestError: a file is missing or altered.
         BackendError: the backend is not installed or refuses an engine.
         ParityError: engines that were built without their device do not compute on it what PyTorch computed.
-        InputError: the model's scheduler has options that a sampler cannot honour.
     """
 
     def __init__(
