@@ -15,7 +15,7 @@ from diffusers.schedulers.scheduling_utils import AysSchedules
 from demo.samplers import SIGMA_SPACE, scaled
 from runtime.samplers.names import REFUSED, SCHEDULE_TYPES
 from runtime.samplers.options import SchedulerError
-from runtime.samplers.registry import SAMPLERS, Sampler, recurrence, schedule_types
+from runtime.samplers.registry import SAMPLERS, Sampler, judge_scheduler, recurrence, schedule_types
 from runtime.samplers.schedules import SchedulerConfig
 from saferedir.cli import main
 from tests.runtime import parity
@@ -51,6 +51,31 @@ def test_a_sample_of_the_matrix(name):
     cases = [case for case in MATRIX if case.name == name and case.options and case.steps <= 31]
     chosen = random.Random(0).sample(cases, 3 if name in ("lms", "dpm2", "dpm2_ancestral") else 20)
     assert [case for case in chosen if outcome(case).kind == "unequal"] == []
+
+
+PUBLISHED = {  # what schedulers saved by diffusers say beside Stable Diffusion's betas
+    "deis": {"solver_type": "logrho", "algorithm_type": "deis", "timestep_spacing": "leading", "solver_order": 2},
+    "ddim": {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
+    "euler_ancestral": {"timestep_spacing": "trailing", "interpolation_type": "linear", "use_karras_sigmas": False},
+    "dpm_multistep": {
+        "lambda_min_clipped": -np.inf,
+        "variance_type": None,
+        "algorithm_type": "dpmsolver++",
+        "use_karras_sigmas": True,
+    },
+    "unipc": {"disable_corrector": [], "solver_p": None, "predict_x0": True, "timestep_values": None},
+    "lcm": {"original_inference_steps": 50, "timestep_scaling": 10.0, "timestep_spacing": "leading"},
+}
+
+
+@pytest.mark.parametrize("name, given", PUBLISHED.items())
+def test_a_models_own_config_runs_as_diffusers_runs_it(name, given):
+    idle = {"dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0, "thresholding": False, "clip_sample_range": 1.0}
+    config = {**STABLE_DIFFUSION_1, **given, **idle, "_class_name": SAMPLERS[name].class_name}
+    assert judge_scheduler(config) is None
+    case = Case(name, 8, tuple((option, tuple(value) if isinstance(value, list) else value) for option, value in config.items()))
+    assert outcome(case).kind == "equal"
+    assert np.array_equal(recurrence(config["_class_name"], 8, SchedulerConfig.read(config)).matrices, case.ours().matrices)
 
 
 @pytest.mark.slow
