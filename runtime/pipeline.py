@@ -61,7 +61,6 @@ class GuardedPipeline:
         BackendError: the backend is not installed or refuses an engine.
         ParityError: engines that were built without their device do not compute on it what PyTorch computed.
         CanaryError: the guard judges a canary wrongly, or not as at its build.
-        InputError: the model's scheduler has options that a sampler cannot honour.
     """
 
     def __init__(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from engines.printable import shown
 from runtime.samplers.options import RESPACINGS, SchedulerError
 
 Chosen = dict[str, Any]  # options that a name stands for, before those of the model's config
@@ -48,11 +49,11 @@ def schedule_type(name: str) -> Chosen:
     try:
         return SCHEDULE_TYPES[spelling(name)]
     except KeyError:
-        raise SchedulerError(f"schedule_type: expected one of {', '.join(SCHEDULE_TYPES)}, found {name!r}") from None
+        raise SchedulerError(f"schedule_type: expected one of {', '.join(SCHEDULE_TYPES)}, found {shown(name)}") from None
 
 
 def split(name: str) -> tuple[str, str]:
-    """ "DPM++ 2M Karras" as the sampler's spelling and its schedule type, "automatic" where the name ends in none."""
+    """The spelling of the sampler in "DPM++ 2M Karras", and its schedule type; "automatic" where a name ends in none."""
     spelled = spelling(name)
     for ending in sorted(SCHEDULE_TYPES, key=len, reverse=True):
         if spelled.endswith(" " + ending):
@@ -65,5 +66,5 @@ def require_linear(name: str) -> None:
     for refused, (why, nearest) in REFUSED.items():
         if spelling(refused) == split(name)[0]:
             raise SchedulerError(
-                f"sampler {name!r}: expected one that is linear in its state, found that {why}; nearest: {nearest!r}"
+                f"sampler {shown(name)}: expected one that is linear in its state, found that {why}; nearest: {nearest!r}"
             )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from engines.errors import InputError
+from engines.printable import shown
 
 MOST_TRAINING_STEPS = 100_000
 
@@ -21,7 +22,7 @@ class SchedulerError(InputError):
 
     @classmethod
     def for_option(cls, option: str, expected: object, value: object) -> SchedulerError:
-        return cls(f"scheduler option {option}: expected {expected}, found {value!r}")
+        return cls(f"scheduler option {option}: expected {expected}, found {shown(value)}")
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def main() -> None:
     for reason, count in sorted(reasons.items()):
         print(count, *reason)
     for case, result in results.items():
-        if result.kind == "unequal":
+        if result.kind in ("rounding", "unequal"):
             print(case, result)
 
 

@@ -12,9 +12,10 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from diffusers.schedulers.scheduling_utils import AysSchedules
 
+from demo.samplers import SIGMA_SPACE, scaled
 from runtime.samplers.names import REFUSED, SCHEDULE_TYPES
 from runtime.samplers.options import SchedulerError
-from runtime.samplers.registry import SAMPLERS, Sampler, recurrence, schedule_types
+from runtime.samplers.registry import SAMPLERS, Sampler, judge_scheduler, recurrence, schedule_types
 from runtime.samplers.schedules import SchedulerConfig
 from saferedir.cli import main
 from tests.runtime import parity
@@ -50,6 +51,31 @@ def test_a_sample_of_the_matrix(name):
     cases = [case for case in MATRIX if case.name == name and case.options and case.steps <= 31]
     chosen = random.Random(0).sample(cases, 3 if name in ("lms", "dpm2", "dpm2_ancestral") else 20)
     assert [case for case in chosen if outcome(case).kind == "unequal"] == []
+
+
+PUBLISHED = {  # what schedulers saved by diffusers say beside Stable Diffusion's betas
+    "deis": {"solver_type": "logrho", "algorithm_type": "deis", "timestep_spacing": "leading", "solver_order": 2},
+    "ddim": {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True, "prediction_type": "v_prediction"},
+    "euler_ancestral": {"timestep_spacing": "trailing", "interpolation_type": "linear", "use_karras_sigmas": False},
+    "dpm_multistep": {
+        "lambda_min_clipped": -np.inf,
+        "variance_type": None,
+        "algorithm_type": "dpmsolver++",
+        "use_karras_sigmas": True,
+    },
+    "unipc": {"disable_corrector": [], "solver_p": None, "predict_x0": True, "timestep_values": None},
+    "lcm": {"original_inference_steps": 50, "timestep_scaling": 10.0, "timestep_spacing": "leading"},
+}
+
+
+@pytest.mark.parametrize("name, given", PUBLISHED.items())
+def test_a_models_own_config_runs_as_diffusers_runs_it(name, given):
+    idle = {"dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0, "thresholding": False, "clip_sample_range": 1.0}
+    config = {**STABLE_DIFFUSION_1, **given, **idle, "_class_name": SAMPLERS[name].class_name}
+    assert judge_scheduler(config) is None
+    case = Case(name, 8, tuple((option, tuple(value) if isinstance(value, list) else value) for option, value in config.items()))
+    assert outcome(case).kind == "equal"
+    assert np.array_equal(recurrence(config["_class_name"], 8, SchedulerConfig.read(config)).matrices, case.ours().matrices)
 
 
 @pytest.mark.slow
@@ -257,6 +283,15 @@ def test_the_command_lists_every_sampler(capsys):
     assert "takes: --eta" in capsys.readouterr().out
     assert main(["samplers", "euler_z"]) == 2
     assert capsys.readouterr().err.startswith("error: name: expected some of ddim")
+
+
+@pytest.mark.parametrize("name", SIGMA_SPACE)
+def test_a_sample_kept_scaled_is_the_models_input_and_ends_the_same(name, monkeypatch):
+    """What `demo/samplers.py` shows the guard instead of the sample."""
+    monkeypatch.setitem(SAMPLERS, "kept", scaled(SAMPLERS[name]))
+    own, kept = recurrence(name, 6, CONFIG), recurrence("kept", 6, CONFIG)
+    assert error(mine(kept, np.float64)[-1:], mine(own, np.float64)[-1:]) < 1e-5
+    assert np.allclose(kept.matrices[:, 0], kept.matrices[:, -1]) and kept.input_scale == 1
 
 
 def test_needs_numpy_only():
