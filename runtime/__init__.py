@@ -17,7 +17,8 @@ from engines.policy import Policy
 from engines.prompts import TruncationWarning
 from runtime.credentials import Credentials, FoundCredentials, read_credentials
 from runtime.pipeline import GuardedPipeline
-from runtime.report import ComparisonReport, GuardReport, ImageReport, Result, Token, read_png, save_png
+from runtime.png import read_png, save_png
+from runtime.report import ComparisonReport, GuardReport, ImageReport, Result, Token
 from runtime.request import Request
 from runtime.samplers.options import SchedulerError
 

@@ -26,8 +26,10 @@ from engines.store.default_folder import engine_folder
 from engines.store.signature import add_trusted_key_argument
 from runtime.credentials import Credentials
 from runtime.pipeline import GuardedPipeline
-from runtime.report import ComparisonReport, ImageReport, Result, image_digest, save_png
-from runtime.request import ON_STILL_UNSAFE, ON_UNSAFE, Request
+from runtime.png import image_digest, save_png
+from runtime.report import ComparisonReport, ImageReport, Result
+from runtime.request import Request
+from runtime.request_values import ON_STILL_UNSAFE, ON_UNSAFE
 from runtime.samplers.names import SCHEDULE_TYPES
 
 Pictured = tuple[Image.Image, ImageReport | ComparisonReport]  # a picture, and the report that goes into its file

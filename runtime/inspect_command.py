@@ -16,7 +16,7 @@ from engines.printable import printable
 from engines.store.engine_store import EngineStore
 from engines.store.signature import add_trusted_key_argument, signature_in_words
 from engines.summary import summary
-from runtime.report import check_report, read_unchecked
+from runtime.png import check_report, read_unchecked
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

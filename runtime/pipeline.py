@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from engines.backends.contract import Backend, Engine, run_once
+from engines.backends.contract import Engine
 from engines.backends.program import Execution, Progress
 from engines.backends.registry import open_backend
 from engines.errors import InputError, NonFiniteError
@@ -25,19 +24,19 @@ from engines.store.canaries import check_canaries
 from engines.store.engine_store import TOKENIZER_FILE, EngineStore
 from engines.store.parity_check import ensure_parity
 from engines.values import flag, path
-from runtime.guidance import guidance_of
 from runtime.judge import Outcome, judge, responsible
-from runtime.loop import Loop, Trace
+from runtime.loop import Trace
+from runtime.opened import Opened
+from runtime.png import image_digest
 from runtime.preparation import Preparation
-from runtime.report import ImageReport, Result, image_digest
-from runtime.request import Policies, Request
+from runtime.report import ImageReport, Result
+from runtime.reporting import image_report
+from runtime.request import Request
+from runtime.request_values import Policies
 from runtime.samplers.schedules import SchedulerConfig
-from runtime.start import LoopShape
 
 if TYPE_CHECKING:
     from typing_extensions import Never
-
-LOOPS = 4  # shapes whose buffers are kept
 
 
 class GuardedPipeline:
@@ -89,7 +88,7 @@ class GuardedPipeline:
         ensure_parity(self._store, backend, engines)
         if not unguarded:
             check_canaries(self.manifest, backend, engines, self._tokenizer)
-        self._open: _Open | None = _Open(backend, {name: wrap(engine) for name, engine in engines.items()})
+        self._open: Opened | None = Opened(backend, {name: wrap(engine) for name, engine in engines.items()})
         self._lock = threading.Lock()
         self._busy_thread: int | None = None  # the thread whose call is in progress
         self.device = backend.device  # what the engines run on, in words
@@ -190,22 +189,22 @@ class GuardedPipeline:
             finally:
                 self._busy_thread = None
 
-    def _opened(self) -> _Open:
+    def _opened(self) -> Opened:
         if self._open is None:
             raise InputError("pipeline: expected an open one, found it closed; make a new GuardedPipeline")
         return self._open
 
-    def _generate(self, opened: _Open, request: Request, progress: Progress | None) -> Result:
+    def _generate(self, opened: Opened, request: Request, progress: Progress | None) -> Result:
         prepared = Preparation.of(request, self.manifest, self._scheduler)
         embeds, cut = self._encode(opened, prepared.texts, prepared.clip_skips)
         start = prepared.start(embeds)
         loop = opened.loop(prepared.shape(start))
         trace = loop.run(start, progress)
         outcomes = self._outcomes(opened, prepared, trace, start.embeds[-len(request.prompts) :])
-        reports = [self._report(prepared, image, outcome, cut) for image, outcome in enumerate(outcomes)]
+        reports = [image_report(prepared, image, outcome, cut, self._store.digest) for image, outcome in enumerate(outcomes)]
         return self._finish(opened, trace, reports, loop.execution)
 
-    def _encode(self, opened: _Open, texts: list[str], clip_skips: list[int]) -> tuple[np.ndarray, list[str]]:
+    def _encode(self, opened: Opened, texts: list[str], clip_skips: list[int]) -> tuple[np.ndarray, list[str]]:
         """Embeddings float32 [len(texts), 77, D], and the end of each text that did not fit into 77 tokens."""
         sizes = {"CB": len(texts), "D": self.manifest.geometry.embed_dim}
         ids, cut = self._tokenizer(texts)
@@ -216,7 +215,7 @@ class GuardedPipeline:
             raise NonFiniteError(f"text_encoder: returned NaN or infinity for {texts[rows[0]]!r}; no image was generated")
         return embeds, cut
 
-    def _outcomes(self, opened: _Open, prepared: Preparation, trace: Trace, embeds: np.ndarray) -> list[Outcome]:
+    def _outcomes(self, opened: Opened, prepared: Preparation, trace: Trace, embeds: np.ndarray) -> list[Outcome]:
         """The outcome for each image. `embeds` are those of the prompts: the first unsafe check saw them, so the mask does too."""
         prompts = prepared.request.prompts
         outcomes = [judge(trace, image, prepared.terms(image), prepared.guards[image]) for image in range(len(prompts))]
@@ -234,38 +233,7 @@ class GuardedPipeline:
         ]
         return replace(outcome, guards=guards)
 
-    def _report(self, prepared: Preparation, image: int, outcome: Outcome, cut: list[str]) -> ImageReport:
-        """`cut` is of the texts that were encoded: the negative prompts, where there is guidance, then the prompts."""
-        request, sampler = prepared.request, prepared.samplers[image]
-        images = len(request.prompts)
-        ends = {"negative_prompt": cut[image] if len(cut) > images else "", "prompt": cut[image - images]}
-        return ImageReport(
-            verdict=outcome.verdict,
-            prompt=request.prompts[image],
-            negative_prompt=request.negative_prompts[image],
-            num_images_per_prompt=request.num_images_per_prompt,
-            clip_skip=request.clip_skips[image],
-            seed=prepared.seeds[image],
-            sampler=sampler.name,
-            sampler_options=dict(sampler.options),
-            num_inference_steps=request.step_counts[image],
-            timesteps=sampler.timesteps.tolist(),
-            guidance_scale=request.guidance_scales[image],
-            guidance=guidance_of(request.guidance_scales[image], bool(self.manifest.geometry.time_cond_proj_dim)),
-            height=prepared.size[0],
-            width=prepared.size[1],
-            on_unsafe=None if request.unguarded else request.modes[image],
-            on_still_unsafe=None if request.unguarded else request.still_unsafe_modes[image],
-            check=None if request.unguarded else prepared.checks[image],
-            forced_verdict=None if request.unguarded else request.forced_verdict,
-            guards=outcome.guards,
-            manifest_digest=self._store.digest,
-            defaults=request.defaults(image, [guard.concept for guard in outcome.guards]),
-            cut={name: end for name, end in ends.items() if end},
-            failure=outcome.failure,
-        )
-
-    def _finish(self, opened: _Open, trace: Trace, reports: list[ImageReport], execution: Execution) -> Result:
+    def _finish(self, opened: Opened, trace: Trace, reports: list[ImageReport], execution: Execution) -> Result:
         """Decode what may be shown, withhold the rest, and raise if a network failed."""
         shown = [index for index, report in enumerate(reports) if not _withheld(report)]
         images: list[Image.Image | None] = [None] * len(reports)
@@ -286,23 +254,3 @@ class GuardedPipeline:
 
 def _withheld(report: ImageReport) -> bool:
     return report.verdict in ("refused", "failed") or (report.verdict == "still_unsafe" and report.on_still_unsafe == "withhold")
-
-
-class _Open:
-    """What a pipeline keeps until it is closed: the backend, its engines, and the loops of the latest shapes."""
-
-    def __init__(self, backend: Backend, engines: dict[str, Engine]) -> None:
-        self.backend, self.engines = backend, engines
-        self._loops: OrderedDict[LoopShape, Loop] = OrderedDict()
-
-    def run(self, network: str, inputs: dict[str, np.ndarray], sizes: dict[str, int]) -> dict[str, np.ndarray]:
-        """Call a network once; see `engines.backends.contract.run_once`."""
-        return run_once(self.engines[network], self.backend, inputs, sizes)
-
-    def loop(self, shape: LoopShape) -> Loop:
-        if shape not in self._loops:
-            self._loops[shape] = Loop(self.engines, self.backend, shape)
-            if len(self._loops) > LOOPS:
-                self._loops.popitem(last=False)
-        self._loops.move_to_end(shape)
-        return self._loops[shape]

@@ -2,98 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
-from typing import Any, TypeVar
+from typing import Any
 
 from engines.errors import InputError
-from engines.geometry import LARGEST_SIDE, Geometry, nearest_multiples
+from engines.geometry import Geometry, nearest_multiples
 from engines.noise import check_seed
-from engines.policy import CHECKS, Policy
-from engines.printable import shown
-from engines.values import flag, integer, number, text
-from runtime.judge import WHEN_UNSAFE
-
-ON_UNSAFE = tuple(WHEN_UNSAFE)
-ON_STILL_UNSAFE = ("withhold", "deliver")
-FORCED_VERDICTS = ("safe", "unsafe")
-MOST_IMAGES = 1_000  # of a prompt
-Value = TypeVar("Value")
-Policies = Policy | Mapping[str, Policy] | None  # of one image: for every concept, or by concept
-
-
-def _one_of(allowed: tuple[str, ...]) -> Callable[[str, object], str]:
-    """Reads one of these words."""
-
-    def read(name: str, value: object) -> str:
-        if not isinstance(value, str) or value not in allowed:
-            raise InputError(f"{name}: expected one of {', '.join(allowed)}, found {shown(value)}")
-        return value
-
-    return read
-
-
-def _check(name: str, value: object) -> str | None:
-    return None if value is None else _one_of(CHECKS)(name, value)
-
-
-def _clip_skip(name: str, value: object) -> int:
-    layers = integer(name, value)
-    if layers < 0:
-        raise InputError(f"{name}: expected at least 0, found {shown(layers)}")
-    return layers
-
-
-def _seed(name: str, value: object) -> int | None:
-    if value is None:
-        return None
-    seed = integer(name, value)
-    check_seed(seed)
-    return seed
-
-
-def _name(name: str, value: object) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise InputError(f"{name}: expected a name, found {shown(value)}")
-    return None if value is None else text(name, value)
-
-
-def _eta(name: str, value: object) -> float:
-    eta = number(name, value)
-    if not 0 <= eta < math.inf:
-        raise InputError(f"{name}: expected a number of at least 0, found {shown(value)}")
-    return eta
-
-
-def _policies(name: str, value: object) -> Policies:
-    if not isinstance(value, Mapping):
-        return None if value is None else _policy(name, value)
-    return {text(f"{name}: concept", concept): _policy(f"{name} of {shown(concept)}", policy) for concept, policy in value.items()}
-
-
-def _policy(name: str, value: object) -> Policy:
-    if not isinstance(value, Policy):
-        raise InputError(f"{name}: expected runtime.Policy, found {shown(value)}")
-    return value
-
-
-# What may differ from image to image, with what reads one value. A single value is for all images.
-PER_IMAGE: dict[str, Callable[[str, object], object]] = {
-    "negative_prompt": text,
-    "clip_skip": _clip_skip,
-    "num_inference_steps": integer,
-    "guidance_scale": number,
-    "seed": _seed,
-    "scheduler": _name,
-    "schedule_type": _name,
-    "eta": _eta,
-    "policy": _policies,
-    "on_unsafe": _one_of(ON_UNSAFE),
-    "on_still_unsafe": _one_of(ON_STILL_UNSAFE),
-    "check": _check,
-}
+from engines.values import flag, text
+from runtime.request_values import FORCED_VERDICTS, PER_IMAGE, Policies, Value, images_per_prompt, one_of, one_or_more, side
 
 
 @dataclass(frozen=True)
@@ -152,15 +70,15 @@ class Request:
     unguarded: bool = False
 
     def __post_init__(self) -> None:
-        self._set("prompt", _one_or_more("prompt", self.prompt, text))
-        self._set("num_images_per_prompt", _images_per_prompt("num_images_per_prompt", self.num_images_per_prompt))
+        self._set("prompt", one_or_more("prompt", self.prompt, text))
+        self._set("num_images_per_prompt", images_per_prompt("num_images_per_prompt", self.num_images_per_prompt))
         for name, read in PER_IMAGE.items():
-            self._set(name, _one_or_more(name, getattr(self, name), read))
+            self._set(name, one_or_more(name, getattr(self, name), read))
             self._per_image(name)
         if self.forced_verdict is not None:
-            self._set("forced_verdict", _one_of(FORCED_VERDICTS)("forced_verdict", self.forced_verdict))
+            self._set("forced_verdict", one_of(FORCED_VERDICTS)("forced_verdict", self.forced_verdict))
         for name in ("height", "width"):
-            self._set(name, _side(name, getattr(self, name)))
+            self._set(name, side(name, getattr(self, name)))
         self._set("unguarded", flag("unguarded", self.unguarded))
         if isinstance(self.seed, int):
             check_seed(self.seed + len(self.prompts) - 1)
@@ -268,30 +186,3 @@ class Request:
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # as a frozen dataclass sets its own
-
-
-def _one_or_more(name: str, value: object, read: Callable[[str, object], Value]) -> Value | tuple[Value, ...]:
-    """One value, or those of a list as a tuple."""
-    if not isinstance(value, list | tuple):
-        return read(name, value)
-    copied = tuple(value)
-    if not copied:
-        raise InputError(f"{name}: expected one value or more, found an empty list")
-    return tuple(read(name, each) for each in copied)
-
-
-def _images_per_prompt(name: str, value: object) -> int:
-    images = integer(name, value)
-    if not 1 <= images <= MOST_IMAGES:
-        raise InputError(f"{name}: expected 1 to {MOST_IMAGES}, found {shown(images)}")
-    return images
-
-
-def _side(name: str, value: object) -> int | None:
-    """A height or width."""
-    if value is None:
-        return None
-    size = integer(name, value)
-    if size > LARGEST_SIDE:
-        raise InputError(f"{name}: expected at most {LARGEST_SIDE} pixels, found {shown(size)}")
-    return size

@@ -26,9 +26,9 @@ from engines.policy import Policy
 from engines.summary import summary
 from export.build_command import DEMO_REDIRECTOR
 from runtime import GuardedPipeline, Request
+from runtime.png import read_png
 from runtime.preparation import Preparation
-from runtime.report import read_png
-from runtime.request import PER_IMAGE
+from runtime.request_values import PER_IMAGE
 from runtime.samplers.registry import SAMPLERS
 from runtime.samplers.schedules import SchedulerConfig
 from saferedir.checkpoint import CheckpointError, load_redirector
@@ -405,7 +405,7 @@ def test_two_thousand_pictures(pipeline, place, data):
 
 
 def _picture(pipeline, place) -> bytes:
-    from runtime.report import save_png
+    from runtime.png import save_png
 
     path = place / "sound.png"
     if not path.exists():

@@ -14,7 +14,7 @@ import pytest
 
 from engines import __version__
 from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR
-from runtime.report import read_png
+from runtime.png import read_png
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("saferedir", "engines", "export", "runtime")

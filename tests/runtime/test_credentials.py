@@ -13,7 +13,8 @@ from PIL import Image
 from engines.errors import InputError
 from engines.policy import Policy
 from runtime import Credentials, read_credentials, read_png, save_png
-from runtime.report import GuardReport, ImageReport, image_digest
+from runtime.png import image_digest
+from runtime.report import GuardReport, ImageReport
 from saferedir.cli import main
 
 c2pa = pytest.importorskip("c2pa", reason="needs c2pa-python: pip install 'saferedir[credentials]'")

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from engines.errors import InputError
-from runtime.report import PNG_KEY, image_digest, read_png, save_png
+from runtime.png import PNG_KEY, image_digest, read_png, save_png
 from saferedir.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent.parent

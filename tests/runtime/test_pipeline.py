@@ -16,8 +16,8 @@ from engines.policy import Policy
 from engines.prompts import TruncationWarning
 from export.build_command import DEMO_REDIRECTOR
 from runtime import GuardedPipeline, Request
+from runtime.png import image_digest, read_png, save_png
 from runtime.preparation import CHECK_BEFORE_UNDER
-from runtime.report import image_digest, read_png, save_png
 from saferedir.checkpoint import load_redirector
 from saferedir.guard import Concept, Guard
 
