@@ -40,6 +40,8 @@ def merge_lora(module: nn.Module, component: str, file: Path, scale: float) -> i
     layers, targets = layers_of(file, tensors).get(component, {}), _targets(module, component)
     if unknown := [layer.down for name, layer in layers.items() if name not in targets]:
         raise InputError(f"{file}: expected layers of this model's {component}, found {listed(unknown)}")
+    if odd := [name for layer in layers.values() for name in layer[:2] if tensors[name].ndim < 2 or not tensors[name].numel()]:
+        raise InputError(f"{file}: {odd[0]}: expected a matrix, found shape {list(tensors[odd[0]].shape)}")
     names = [targets[layer] for layer in layers]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

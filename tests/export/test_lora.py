@@ -249,6 +249,8 @@ def renamed(tensors: Tensors, old: str, new: str) -> Tensors:
         (lambda t: renamed(t, "down_blocks_0", "down_blocks_9"), "layers of this model's unet, found 4 that fit none"),
         (lambda t: {}, "expected a LoRA's pairs of tensors .*, found none"),
         (lambda t: {name: tensor[:, :2].contiguous() for name, tensor in t.items()}, "expected up and down for a weight of"),
+        (lambda t: {name: tensor[0] for name, tensor in t.items()}, r"lora_down.weight: expected a matrix, found shape \[\d+\]"),
+        (lambda t: {name: tensor[:0] for name, tensor in t.items()}, r"expected a matrix, found shape \[0, \d+\]"),
         (lambda t: {name: tensor * torch.nan for name, tensor in t.items()}, "expected finite values"),
         (lambda t: t | {name.split(".")[0] + ".alpha": torch.ones(2) for name in t}, "alpha: expected a number, found shape"),
     ],
