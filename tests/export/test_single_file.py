@@ -197,6 +197,15 @@ def test_what_a_training_leaves_in_the_file(files, shipped, tmp_path, dtype):
     assert "1 tensors of the training's average (EMA) are not read" in source.notes()
 
 
+def test_merges_of_older_programs(files, shipped, tmp_path):
+    """Without `text_model.`, and with the numbers of the positions, in half precision."""
+    file, made = files["sd1"]
+    shutil.copytree(file.parent / "tokenizer", tmp_path / "tokenizer")
+    tensors = {name.replace("transformer.text_model.", "transformer."): t for name, t in safetensors.torch.load_file(file).items()}
+    tensors[f"{TEXT}transformer.embeddings.position_ids"] = torch.arange(77).half().reshape(1, 77)
+    equal(Source.locate(str(save(tensors, tmp_path / "merge.safetensors"))), made)
+
+
 def test_pickled_objects_are_not_loaded(tmp_path):
     content = io.BytesIO()
     torch.save({"state_dict": {}, "callbacks": [Path("x")]}, content)
