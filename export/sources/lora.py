@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from engines.errors import InputError
+from engines.printable import shown
 from export.sources.lora_names import PEFT, Layer, layers_of, listed
 from export.sources.weights import as_float32
 from saferedir.checkpoint import read_tensors
@@ -39,6 +40,8 @@ def merge_lora(module: nn.Module, component: str, file: Path, scale: float) -> i
     layers, targets = layers_of(file, tensors).get(component, {}), _targets(module, component)
     if unknown := [layer.down for name, layer in layers.items() if name not in targets]:
         raise InputError(f"{file}: expected layers of this model's {component}, found {listed(unknown)}")
+    if odd := [name for layer in layers.values() for name in layer[:2] if tensors[name].ndim < 2 or not tensors[name].numel()]:
+        raise InputError(f"{file}: {odd[0]}: expected a matrix, found shape {list(tensors[odd[0]].shape)}")
     names = [targets[layer] for layer in layers]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -108,8 +111,11 @@ class _Alphas:
         if refused := [key for key in _REFUSED if config.get(key)]:
             raise InputError(f"{file}: expected a plain LoRA, found {refused[0]} in its PEFT config")
         alpha, patterns = config.get("lora_alpha"), config.get("alpha_pattern") or {}
-        if not all(_is_number(value) for value in (alpha, *patterns.values())):
-            raise InputError(f"{file}: expected numbers as lora_alpha and alpha_pattern of its PEFT config, found {alpha!r}")
+        named = patterns if isinstance(patterns, dict) else {"alpha_pattern": patterns}
+        for key, value in {"lora_alpha": alpha, **named}.items():
+            if not _is_number(value) or not _is_pattern(key):
+                expected = "expected a layer's name and a number"
+                raise InputError(f"{file}: {shown(key)} of its PEFT config: {expected}, found {shown(value)}")
         return cls(alpha, patterns, bool(config.get("use_rslora")))
 
     def factor(self, layer: str, rank: int, own: float | None) -> float:
@@ -125,7 +131,7 @@ def _config(file: Path, tensors: Mapping[str, Tensor], component: str) -> dict[s
         path = file.with_name(CONFIG)
         if not path.is_file():
             raise InputError(f"{path}: expected beside a LoRA that PEFT saved, for it has the alpha, found none")
-        return _parsed(path, path.read_text(encoding="utf-8"))
+        return _parsed(path, path.read_bytes())
     if file.suffix != ".safetensors":
         return None
     with safe_open(file, framework="pt") as opened:
@@ -136,7 +142,7 @@ def _config(file: Path, tensors: Mapping[str, Tensor], component: str) -> dict[s
     return {key.removeprefix(prefix): value for key, value in _parsed(file, header).items() if key.startswith(prefix)} or None
 
 
-def _parsed(file: Path, text: str) -> dict[str, Any]:
+def _parsed(file: Path, text: str | bytes) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -144,6 +150,13 @@ def _parsed(file: Path, text: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{file}: expected an object as PEFT config, found {type(content).__name__}")
     return content
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        return bool(re.compile(text))
+    except re.error:
+        return False
 
 
 def _is_number(value: object) -> bool:

@@ -81,7 +81,8 @@ class OriginalFile:
 
     @property
     def prompt_width(self) -> int:
-        return next(shape[1] for name, shape in self.shapes.items() if name.endswith(CROSS_ATTENTION))
+        """Of the first cross-attention; `check` sees to it that there is one."""
+        return next(shape[1] for name, shape in self.shapes.items() if name.endswith(CROSS_ATTENTION) and len(shape) == 2)
 
     @property
     def ema(self) -> int:

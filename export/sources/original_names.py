@@ -44,8 +44,18 @@ def to_diffusers(component: str, tensors: Mapping[str, Tensor], config: Mapping[
     """A component's tensors, or some of a UNet's, under diffusers' names. `config` is the component's, of diffusers.
 
     Raises:
-        InputError: a tensor has no counterpart.
+        InputError: a tensor has no counterpart, or the config is of another kind of network.
     """
+    try:
+        return _converted(component, tensors, config, file)
+    except InputError:
+        raise
+    except Exception as error:  # whatever the converters raise for tensors and options that they do not know
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise InputError(f"{file}: cannot be read as the {component} of its config: {reason}") from None
+
+
+def _converted(component: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
     if component == "unet":
         converted, read = _unet(tensors, config), tensors
     elif component == "vae":

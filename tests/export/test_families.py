@@ -1,6 +1,6 @@
 """Stable Diffusion 1.x and 2.x whole: miniatures of their configs, and of older folders', give diffusers' pictures.
 
-`-m full` builds both families in full size from a single file of random weights: about 20 GB of disk and 16 GB of memory.
+`-m full` builds both families in full size from a single file of random weights: about 10 GB of disk and of memory.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ import safetensors.torch
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.utils import convert_state_dict_to_diffusers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engines.errors import InputError
 from engines.manifest import Manifest
@@ -22,10 +24,12 @@ from export.build import build
 from export.build_command import DEMO_MODEL, options
 from export.sources.edits import Lora, edits_of
 from export.sources.load import load_component
+from export.sources.lora_names import layers_of
 from export.sources.model_folder import Source
 from runtime import GuardedPipeline
 from saferedir.cli import parse
 
+STARTS = ("lora_unet_", "lora_te_", "unet", "text_encoder", "base_model.model")
 Tensors = dict[str, torch.Tensor]
 Name = Callable[[str, str, str], str]
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
@@ -137,11 +141,10 @@ def assert_equal(found: Mapping[str, Tensors], expected: Mapping[str, Tensors], 
     ],
     ids=["kohya", "kohya without alpha", "convolutions", "old diffusers", "diffusers", "peft", "text encoder alone"],
 )
-@pytest.mark.parametrize("scale", [1.0, -0.7])
-def test_layouts(base, tmp_path, unet, text, name, alpha, suffix, scale):
+def test_layouts(base, tmp_path, unet, text, name, alpha, suffix):
     tensors = lora(base, unet, text, name)
     file = saved(tensors if alpha is None else with_alpha(tensors, alpha), tmp_path / f"style{suffix}")
-    assert_equal(ours(Lora(file, scale)), theirs(Lora(file, scale)), base, {*unet, *text})
+    assert_equal(ours(Lora(file, -0.7)), theirs(Lora(file, -0.7)), base, {*unet, *text})
     touched = [component for component in ("unet", "text_encoder", "vae") if Lora(file).touches(component)]
     assert touched == [component for component, layers in (("unet", unet), ("text_encoder", text)) if layers]
 
@@ -192,6 +195,38 @@ def test_what_diffusers_saves(base, tmp_path):
         torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ("{", "its PEFT config is not valid JSON"),
+        ("[]", "expected an object as PEFT config, found list"),
+        ('{"unet.lora_alpha": "4"}', "'lora_alpha' of its PEFT config: expected a layer's name and a number, found '4'"),
+        ('{"unet.lora_alpha": 4, "unet.alpha_pattern": [1]}', "'alpha_pattern' of its PEFT config: .* found .1."),
+        ('{"unet.lora_alpha": 4, "unet.alpha_pattern": {"(": 1}}', r"'\(' of its PEFT config"),
+        ('{"unet.lora_alpha": 4, "unet.use_dora": true}', "expected a plain LoRA, found use_dora in its PEFT config"),
+    ],
+)
+def test_headers_that_cannot_be_used(base, tmp_path, config, message):
+    file = saved(lora(base, LINEAR, (), peft_names), tmp_path / "a.safetensors", {"lora_adapter_metadata": config})
+    with pytest.raises(InputError, match=message):
+        ours(Lora(file))
+
+
+PIECES = st.sampled_from([*STARTS, "down_blocks", "text_model", "_", "to_q", "lora_A", "lora_up", "weight", "alpha", "\n"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.one_of(st.text(max_size=30), st.lists(PIECES, max_size=8).map(".".join)), max_size=6, unique=True))
+def test_names_of_any_kind_are_read_or_refused(names):
+    try:
+        layers = layers_of(Path("a.safetensors"), names)
+    except InputError as error:
+        assert "\n" not in str(error)
+    else:
+        tensors = [tensor for found in layers.values() for layer in found.values() for tensor in layer if tensor is not None]
+        assert sorted(tensors) == sorted(names)
+
+
 def without(tensors: Tensors, part: str) -> Tensors:
     return {name: tensor for name, tensor in tensors.items() if part not in name}
 
@@ -213,6 +248,8 @@ def renamed(tensors: Tensors, old: str, new: str) -> Tensors:
         (lambda t: renamed(t, "down_blocks_0", "down_blocks_9"), "layers of this model's unet, found 4 that fit none"),
         (lambda t: {}, "expected a LoRA's pairs of tensors .*, found none"),
         (lambda t: {name: tensor[:, :2].contiguous() for name, tensor in t.items()}, "expected up and down for a weight of"),
+        (lambda t: {name: tensor[0] for name, tensor in t.items()}, r"lora_down.weight: expected a matrix, found shape \[\d+\]"),
+        (lambda t: {name: tensor[:0] for name, tensor in t.items()}, r"expected a matrix, found shape \[0, \d+\]"),
         (lambda t: {name: tensor * torch.nan for name, tensor in t.items()}, "expected finite values"),
         (lambda t: t | {name.split(".")[0] + ".alpha": torch.ones(2) for name in t}, "alpha: expected a number, found shape"),
     ],

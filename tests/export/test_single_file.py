@@ -197,6 +197,15 @@ def test_what_a_training_leaves_in_the_file(files, shipped, tmp_path, dtype):
     assert "1 tensors of the training's average (EMA) are not read" in source.notes()
 
 
+def test_merges_of_older_programs(files, shipped, tmp_path):
+    """Without `text_model.`, and with the numbers of the positions, in half precision."""
+    file, made = files["sd1"]
+    shutil.copytree(file.parent / "tokenizer", tmp_path / "tokenizer")
+    tensors = {name.replace("transformer.text_model.", "transformer."): t for name, t in safetensors.torch.load_file(file).items()}
+    tensors[f"{TEXT}transformer.embeddings.position_ids"] = torch.arange(77).half().reshape(1, 77)
+    equal(Source.locate(str(save(tensors, tmp_path / "merge.safetensors"))), made)
+
+
 def test_pickled_objects_are_not_loaded(tmp_path):
     content = io.BytesIO()
     torch.save({"state_dict": {}, "callbacks": [Path("x")]}, content)
@@ -238,12 +247,17 @@ def test_config_is_a_folder_and_for_single_files(files, tmp_path):
 
 
 def test_a_single_file_builds_and_gives_diffusers_picture(demo_engines, tmp_path):
-    """The demo as a single file; the guard is the demo's."""
+    """The demo as a single file, with a LoRA; the guard is the demo's."""
     folder, file = shutil.copytree(demo_engines, tmp_path / "engines"), tmp_path / "demo.ckpt"
     source = Source.locate(str(DEMO_MODEL))
     made = {component: load_component(source, component) for component in ("unet", "vae", "text_encoder")}
     save(miniature.original_tensors(made), file)
+    layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_v"
+    width, draw = made["unet"].config.block_out_channels[-1], torch.Generator().manual_seed(0)
+    down, up = torch.randn(4, 96, generator=draw) / 16, torch.randn(width, 4, generator=draw) / 16
+    save({f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": up}, tmp_path / "style.safetensors")
     command = ["build", "--model", str(file), "--config", str(DEMO_MODEL), "--redirector", str(DEMO_REDIRECTOR)]
+    command += ["--lora", f"{tmp_path / 'style.safetensors'}:0.8"]
     lines: list[str] = []
     build(options(parse([*command, "--concept", "fire", "--engine-dir", str(folder)])), lines.append)
     assert f"{file}: prompt width 96, epsilon" in lines
@@ -251,11 +265,22 @@ def test_a_single_file_builds_and_gives_diffusers_picture(demo_engines, tmp_path
     assert manifest.sources["unet/demo.ckpt"].sha256 == manifest.sources["vae/demo.ckpt"].sha256
     call = {"num_inference_steps": 4, "guidance_scale": 5.0}
     with GuardedPipeline(folder) as pipeline:
-        found = np.asarray(pipeline("a red star", seed=3, **call).images[0], np.float32)
+        result = pipeline("a red star", seed=3, **call)
+    assert result.reports[0].verdict == "safe"
     theirs = diffusers.StableDiffusionPipeline.from_single_file(str(file), config=str(DEMO_MODEL), safety_checker=None)
     theirs.set_progress_bar_config(disable=True)
+    theirs.load_lora_weights(str(tmp_path), weight_name="style.safetensors")
+    theirs.fuse_lora(lora_scale=0.8)
     expected = theirs("a red star", generator=torch.Generator().manual_seed(3), output_type="np", **call).images[0]
-    assert np.abs(found - np.round(expected * 255)).max() <= 1
+    assert np.abs(np.asarray(result.images[0], np.float32) - np.round(expected * 255)).max() <= 1
+
+
+def test_configs_of_another_kind(files, shipped, tmp_path):
+    file, _ = files["sd1"]
+    folder = miniature.save_configs(tmp_path / "configs of mine", small("sd1"), "!")
+    (folder / "unet/config.json").write_text(json.dumps(small("sd1")["unet"] | {"layers_per_block": [2, 2, 2, 2]}))
+    with pytest.raises(InputError, match="cannot be read as the unet of its config: TypeError"):
+        load_component(Source.locate(str(file), folder), "unet")
 
 
 def test_engines_are_named_after_the_file(tmp_path, monkeypatch):
