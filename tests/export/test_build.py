@@ -146,7 +146,10 @@ def test_schedulers_give_the_picture_of_diffusers_pipeline(folder, model, indexe
 @pytest.mark.parametrize(
     "config, message",
     [
-        ({"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True}, "own scheduler .* --scheduler ddim or pndm"),
+        (
+            {"_class_name": "DPMSolverSDEScheduler"},
+            "own scheduler .* a Brownian tree's; nearest: 'DPM.. SDE'; .* --scheduler ddim or",
+        ),
         ({"_class_name": "DDIMScheduler", "thresholding": True}, "own scheduler .*thresholding.* --scheduler pndm or lms"),
         ({"_class_name": "DDIMScheduler", "steps_offset": 0}, "as in diffusers' pipeline, steps_offset 0 read as 1"),
     ],

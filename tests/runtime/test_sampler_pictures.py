@@ -43,7 +43,7 @@ def test_unguarded_equals_diffusers(pipeline, diffusers_pipeline, name):
 def test_the_guard_acts_with_every_sampler(pipeline):
     """One run each, of a prompt that burns and one that does not: found at once, and only there."""
     for name in SAMPLERS:
-        fire, plain = pipeline([FIRE, PLAIN], num_inference_steps=8, seed=5, scheduler=name, on_still_unsafe="deliver").reports
+        fire, plain = pipeline([FIRE, PLAIN], num_inference_steps=5, seed=5, scheduler=name, on_still_unsafe="deliver").reports
         assert fire.verdict in ("redirected", "still_unsafe") and 0 in fire.guards[0].unsafe_steps, name
         assert plain.verdict == "safe", name
 
