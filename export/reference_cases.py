@@ -28,7 +28,7 @@ def reference_cases(
 
 def _sizes(geometry: Geometry, concepts: int, profile: Profile | None) -> Iterator[dict[str, int]]:
     unit = geometry.scale_factor
-    images, height, width = (1, 3), (16 * unit, 17 * unit), (8 * unit, 25 * unit)
+    images, height, width = (1, 3), (8 * unit, 9 * unit), (4 * unit, 13 * unit)
     if profile is not None:
         images = profile.batch.minimum, min(3, profile.batch.maximum)
         height = profile.height.minimum, min(profile.height.minimum + unit, profile.height.maximum)

@@ -140,7 +140,8 @@ def test_weights_in_a_file_of_their_own_are_half_and_shared_with_the_twin(tmp_pa
             self.back = nn.Linear(400, 96)
 
         def forward(self, input_ids, clip_skip):
-            return self.back(self.linear(torch.sin(input_ids.unsqueeze(-1) * torch.arange(96.0))))
+            ids = input_ids + clip_skip.unsqueeze(1)
+            return self.back(self.linear(torch.sin(ids.unsqueeze(-1) * torch.arange(96.0))))
 
     module, spec, path = Wide(), NETWORKS["text_encoder"], tmp_path / "model.onnx"
     export_network(module, spec, {"D": 96, "K": 1}, path, "float16")
