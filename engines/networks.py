@@ -138,7 +138,7 @@ GUARD = NetworkSpec(
         _float("alpha_scale", "K", "CB", span=(0, 1)),
         _float("threshold", "K", "B", span=(0, 1)),
         TensorSpec("replace_steps", "int32", ("K", "B"), span=(0, 2)),
-        TensorSpec("delayed", "bool", ("B",), span=(0, 1)),
+        TensorSpec("delayed", "bool", ("B",)),
     ),
     outputs=(
         _float("next_embeds", *_EMBEDS),

@@ -7,6 +7,7 @@ on. optimum's exporter traces, too, and gives the same graph under names of its 
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 import warnings
@@ -35,6 +36,8 @@ def example(spec: NetworkSpec, sizes: Mapping[str, int], seed: int = 0) -> dict[
 
 def _random(tensor: TensorSpec, sizes: Mapping[str, int], draw: torch.Generator) -> Tensor:
     shape = tensor.shape(sizes)
+    if tensor.dtype == "bool":  # False alone, and both in turn
+        return torch.arange(math.prod(shape)).reshape(shape) % 2 == 1
     if tensor.span is None:
         return torch.randn(shape, generator=draw)
     low, high = tensor.span

@@ -21,7 +21,7 @@ from engines.store.canaries import RUN_BY, TOLERANCE, check_canaries
 from engines.store.engine_store import TOKENIZER_FILE, EngineStore
 from runtime import GuardedPipeline
 from runtime.samplers.registry import recurrence
-from runtime.samplers.schedules import NoiseSchedule
+from runtime.samplers.schedules import SchedulerConfig
 from saferedir.cli import main
 from tests.conftest import TARGET, opened
 
@@ -69,7 +69,7 @@ def test_the_build_records_what_the_guard_gave(demo_engines):
 
 @pytest.mark.parametrize("check", ["before", "beside"])
 def test_a_canary_is_row_0_of_a_run(demo_engines, pipeline, check):
-    schedule = NoiseSchedule.from_config(pipeline.manifest.scheduler)
+    schedule = SchedulerConfig.read(pipeline.manifest.scheduler)
     assert recurrence("ddim", 50, schedule).timesteps[0] == FIRST_OF_50
     timestep = int(recurrence("ddim", 4, schedule).timesteps[0])
     manifest, *engines = loaded(demo_engines)

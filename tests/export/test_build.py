@@ -47,6 +47,11 @@ def build_with(*arguments: str) -> list[str]:
     return lines
 
 
+def built_anew(lines: list[str]) -> list[str]:
+    """The networks that a build's lines say were built, not kept."""
+    return [line.split("]")[1].split()[0] for line in lines if line.startswith("[") and "kept" not in line]
+
+
 @pytest.fixture
 def folder(demo_engines, tmp_path):
     return shutil.copytree(demo_engines, tmp_path / "demo")
@@ -99,7 +104,7 @@ def test_new_guard_rebuilds_its_networks_alone(folder, tmp_path):
     save_redirector(other, tmp_path / "other.pt")
     lines = build_with("--engine-dir", str(folder), "--model", str(DEMO_MODEL), "--redirector", str(tmp_path / "other.pt"))
     assert "guard (redirector)" in lines[0]
-    assert [line.split("]")[1].split()[0] for line in lines[1:-1] if "kept" not in line] == [*GUARD_NETWORKS]
+    assert built_anew(lines) == [*GUARD_NETWORKS]
     assert Manifest.read(folder)[0].guards[0].concept == "other"
 
 

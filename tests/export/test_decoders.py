@@ -19,7 +19,7 @@ from export.build_command import DEMO_MODEL
 from export.sources.load import load_component
 from export.sources.model_folder import Source
 from runtime import GuardedPipeline
-from tests.export.test_build import build_with
+from tests.export.test_build import build_with, built_anew
 from tests.runtime.test_pipeline import FIRE, PLAIN, levels, scheduler_of
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -85,7 +85,7 @@ def vae_tensors(file: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
 def test_pictures_equal_diffusers(demo_engines, tmp_path, diffusers_pipeline, monkeypatch, request, kind):
     decoder, folder = request.getfixturevalue(kind), shutil.copytree(demo_engines, tmp_path / "demo")
     lines = build_with("--engine-dir", str(folder), "--vae", str(decoder))
-    assert [line.split("]")[1].split()[0] for line in lines if line.startswith("[") and "kept" not in line] == ["vae_decoder"]
+    assert built_anew(lines) == ["vae_decoder"]
     manifest = Manifest.read(folder)[0]
     assert manifest.sources[f"vae/{WEIGHTS}"].sha256 == file_digest(decoder / WEIGHTS)
     assert "nothing changed" in build_with("--engine-dir", str(folder), "--vae", str(decoder))[-1]

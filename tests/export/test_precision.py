@@ -36,6 +36,7 @@ from export.tensorrt.plan_builder import PlanError, PlanJob, PlanOptions, build_
 from export.tensorrt.shape_profile import Profile, Span
 from export.wrappers import VaeDecoder
 from saferedir.cli import main
+from tests.export.test_build import built_anew
 
 HALVES = pytest.mark.parametrize("precision", ELEMENTS)
 CONVERTED = pytest.mark.parametrize("network", [name for name, spec in NETWORKS.items() if not spec.float32_only])
@@ -264,7 +265,7 @@ class TestTensorRtRtx:
         assert main(["build", *command, "--precision", "float16"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert "rebuilding because of unet (opset, precision, unet/config.json)" in lines[0]
-        assert [line.split()[1] for line in lines[1:-1] if "kept" not in line] == ["unet"]
+        assert built_anew(lines) == ["unet"]
         assert main(["build", *command, "--precision", "bf16"]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[0].endswith("because of precision") and all("kept" in line for line in lines[1:-1])

@@ -14,7 +14,7 @@ from engines.manifest import Manifest
 from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR
 from runtime import GuardedPipeline
 from runtime.guidance import guidance_embedding
-from tests.export.test_build import build_with
+from tests.export.test_build import build_with, built_anew
 from tests.runtime.test_pipeline import FIRE, PLAIN, levels, scheduler_of
 
 WIDTH, STEPS = 33, 8
@@ -39,7 +39,7 @@ def engines(demo_engines, model, tmp_path_factory):
     lines = build_with(
         "--model", str(model), "--redirector", str(DEMO_REDIRECTOR), "--concept", "fire", "--engine-dir", str(folder)
     )
-    assert [line.split("]")[1].split()[0] for line in lines[1:-1] if "kept" not in line] == ["unet"]
+    assert built_anew(lines) == ["unet"]
     return folder
 
 
