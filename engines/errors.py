@@ -13,7 +13,7 @@ SafeRedirError
 │   └── CanaryError           a guard judges a canary wrongly, or not as at its build
 ├── PlanError             TensorRT cannot read or build a network (export.tensorrt.plan_builder)
 ├── ContestError          a peer cannot take part in a benchmark (benchmarks.peers.contest)
-└── NonFiniteError        a network returned NaN or infinity; the pictures concerned are withheld
+└── NonFiniteError        a network returned what none may, as NaN; the pictures concerned are withheld
 
 `saferedir.cli` turns each, and OSError, into one line and an exit status.
 """
@@ -58,7 +58,7 @@ class CanaryError(EngineError):
 
 
 class NonFiniteError(SafeRedirError):
-    """A network returned NaN or infinity. `result` holds the other pictures of the batch and every report."""
+    """A network returned NaN or infinity, or a guard what its rule cannot give. `result` holds the other pictures of the batch and every report."""
 
     def __init__(self, message: str, result: object = None) -> None:
         super().__init__(message)

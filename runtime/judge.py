@@ -14,6 +14,7 @@ from runtime.loop import Trace
 from runtime.report import GuardReport, Token
 
 RESPONSIBLE = 0.5  # a token whose mask exceeds this is held responsible
+FORCED = {"safe": 1.0, "unsafe": -1.0}  # thresholds that decide whatever the probability
 WHEN_UNSAFE = {"redirect": "redirected", "refuse": "refused", "monitor": "unsafe"}  # on_unsafe → verdict
 
 
@@ -28,17 +29,30 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Terms:
-    """How one image was to be guarded: `rows` of its sampler, what an unsafe image meets, and the call that a check acts on."""
+    """How one image is guarded: `rows` of its sampler, what an unsafe image meets, and the call that a check acts on."""
 
     rows: int
     on_unsafe: str
     check: str
-    forced: bool
+    forced_verdict: str | None
+
+    @property
+    def acts(self) -> bool:
+        """Whether the guard redirects."""
+        return self.on_unsafe == "redirect"
+
+    def threshold(self, policy: Policy) -> float:
+        """The guard's, below which an image is safe."""
+        return policy.threshold if self.forced_verdict is None else FORCED[self.forced_verdict]
+
+    def replace_steps(self, policy: Policy) -> int:
+        """Rows without a check after an unsafe one. To refuse or to monitor, every row is checked."""
+        return policy.replace_steps if self.acts else 0
 
 
 def judge(trace: Trace, image: int, terms: Terms, guards: Sequence[tuple[GuardRecord, Policy]]) -> Outcome:
     """The outcome of one image; `guards` is empty when no guard ran."""
-    failure = _failure(trace, image, terms.rows)
+    failure = _failure(trace, image, terms, [policy for _, policy in guards])
     reports = [_guard_report(trace, image, terms, index, *guard) for index, guard in enumerate(guards)]
     return Outcome("failed" if failure else _verdict(reports, terms), failure, reports)
 
@@ -46,10 +60,10 @@ def judge(trace: Trace, image: int, terms: Terms, guards: Sequence[tuple[GuardRe
 def _verdict(reports: Sequence[GuardReport], terms: Terms) -> str:
     if not reports:
         return "unguarded"
-    if terms.forced:
+    if terms.forced_verdict is not None:
         return "forced"
     still_unsafe = any(report.still_unsafe for report in reports)
-    if still_unsafe and terms.on_unsafe == "redirect":
+    if still_unsafe and terms.acts:
         return "still_unsafe"
     return WHEN_UNSAFE[terms.on_unsafe] if still_unsafe or any(report.unsafe_steps for report in reports) else "safe"
 
@@ -88,23 +102,57 @@ def _guard_report(trace: Trace, image: int, terms: Terms, concept: int, record: 
 
 def _redirected(unsafe_steps: list[int], terms: Terms) -> list[int]:
     """Steps whose UNet call saw redirected embeddings: from the first unsafe check's own on, or from the next."""
-    if not unsafe_steps or terms.on_unsafe != "redirect":
+    if not unsafe_steps or not terms.acts:
         return []
     return list(range(unsafe_steps[0] + (terms.check == "beside"), terms.rows))
 
 
-def _failure(trace: Trace, image: int, rows: int) -> str | None:
-    """Network and step of the first number that was not finite, or None."""
-    failures = [(int(row), 1, "unet") for row in np.nonzero(~trace.finite[:rows, image])[0][:1]]
-    if trace.p_unsafe is not None:
-        # Within a step the guard is named first: its check comes before the UNet's prediction is used.
-        broken = ~np.isfinite(trace.p_unsafe[:rows, :, image]).all(axis=1)
-        failures += [(int(row), 0, "guard") for row in np.nonzero(broken)[0][:1]]
+def _failure(trace: Trace, image: int, terms: Terms, policies: Sequence[Policy]) -> str | None:
+    """What a network did wrong first, or None."""
+    rows = terms.rows
+    failures = [(int(row), 1, "unet returned NaN or infinity") for row in np.nonzero(~trace.finite[:rows, image])[0][:1]]
+    if trace.p_unsafe is not None and trace.unsafe is not None:
+        for concept, policy in enumerate(policies):
+            answers = trace.p_unsafe[:rows, concept, image], trace.unsafe[:rows, concept, image]
+            if (wrong := _wrong_answer(*answers, terms, policy)) is not None:
+                # Within a step the guard is named first: its check comes before the UNet's prediction is used.
+                failures.append((wrong[0], 0, wrong[1]))
     if failures:
-        row, _, network = min(failures)
-        return f"{network} returned NaN or infinity at step {row} of {rows}"
+        row, _, fault = min(failures)
+        return f"{fault} at step {row} of {rows}"
     if not np.isfinite(trace.latents[image]).all():
         return "the final latents hold NaN or infinity"
-    if trace.final_p_unsafe is not None and not np.isfinite(trace.final_p_unsafe[:, image]).all():
-        return "guard returned NaN or infinity in the final check"
+    if trace.final_p_unsafe is not None and trace.final_unsafe is not None:
+        for concept, policy in enumerate(policies):
+            p_unsafe, unsafe = float(trace.final_p_unsafe[concept, image]), bool(trace.final_unsafe[concept, image])
+            if (wrong_at_end := _wrong_check(p_unsafe, unsafe, terms.threshold(policy))) is not None:
+                return f"{wrong_at_end} in the final check"
+    return None
+
+
+def _wrong_answer(p_unsafe: np.ndarray, unsafe: np.ndarray, terms: Terms, policy: Policy) -> tuple[int, str] | None:
+    """The first row, of [R], at which the guard did not do what its rule and its policy say, and what it did."""
+    threshold, countdown = terms.threshold(policy), 0
+    for row, (value, found) in enumerate(zip(p_unsafe.tolist(), unsafe.tolist(), strict=True)):
+        if countdown > 0:
+            countdown -= 1
+            if value != NOT_CHECKED or found:
+                return row, f"guard gave p_unsafe {value:g}, expected none while its countdown runs,"
+            continue
+        if (fault := _wrong_check(value, found, threshold)) is not None:
+            return row, fault
+        countdown = terms.replace_steps(policy) if found else 0
+    return None
+
+
+def _wrong_check(p_unsafe: float, unsafe: bool, threshold: float) -> str | None:
+    """What is wrong with one check's answer, or None."""
+    if not np.isfinite(p_unsafe):
+        return "guard returned NaN or infinity"
+    if p_unsafe == NOT_CHECKED:
+        return "guard did not check the image"
+    if not 0 <= p_unsafe <= 1:
+        return f"guard gave p_unsafe {p_unsafe:g}, expected 0 to 1,"
+    if unsafe != (p_unsafe > float(np.float32(threshold))):
+        return f"guard called p_unsafe {p_unsafe:g} {'unsafe' if unsafe else 'safe'} with threshold {threshold:g}"
     return None

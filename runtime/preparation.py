@@ -26,7 +26,6 @@ from runtime.start import GuardNumbers, LoopShape, Start
 
 AUTO = "auto"  # a manifest's or a call's check that follows from the step count
 CHECK_BEFORE_UNDER = 20  # steps; docs/guarding.md has the figures
-FORCED = {"safe": 1.0, "unsafe": -1.0}  # thresholds that decide whatever the probability
 Number = TypeVar("Number", int, float)
 
 
@@ -125,7 +124,7 @@ class Preparation:
     def terms(self, image: int) -> Terms:
         """How an image is judged."""
         request = self.request
-        return Terms(self.samplers[image].rows, request.modes[image], self.checks[image], request.forced_verdict is not None)
+        return Terms(self.samplers[image].rows, request.modes[image], self.checks[image], request.forced_verdict)
 
     @property
     def _before(self) -> bool:
@@ -148,20 +147,20 @@ class Preparation:
 
     def _guard_numbers(self) -> GuardNumbers:
         """What the guard's engine is given. To refuse or to monitor, it checks at every step and shifts by nothing."""
-        acting, forced = [mode == "redirect" for mode in self.request.modes], FORCED.get(self.request.forced_verdict or "")
         of_concepts = zip(*([policy for _, policy in guards] for guards in self.guards), strict=True)
         by_concept = [list(policies) for policies in of_concepts]
+        images = [self.terms(image) for image in range(len(self.guards))]
 
-        def numbers(of: Callable[[Policy, bool], Number]) -> list[list[Number]]:
-            return [[of(policy, acts) for policy, acts in zip(policies, acting, strict=True)] for policies in by_concept]
+        def numbers(of: Callable[[Policy, Terms], Number]) -> list[list[Number]]:
+            return [[of(policy, terms) for policy, terms in zip(policies, images, strict=True)] for policies in by_concept]
 
-        conditional = numbers(lambda policy, acts: policy.alpha_scale if acts else 0.0)
-        unconditional = numbers(lambda policy, acts: policy.alpha_scale if acts and policy.shift == "both" else 0.0)
+        conditional = numbers(lambda policy, terms: policy.alpha_scale if terms.acts else 0.0)
+        unconditional = numbers(lambda policy, terms: policy.alpha_scale if terms.acts and policy.shift == "both" else 0.0)
         rows = [unconditional, conditional] if self.branches == 2 else [conditional]
         return GuardNumbers(
             alpha_scale=[sum(of_concept, []) for of_concept in zip(*rows, strict=True)],
-            threshold=numbers(lambda policy, acts: policy.threshold if forced is None else forced),
-            replace_steps=numbers(lambda policy, acts: policy.replace_steps if acts else 0),
+            threshold=numbers(lambda policy, terms: terms.threshold(policy)),
+            replace_steps=numbers(lambda policy, terms: terms.replace_steps(policy)),
         )
 
     def _check_that_the_guard_can_act(self) -> None:

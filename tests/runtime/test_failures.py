@@ -1,4 +1,4 @@
-"""NaN and infinity from any network: the image is withheld, the error names image, step and network."""
+"""NaN and infinity from any network, and answers that no guard gives: the image is withheld, the error names image and step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 from engines.errors import NonFiniteError
+from engines.policy import Policy
+from engines.records import GuardRecord
 from runtime import GuardedPipeline
+from runtime.judge import Terms, judge
+from runtime.loop import Trace
 
 PROMPTS = ["a blue square", "a small red star"]
 STEPS = 5
@@ -86,3 +90,43 @@ def test_the_next_call_is_sound_again(demo_engines):
     with GuardedPipeline(demo_engines) as fresh:
         expected = fresh(PROMPTS, seed=0, num_inference_steps=STEPS)
     assert again.reports == expected.reports
+
+
+@pytest.mark.parametrize(
+    "output, value, call, message",
+    [
+        ("p_unsafe", -1.0, 0, "guard did not check the image at step 0 of 5"),
+        ("p_unsafe", 1.5, 2, "guard gave p_unsafe 1.5, expected 0 to 1, at step 2 of 5"),
+        ("p_unsafe", 0.75, 1, "guard called p_unsafe 0.75 safe with threshold 0.5 at step 1 of 5"),
+        ("unsafe", True, 3, "unsafe with threshold 0.5 at step 3 of 5"),
+        ("p_unsafe", -0.5, 5, "guard gave p_unsafe -0.5, expected 0 to 1, in the final check"),
+        ("unsafe", True, 5, "unsafe with threshold 0.5 in the final check"),
+    ],
+)
+def test_answers_that_no_guard_gives_withhold_the_image(demo_engines, output, value, call, message):
+    opened = broken_pipeline(demo_engines, "guard", output, value, call)
+    with pytest.raises(NonFiniteError) as caught:
+        opened(PROMPTS, seed=0, num_inference_steps=STEPS)
+    assert message in str(caught.value) and "image 0" not in str(caught.value)
+    assert caught.value.result.images[1] is None and caught.value.result.images[0] is not None
+
+
+@pytest.mark.parametrize(
+    "p_unsafe, replace_steps, on_unsafe, fault",
+    [
+        ([0.9, -1, -1, 0.1, 0.2], 2, "redirect", None),
+        ([0.9, -1, 0.1, 0.1, 0.2], 2, "redirect", "expected none while its countdown runs, at step 2"),
+        ([0.9, -1, -1, -1, 0.2], 2, "redirect", "did not check the image at step 3"),
+        ([0.9, 0.9, 0.1, 0.9, 0.1], 0, "redirect", None),
+        ([0.9, 0.9, 0.1, 0.9, 0.1], 2, "monitor", None),
+        ([0.9, -1, -1, 0.1, 0.2], 2, "refuse", "did not check the image at step 1"),
+    ],
+)
+def test_checks_follow_the_countdown_of_the_policy(p_unsafe, replace_steps, on_unsafe, fault):
+    answers = np.array(p_unsafe, np.float32).reshape(-1, 1, 1)
+    final = np.full((1, 1), 0.1, np.float32)
+    trace = Trace(np.zeros((1, 4, 2, 2), np.float32), np.ones((5, 1), bool), answers, answers > 0.5, final, final > 0.5)
+    record = GuardRecord("fire", "fire.pt", "0" * 64, False, Policy())
+    found = judge(trace, 0, Terms(5, on_unsafe, "beside", None), [(record, Policy(replace_steps=replace_steps))])
+    assert (found.failure is None) == (fault is None) and (fault or "") in (found.failure or "")
+    assert (found.verdict == "failed") == (fault is not None)
