@@ -58,7 +58,10 @@ class CanaryError(EngineError):
 
 
 class NonFiniteError(SafeRedirError):
-    """A network returned NaN or infinity, or a guard what its rule cannot give. `result` holds the other pictures of the batch and every report."""
+    """A network returned NaN or infinity, or a guard what its rule cannot give.
+
+    `result` holds the other pictures of the batch and every report.
+    """
 
     def __init__(self, message: str, result: object = None) -> None:
         super().__init__(message)

@@ -73,7 +73,6 @@ def test_another_guard_is_not_taken(folder):
         ),
         (lambda parsed: parsed.update(backend="abacus"), "expected one of onnxruntime"),
     ],
-    ids=str,
 )
 def test_altered_manifests(folder, change, message):
     edit(folder, change)

@@ -158,7 +158,6 @@ class _Payload:
         ([torch.zeros(1)], "expected a state dict"),
         ({"a": _Payload()}, "cannot be read"),
     ],
-    ids=str,
 )
 def test_other_files_are_refused(tmp_path, content, message, capsys):
     path = tmp_path / "heads.pt"
