@@ -23,6 +23,7 @@ from export.inputs import library_versions, read_inputs
 from export.jobs import Job, Report, TokenizerJob, jobs_of
 from export.new_manifest import Built, filled, wanted_manifest
 from export.previous import Previous, changes_of, read_previous
+from export.sources.locate import find_model
 from export.sources.model_folder import SCHEDULER_FILE, Source
 from export.sources.scheduler_config import changes
 
@@ -41,7 +42,7 @@ def build(options: BuildRequest, report: Report = print) -> Manifest:
         CanaryError: the guard judges a canary wrongly.
     """
     started, versions = time.monotonic(), library_versions(backend_spec(options.backend))
-    source = Source.locate(options.model, options.config, options.vae)
+    source = find_model(options.model, options.config, options.vae)
     for read in source.places:
         check_apart(options.engine_dir, "--engine-dir", read, "the model's")
     recover_folder(options.engine_dir)

@@ -76,7 +76,7 @@ class NetworkJob:
     @property
     def _readers(self) -> tuple[str, ...]:
         """Modules that read what decides the network."""
-        of_component = ("export.sources.load",) if self.row.component is not None else ()
+        of_component = ("export.sources.load", "export.sources.locate") if self.row.component is not None else ()
         return (*of_component, "export.sources.checkpoints") if self.row.spec.of_guard else of_component
 
     @cached_property

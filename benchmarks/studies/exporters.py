@@ -20,7 +20,7 @@ import torch
 from engines.networks import NETWORKS, OPSET
 from export.onnx_file import EXAMPLE_SIZES, example, export_network
 from export.sources.load import load_component
-from export.sources.model_folder import Source
+from export.sources.locate import find_model
 from export.wrappers import Unet
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "exporters.json")
     arguments = parser.parse_args()
-    source = Source.locate(str(ROOT / "demo" / "model"))
+    source = find_model(str(ROOT / "demo" / "model"))
     width = source.geometry.embed_dim
     figures: dict[str, dict[str, object]] = {}
     sessions: dict[str, onnxruntime.InferenceSession] = {}

@@ -28,7 +28,7 @@ from benchmarks.studies.export_full_size import UNET
 from engines.networks import NETWORKS, NetworkSpec, with_derived
 from export.onnx_file import example, export_network
 from export.sources.load import load_component
-from export.sources.model_folder import Source
+from export.sources.locate import find_model
 from export.wrappers import Unet
 from saferedir.checkpoint import load_redirector
 from saferedir.guard import Concept, Guard, TokenMask
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12, help="at Stable Diffusion's size; the demo's runs take 20 times as many")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "guard_network.json")
     arguments = parser.parse_args()
-    source = Source.locate(str(ROOT / "demo" / "model"))
+    source = find_model(str(ROOT / "demo" / "model"))
     demo = load_redirector(ROOT / "demo" / "redirector.safetensors")
     torch.manual_seed(0)
     full, full_unet = Redirector(), None

@@ -48,6 +48,7 @@ from export.onnx_file import example, export_network
 from export.precision.emulation import emulate
 from export.precision.half_precision import ANY_DTYPE_OPS, FOLLOWING_OPS, HALF_OPS, convert
 from export.sources.load import load_component
+from export.sources.locate import find_model
 from export.sources.model_folder import Source
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -88,7 +89,7 @@ def sizes(source: Source) -> dict[str, int]:
 
 def export_float32(folder: Path, network: str, model: str) -> float:
     """Export, and save inputs and PyTorch's outputs for the comparison; CPU seconds of the export."""
-    source, spec = Source.locate(model), NETWORKS[network]
+    source, spec = find_model(model), NETWORKS[network]
     module, inputs = module_of(network, source), example(spec, sizes(source), 1)
     with torch.no_grad():
         outputs = module(*inputs.values())
@@ -105,7 +106,7 @@ def export_float32(folder: Path, network: str, model: str) -> float:
 def make_half(folder: Path, network: str, model: str, precision: str, way: str) -> float:
     """Write half.onnx; CPU seconds."""
     if way == "export":
-        source, dtype = Source.locate(model), getattr(torch, precision)
+        source, dtype = find_model(model), getattr(torch, precision)
         module = module_of(network, source)
         wrapped = InHalf(module, dtype)
         started = time.process_time()
@@ -129,7 +130,7 @@ def errors(folder: Path, network: str, model: str, precision: str) -> dict[str, 
     backend, spec = open_backend("onnxruntime"), NETWORKS[network]
     with np.load(folder / "inputs.npz") as inputs, np.load(folder / "expected.npz") as expected:
         engine = backend.load(emulate(folder / "half.onnx", precision), spec)
-        found = run_once(engine, backend, dict(inputs), sizes(Source.locate(model)))
+        found = run_once(engine, backend, dict(inputs), sizes(find_model(model)))
         figures = {}
         for name in [tensor.name for tensor in spec.outputs if tensor.dtype in ("float32", "uint8")]:
             a, b = expected[name].astype(np.float64).ravel(), found[name].astype(np.float64).ravel()

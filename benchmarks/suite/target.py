@@ -13,7 +13,7 @@ from engines.manifest import Manifest
 from engines.store.default_folder import engine_folder
 from export.build import build
 from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR, options
-from export.sources.model_folder import Source
+from export.sources.locate import find_model
 from saferedir.cli import parse
 
 NAMED = ("demo", "sd15-random")
@@ -56,7 +56,7 @@ def locate(name: str, redirector: Path | None = None) -> Target:
     folder = Path(name)
     manifest = Manifest.read(folder)[0]
     try:
-        model = Source.locate(manifest.model).folder
+        model = find_model(manifest.model).folder
     except InputError:
         return Target(folder.absolute().name, folder, None, redirector, trained=False)
     return Target(folder.absolute().name, folder, model, redirector, trained=False)

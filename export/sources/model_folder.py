@@ -49,31 +49,6 @@ class Source:
     name: str
     folder: Path
 
-    @staticmethod
-    def locate(name: str, config: Path | None = None, vae: Path | None = None) -> Source:
-        """A folder, a single file, or a hub id, from the local cache or downloaded. `config` is a single file's, see there.
-
-        `vae` takes the place of its autoencoder, see `export.sources.swapped_vae`.
-
-        Raises:
-            InputError: none of them is there, or it is not of the Stable Diffusion 1.x/2.x family; or `vae` cannot be used.
-        """
-        path = _local(name)
-        if path is not None and path.is_file():
-            from export.sources.single_file import SingleFile
-
-            source: Source = SingleFile(name, path, config)
-        elif config is not None:
-            raise InputError(f"--config: expected, for a model in a single file only, found with {name!r}; leave it out")
-        else:
-            source = Source(name, download(name, _patterns()) if path is None else path)
-        if vae is not None:
-            from export.sources.swapped_vae import SwappedVae
-
-            source = SwappedVae(name, source.folder, source, vae)
-        source.check()
-        return source
-
     @property
     def places(self) -> list[Path]:
         """Folders and files that are the model's."""
@@ -244,39 +219,3 @@ def _shards(listing: Path) -> list[Path]:
         if not (listing.parent / name).is_file():
             raise InputError(f"{listing.parent / name}: expected a shard of the weights, found none")
     return [listing.parent / name for name in names]
-
-
-def _local(name: str) -> Path | None:
-    """The folder or file of that name; None for what may be a hub id."""
-    try:
-        path = Path(name).expanduser()
-    except RuntimeError:  # no such user, or no home
-        path = Path(name)
-    if path.exists():
-        return path
-    if path != Path(name):
-        raise InputError(f"model {name!r}: expected a diffusers folder, found no folder {path}")
-    return None
-
-
-def _patterns() -> list[str]:
-    """The files of a hub repository that a build reads."""
-    patterns = [INDEX, "*/config.json", "scheduler/*", *(f"tokenizer/{file}" for file in TOKENIZER_FILES)]
-    patterns += [f"{component}/{file}" for component in COMPONENTS for file in WEIGHTS if "safetensors" in file]
-    return patterns + [f"{component}/{stem}*-of-*.safetensors" for component in COMPONENTS for stem in STEMS]
-
-
-def download(name: str, patterns: list[str]) -> Path:
-    """The folder of a hub repository, from the local cache or downloaded. Raises InputError where it cannot be had."""
-    if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith((".safetensors", ".ckpt", "/")):
-        raise InputError(f"model {name!r}: no such folder, and not a hub id (owner/name)")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:  # network, authentication and cache errors of several libraries
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"model {name!r}: no such folder, not in the local cache, and it cannot be downloaded: {reason}. "
-            "Pass a local diffusers folder to --model or check the network"
-        ) from None

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from engines.errors import InputError
+from export.sources.hub import download
 from export.sources.model_folder import (
     COMPONENTS,
     INDEX,
     SCHEDULER_FILE,
     TOKENIZER_FILES,
     Source,
-    download,
     parsed,
 )
 from export.sources.original_file import OriginalFile

@@ -17,7 +17,7 @@ from engines.manifest import Manifest
 from engines.store.digests import file_digest
 from export.build_command import DEMO_MODEL
 from export.sources.load import load_component
-from export.sources.model_folder import Source
+from export.sources.locate import find_model
 from runtime import GuardedPipeline
 from tests.export.test_build import build_with, built_anew
 from tests.runtime.test_pipeline import FIRE, PLAIN, levels, scheduler_of
@@ -78,7 +78,7 @@ def demo_vae() -> dict[str, torch.Tensor]:
 
 def vae_tensors(file: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     said: list[str] = []
-    return dict(load_component(Source.locate(str(DEMO_MODEL), vae=file), "vae", said.append).state_dict()), said
+    return dict(load_component(find_model(str(DEMO_MODEL), vae=file), "vae", said.append).state_dict()), said
 
 
 @pytest.mark.parametrize("kind", ["other", "tiny"])
@@ -136,7 +136,7 @@ def test_attention_with_the_original_names(tmp_path):
             wide = tensor[..., None, None] if tensor.ndim == 2 else tensor
             renamed[name.replace("mid_block.attentions.0", "mid.attn_1").replace(part, parts[part])] = wide.contiguous()
     safetensors.torch.save_file(renamed, tmp_path / "vae.safetensors")
-    found = load_component(Source.locate(str(model), vae=tmp_path / "vae.safetensors"), "vae", lambda said: None).state_dict()
+    found = load_component(find_model(str(model), vae=tmp_path / "vae.safetensors"), "vae", lambda said: None).state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in vae.state_dict().items())
 
 
@@ -174,7 +174,7 @@ def test_what_cannot_take_its_place(tmp_path, name, config, message):
     if config is not None:
         (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=message):
-        Source.locate(str(DEMO_MODEL), vae=tmp_path / name).weights("vae")
+        find_model(str(DEMO_MODEL), vae=tmp_path / name).weights("vae")
 
 
 def test_engines_do_not_go_into_it(tmp_path, tiny):
@@ -186,7 +186,7 @@ def test_the_size_of_pictures_follows_the_decoder(tmp_path):
     AutoencoderTiny().save_pretrained(tmp_path / "taesd")
     config = json.loads((tmp_path / "taesd" / "config.json").read_text())
     (tmp_path / "taesd" / "config.json").write_text(json.dumps({key: config[key] for key in config if "block_out" not in key}))
-    source = Source.locate(str(DEMO_MODEL), vae=tmp_path / "taesd")
+    source = find_model(str(DEMO_MODEL), vae=tmp_path / "taesd")
     assert (source.geometry.scale_factor, source.geometry.default_height) == (8, 128)
     latent = torch.randn(1, 4, 4, 6, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

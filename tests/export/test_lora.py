@@ -24,8 +24,8 @@ from export.build import build
 from export.build_command import DEMO_MODEL, options
 from export.sources.edits import Lora, edits_of
 from export.sources.load import load_component
+from export.sources.locate import find_model
 from export.sources.lora_names import layers_of
-from export.sources.model_folder import Source
 from runtime import GuardedPipeline
 from saferedir.cli import parse
 from tests.export.test_build import built_anew
@@ -42,7 +42,7 @@ TEXT = tuple(f"text_model.encoder.layers.1.{name}" for name in ("self_attn.q_pro
 
 @pytest.fixture(scope="module")
 def base() -> dict[str, torch.nn.Module]:
-    source = Source.locate(str(DEMO_MODEL))
+    source = find_model(str(DEMO_MODEL))
     return {component: load_component(source, component) for component in ("unet", "text_encoder")}
 
 
@@ -100,7 +100,7 @@ def saved(tensors: Mapping[str, torch.Tensor], file: Path, metadata: dict[str, s
 
 def ours(*loras: Lora) -> dict[str, Tensors]:
     """Every weight with the LoRAs merged in."""
-    source, found = Source.locate(str(DEMO_MODEL)), {}
+    source, found = find_model(str(DEMO_MODEL)), {}
     for component in ("unet", "text_encoder"):
         module = load_component(source, component)
         for each in edits_of(loras, component):
@@ -172,7 +172,7 @@ SETTINGS = {"r": 4, "lora_alpha": 6, "target_modules": ["to_q", "to_v"], "alpha_
 
 @pytest.mark.parametrize("stabilized", [False, True])
 def test_what_peft_saves(base, tmp_path, stabilized):
-    wrapped = trained(load_component(Source.locate(str(DEMO_MODEL)), "unet"), use_rslora=stabilized, **SETTINGS)
+    wrapped = trained(load_component(find_model(str(DEMO_MODEL)), "unet"), use_rslora=stabilized, **SETTINGS)
     wrapped.save_pretrained(tmp_path)
     found = ours(Lora(tmp_path / "adapter_model.safetensors"))["unet"]
     for name, tensor in wrapped.merge_and_unload().state_dict().items():
@@ -184,7 +184,7 @@ def test_what_peft_saves(base, tmp_path, stabilized):
 
 def test_what_diffusers_saves(base, tmp_path):
     """Its alphas are in the file's header."""
-    wrapped = trained(load_component(Source.locate(str(DEMO_MODEL)), "unet"), **SETTINGS)
+    wrapped = trained(load_component(find_model(str(DEMO_MODEL)), "unet"), **SETTINGS)
     layers = convert_state_dict_to_diffusers(peft.get_peft_model_state_dict(wrapped))
     layers = {name.removeprefix("base_model.model."): tensor for name, tensor in layers.items()}
     config = wrapped.peft_config["default"].to_dict()

@@ -20,12 +20,17 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 # Modules by which each row's code is found, as `export.jobs` names them.
 STARTS = {
     TOKENIZER.name: (TOKENIZER.maker.split(":")[0], "export.sources.model_folder"),
-    **{row.name: ("export.build_network", row.wrapper.split(":")[0]) for row in EXPORTED_NETWORKS},
+    **{
+        row.name: ("export.build_network", row.wrapper.split(":")[0], *(["export.sources.locate"] if row.component else []))
+        for row in EXPORTED_NETWORKS
+    },
 }
 ALL, GUARD = frozenset(STARTS), frozenset({"guard", "token_mask"})
 MUST_CHANGE = {
     "export/tokenizer.py": {"tokenizer"},
     "export/sources/model_folder.py": ALL,
+    "export/sources/single_file.py": {"text_encoder", "unet", "vae_decoder"},
+    "export/sources/swapped_vae.py": {"text_encoder", "unet", "vae_decoder"},
     "engines/networks.py": ALL,
     "engines/parity.py": ALL - {"tokenizer"},
     "engines/store/recorded_cases.py": ALL - {"tokenizer"},

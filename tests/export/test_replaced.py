@@ -20,14 +20,14 @@ from export.build import build
 from export.build_command import DEMO_MODEL, options
 from export.sources.edits import Lora, Replacement
 from export.sources.load import load_component
-from export.sources.model_folder import Source
+from export.sources.locate import find_model
 from runtime import GuardedPipeline
 from saferedir.cli import parse
 from tests.export import miniature
 from tests.export.test_build import built_anew
 
 Tensors = dict[str, torch.Tensor]
-MODEL = Source.locate(str(DEMO_MODEL))
+MODEL = find_model(str(DEMO_MODEL))
 
 
 @pytest.fixture(scope="module")

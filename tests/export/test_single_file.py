@@ -23,6 +23,7 @@ from export.build import build
 from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR, options
 from export.sources import single_file
 from export.sources.load import load_component
+from export.sources.locate import find_model
 from export.sources.model_folder import Source
 from export.sources.prediction import noise_correlation, shown_prediction
 from export.sources.tokenizer_files import load_tokenizer
@@ -84,7 +85,7 @@ def test_every_tensor_is_in_its_place(files, shipped, tmp_path, family, suffix):
     if suffix == ".ckpt":
         shutil.copytree(file.parent / "tokenizer", tmp_path / "tokenizer")
         file = save(safetensors.torch.load_file(file), tmp_path / "model.ckpt")
-    source = Source.locate(str(file))
+    source = find_model(str(file))
     equal(source, made)
     assert source.geometry.embed_dim == WIDTHS[family]
     assert source.files("unet")[0].parts[-3:] == (family, "unet", "config.json") and source.files("vae")[1] == file
@@ -95,7 +96,7 @@ def test_every_tensor_is_in_its_place(files, shipped, tmp_path, family, suffix):
 def test_diffusers_reads_the_same(files, family):
     file, made = files[family]
     theirs = diffusers.StableDiffusionPipeline.from_single_file(str(file), config=str(file.parent), safety_checker=None)
-    source = Source.locate(str(file), file.parent)
+    source = find_model(str(file), file.parent)
     equal(source, {component: getattr(theirs, component) for component in made})
     assert source.scheduler["_class_name"] == type(theirs.scheduler).__name__
     assert source.scheduler["prediction_type"] == theirs.scheduler.config.prediction_type
@@ -136,7 +137,7 @@ class Mixed(PredictsV):
 
 
 def test_what_a_unet_predicts_is_seen():
-    unet = load_component(Source.locate(str(DEMO_MODEL)), "unet")
+    unet = load_component(find_model(str(DEMO_MODEL)), "unet")
     assert shown_prediction(unet) == "epsilon" and noise_correlation(unet) > 0.99
     assert shown_prediction(PredictsV(unet)) == "v_prediction" and noise_correlation(PredictsV(unet)) < 0
     assert shown_prediction(Mixed(unet)) is None
@@ -144,12 +145,12 @@ def test_what_a_unet_predicts_is_seen():
 
 def test_a_size_that_follows_from_the_prediction(files, shipped, monkeypatch):
     file, _ = files["sd2"]
-    assert Source.locate(str(file)).geometry.default_height == 8 * 8  # that of the config
+    assert find_model(str(file)).geometry.default_height == 8 * 8  # that of the config
     monkeypatch.setattr("export.sources.prediction.shown_prediction", lambda unet: "epsilon")
-    assert Source.locate(str(file)).geometry.default_height == 64 * 8
+    assert find_model(str(file)).geometry.default_height == 64 * 8
     monkeypatch.setattr("export.sources.prediction.shown_prediction", lambda unet: None)
     with pytest.raises(InputError, match="predicts noise or v, found neither .* --config FOLDER with scheduler/"):
-        Source.locate(str(file))
+        find_model(str(file))
 
 
 def alphas(rescaled: bool) -> torch.Tensor:
@@ -180,7 +181,7 @@ def test_what_is_no_whole_model_of_the_family(files, shipped, tmp_path, change, 
     shutil.copytree(file.parent / "tokenizer", tmp_path / "tokenizer")
     changed = save(change(safetensors.torch.load_file(file)), tmp_path / "model.safetensors")
     with pytest.raises(InputError) as caught:
-        source = Source.locate(str(changed))
+        source = find_model(str(changed))
         for component in ("unet", "vae", "text_encoder"):
             load_component(source, component)
     assert re.search(message, str(caught.value)) and "\n" not in str(caught.value) and len(str(caught.value)) < 700
@@ -192,7 +193,7 @@ def test_what_a_training_leaves_in_the_file(files, shipped, tmp_path, dtype):
     file, made = files["sd2"]
     shutil.copytree(file.parent / "tokenizer", tmp_path / "tokenizer")
     extra = {"model_ema.decay": torch.ones(()), "alphas_cumprod": alphas(False).to(dtype), "betas": torch.ones(1000)}
-    source = Source.locate(str(save(safetensors.torch.load_file(file) | extra, tmp_path / "model.safetensors")))
+    source = find_model(str(save(safetensors.torch.load_file(file) | extra, tmp_path / "model.safetensors")))
     equal(source, made)
     assert "1 tensors of the training's average (EMA) are not read" in source.notes()
 
@@ -203,7 +204,7 @@ def test_merges_of_older_programs(files, shipped, tmp_path):
     shutil.copytree(file.parent / "tokenizer", tmp_path / "tokenizer")
     tensors = {name.replace("transformer.text_model.", "transformer."): t for name, t in safetensors.torch.load_file(file).items()}
     tensors[f"{TEXT}transformer.embeddings.position_ids"] = torch.arange(77).half().reshape(1, 77)
-    equal(Source.locate(str(save(tensors, tmp_path / "merge.safetensors"))), made)
+    equal(find_model(str(save(tensors, tmp_path / "merge.safetensors"))), made)
 
 
 def test_pickled_objects_are_not_loaded(tmp_path):
@@ -211,7 +212,7 @@ def test_pickled_objects_are_not_loaded(tmp_path):
     torch.save({"state_dict": {}, "callbacks": [Path("x")]}, content)
     (tmp_path / "model.ckpt").write_bytes(content.getvalue())
     with pytest.raises(InputError, match="found other pickled objects or no pickle; objects are not loaded"):
-        Source.locate(str(tmp_path / "model.ckpt"))
+        find_model(str(tmp_path / "model.ckpt"))
 
 
 def test_files_that_are_something_else(tmp_path):
@@ -222,16 +223,16 @@ def test_files_that_are_something_else(tmp_path):
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=message):
-            Source.locate(str(tmp_path / name))
+            find_model(str(tmp_path / name))
 
 
 def test_the_tokenizer_must_be_somewhere(files, shipped, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     file = shutil.copy(files["sd2"][0], tmp_path)
     with pytest.raises(InputError, match="a single file has no tokenizer; expected CLIP's vocab.json .* could not be downloaded"):
-        Source.locate(str(file))
+        find_model(str(file))
     shutil.copytree(DEMO_MODEL / "tokenizer", tmp_path / "tokenizer")
-    source = Source.locate(str(file))
+    source = find_model(str(file))
     with pytest.raises(InputError, match=r"pad_token: expected '!', as this model's family has, found '<\|endoftext\|>'"):
         load_tokenizer(source.files("tokenizer"), 629, source.pad_token)
 
@@ -239,17 +240,17 @@ def test_the_tokenizer_must_be_somewhere(files, shipped, tmp_path, monkeypatch):
 def test_config_is_a_folder_and_for_single_files(files, tmp_path):
     file, _ = files["sd1"]
     with pytest.raises(InputError, match=r"width: expected 768 .* or 1024 .*, found 64; for another model pass --config"):
-        Source.locate(str(file))
+        find_model(str(file))
     with pytest.raises(InputError, match="nowhere: expected a folder of configs"):
-        Source.locate(str(file), tmp_path / "nowhere")
+        find_model(str(file), tmp_path / "nowhere")
     with pytest.raises(InputError, match="--config: expected, for a model in a single file only"):
-        Source.locate(str(DEMO_MODEL), file.parent)
+        find_model(str(DEMO_MODEL), file.parent)
 
 
 def test_a_single_file_builds_and_gives_diffusers_picture(demo_engines, tmp_path):
     """The demo as a single file, with a LoRA; the guard is the demo's."""
     folder, file = shutil.copytree(demo_engines, tmp_path / "engines"), tmp_path / "demo.ckpt"
-    source = Source.locate(str(DEMO_MODEL))
+    source = find_model(str(DEMO_MODEL))
     made = {component: load_component(source, component) for component in ("unet", "vae", "text_encoder")}
     save(miniature.original_tensors(made), file)
     layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_v"
@@ -280,7 +281,7 @@ def test_configs_of_another_kind(files, shipped, tmp_path):
     folder = miniature.save_configs(tmp_path / "configs of mine", small("sd1"), "!")
     (folder / "unet/config.json").write_text(json.dumps(small("sd1")["unet"] | {"layers_per_block": [2, 2, 2, 2]}))
     with pytest.raises(InputError, match="cannot be read as the unet of its config: TypeError"):
-        load_component(Source.locate(str(file), folder), "unet")
+        load_component(find_model(str(file), folder), "unet")
 
 
 def test_engines_are_named_after_the_file(tmp_path, monkeypatch):

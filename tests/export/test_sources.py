@@ -19,7 +19,7 @@ from engines.records import SourceRecord
 from engines.store import digests
 from export.build_command import DEMO_MODEL
 from export.sources.load import load_component
-from export.sources.model_folder import Source
+from export.sources.locate import find_model
 from export.sources.tokenizer_files import load_tokenizer
 from export.tokenizer import convert_tokenizer
 
@@ -45,7 +45,7 @@ def change_weights(file: Path, change) -> None:
 def loaded(model: Path, component: str) -> tuple[dict[str, torch.Tensor], list[str]]:
     """A component's tensors, and what was said."""
     said: list[str] = []
-    return dict(load_component(Source.locate(str(model)), component, said.append).state_dict()), said
+    return dict(load_component(find_model(str(model)), component, said.append).state_dict()), said
 
 
 def refusal(model: Path, component: str) -> str:
@@ -124,12 +124,12 @@ def test_shards_are_read(model):
     unet = diffusers.UNet2DConditionModel.from_pretrained(model / "unet")
     (model / "unet" / UNET).unlink()
     unet.save_pretrained(model / "unet", max_shard_size="1MB")
-    files = Source.locate(str(model)).files("unet")
+    files = find_model(str(model)).files("unet")
     assert len(files) > 3 and files[1].name == f"{UNET}.index.json"
     assert all(torch.equal(tensor, unet.state_dict()[name]) for name, tensor in loaded(model, "unet")[0].items())
     files[-1].unlink()
     with pytest.raises(InputError, match="expected a shard of the weights, found none"):
-        Source.locate(str(model)).files("unet")
+        find_model(str(model)).files("unet")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -169,7 +169,7 @@ def test_half_and_double_weights_become_float32(model, dtype):
 def test_configs_that_would_change_the_picture_are_refused(model, file, changes, message):
     edit(model / file, **changes)
     with pytest.raises(InputError, match=message):
-        Source.locate(str(model))
+        find_model(str(model))
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_bookkeeping_of_the_training_is_ignored(model):
 def test_values_of_any_type_are_read_or_refused(model, file, key, value):
     edit(model / file, **{key: value})
     try:
-        source = Source.locate(str(model))
+        source = find_model(str(model))
         assert source.scheduler["steps_offset"] == 1
     except InputError as error:
         assert "\n" not in str(error)
@@ -230,7 +230,7 @@ def test_values_of_any_type_are_read_or_refused(model, file, key, value):
 def test_files_that_are_something_else(model, file, content, message):
     (model / file).write_text(content)
     with pytest.raises(InputError, match=message):
-        assert Source.locate(str(model)).scheduler
+        assert find_model(str(model)).scheduler
         loaded(model, "unet")
 
 
@@ -240,7 +240,7 @@ def test_files_that_are_something_else(model, file, content, message):
 )
 def test_sample_size_of_old_models(model, version, size, expected):
     edit(model / "unet/config.json", _diffusers_version=version, sample_size=size)
-    geometry = Source.locate(str(model)).geometry
+    geometry = find_model(str(model)).geometry
     height, width = expected if isinstance(expected, tuple) else (expected, expected)
     assert (geometry.default_height, geometry.default_width) == (4 * height, 4 * width)
 
@@ -249,7 +249,7 @@ def test_scheduler_is_read_as_the_pipeline_reads_it(model):
     index, file = model / "model_index.json", model / "scheduler/scheduler_config.json"
     edit(index, scheduler=["diffusers", "PNDMScheduler"])
     edit(file, steps_offset=..., clip_sample=True)
-    ours = Source.locate(str(model)).scheduler
+    ours = find_model(str(model)).scheduler
     theirs = diffusers.StableDiffusionPipeline.from_pretrained(model, safety_checker=None).scheduler
     assert ours["_class_name"] == type(theirs).__name__ == "PNDMScheduler"
     assert ours["steps_offset"] == theirs.config.steps_offset == 1 and ours["clip_sample"] is False
@@ -259,16 +259,16 @@ def test_scheduler_is_read_as_the_pipeline_reads_it(model):
 def test_names_that_are_no_folder(tmp_path, name, message):
     (tmp_path / "dreamy.safetensors").write_bytes(b"")
     with pytest.raises(InputError, match=message):
-        Source.locate(name.replace("FILE", str(tmp_path / "dreamy.safetensors")))
+        find_model(name.replace("FILE", str(tmp_path / "dreamy.safetensors")))
 
 
 def test_home_is_expanded(model, monkeypatch):
     monkeypatch.setenv("HOME", str(model.parent))
-    assert Source.locate("~/model").folder == model
+    assert find_model("~/model").folder == model
 
 
 def tokenizer_of(model: Path, vocab_size: int = 629) -> transformers.CLIPTokenizer:
-    return load_tokenizer(Source.locate(str(model)).files("tokenizer"), vocab_size)
+    return load_tokenizer(find_model(str(model)).files("tokenizer"), vocab_size)
 
 
 def test_tokenizers_of_transformers_5(model):

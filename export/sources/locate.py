@@ -1,0 +1,52 @@
+"""The model that a build is asked for: a diffusers folder, a single file or a hub id, with another autoencoder or its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engines.errors import InputError
+from export.sources.hub import download
+from export.sources.model_folder import COMPONENTS, INDEX, STEMS, TOKENIZER_FILES, WEIGHTS, Source
+from export.sources.single_file import SingleFile
+from export.sources.swapped_vae import SwappedVae
+
+
+def find_model(name: str, config: Path | None = None, vae: Path | None = None) -> Source:
+    """A folder, a single file, or a hub id, from the local cache or downloaded. `config` is a single file's, see there.
+
+    `vae` takes the place of its autoencoder, see `export.sources.swapped_vae`.
+
+    Raises:
+        InputError: none of them is there, or it is not of the Stable Diffusion 1.x/2.x family; or `vae` cannot be used.
+    """
+    path = _local(name)
+    if path is not None and path.is_file():
+        source: Source = SingleFile(name, path, config)
+    elif config is not None:
+        raise InputError(f"--config: expected, for a model in a single file only, found with {name!r}; leave it out")
+    else:
+        source = Source(name, download(name, _patterns()) if path is None else path)
+    if vae is not None:
+        source = SwappedVae(name, source.folder, source, vae)
+    source.check()
+    return source
+
+
+def _local(name: str) -> Path | None:
+    """The folder or file of that name; None for what may be a hub id."""
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError:  # no such user, or no home
+        path = Path(name)
+    if path.exists():
+        return path
+    if path != Path(name):
+        raise InputError(f"model {name!r}: expected a diffusers folder, found no folder {path}")
+    return None
+
+
+def _patterns() -> list[str]:
+    """The files of a hub repository that a build reads."""
+    patterns = [INDEX, "*/config.json", "scheduler/*", *(f"tokenizer/{file}" for file in TOKENIZER_FILES)]
+    patterns += [f"{component}/{file}" for component in COMPONENTS for file in WEIGHTS if "safetensors" in file]
+    return patterns + [f"{component}/{stem}*-of-*.safetensors" for component in COMPONENTS for stem in STEMS]
