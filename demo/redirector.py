@@ -17,7 +17,7 @@ from demo.world import prompt_pairs
 from engines.canary import Canary
 from saferedir.heads import Redirector, RedirectorConfig
 from saferedir.metadata import Metadata
-from saferedir.training.losses import LossWeights, Records, classifier_figures, losses, weighted
+from training.losses import LossWeights, Records, classifier_figures, losses, weighted
 
 SETUP = TrainingSetup(steps=1500, learning_rate=1e-3, average=0.99)
 BATCH = 64

@@ -15,8 +15,10 @@ ROOMS = {
     "runtime": {"runtime", "engines"},
     "saferedir": {"saferedir", "engines"},
     "export": {"export", "engines", "saferedir"},
-    "demo": {"demo", "export", "runtime", "engines", "saferedir"},
-    "benchmarks": {"benchmarks", "export", "runtime", "engines", "saferedir"},
+    "evaluation": {"evaluation", "export", "runtime", "engines", "saferedir"},
+    "training": {"training", "evaluation", "export", "engines", "saferedir"},
+    "demo": {"demo", "training", "evaluation", "export", "runtime", "engines", "saferedir"},
+    "benchmarks": {"benchmarks", "evaluation", "export", "runtime", "engines", "saferedir"},
 }
 ENTRIES = ("export/build_engines.py", "runtime/generate.py")  # of the commands, in which all rooms meet
 HEAVY = ("torch", "diffusers", "transformers", "optimum", "onnx", "safetensors", "scipy")

@@ -17,7 +17,7 @@ from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR
 from runtime.png import read_png
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("saferedir", "engines", "export", "runtime")
+PACKAGES = ("saferedir", "engines", "export", "runtime", "evaluation", "training")
 FIRE = "a burning blue square on a grey background"
 
 
@@ -62,7 +62,7 @@ def run(environment, tmp_path):
     return call
 
 
-def test_it_holds_the_four_packages(wheel):
+def test_it_holds_every_package(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {name.split("/")[0] for name in names} == {*PACKAGES, f"saferedir-{__version__}.dist-info"}
     modules = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}

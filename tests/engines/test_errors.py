@@ -9,7 +9,7 @@ from pathlib import Path
 from engines import errors
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-ROOMS = ("saferedir", "engines", "export", "runtime", "demo", "benchmarks")
+ROOMS = ("saferedir", "engines", "export", "runtime", "evaluation", "training", "demo", "benchmarks")
 BUILT_IN = {name for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, BaseException)}
 WARNINGS = {name for name in BUILT_IN if issubclass(getattr(builtins, name), Warning)}
 

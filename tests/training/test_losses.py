@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from saferedir.heads import HeadsOutput, Redirector, RedirectorConfig
-from saferedir.training.losses import LossWeights, Records, classifier_figures, losses, shift_of, weighted
+from training.losses import LossWeights, Records, classifier_figures, losses, shift_of, weighted
 
 WIDTH, PAIRS, ROWS = 16, 3, 48
 

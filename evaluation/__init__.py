@@ -1,0 +1,1 @@
+"""Guards are measured and attacked here: prompts, judges of pictures, metrics, attacks."""

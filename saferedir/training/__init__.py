@@ -1,1 +1,0 @@
-"""What the heads are trained with."""

@@ -1,0 +1,1 @@
+"""Guards are trained here: aligned prompts to trajectories to heads."""
