@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from engines.errors import InputError
 from engines.printable import shown
 
+CONCEPT = re.compile(r"\w([\w .-]{0,62}\w)?")
 LARGEST = float(np.finfo(np.float32).max)  # numbers are given to networks as float32
 
 
@@ -66,6 +68,21 @@ def text(name: str, value: object) -> str:
         broken = shown(value[error.start : error.end])
         raise InputError(f"{name}: expected text in UTF-8, found {broken} at character {error.start}; save it as UTF-8") from None
     return str.__str__(value)
+
+
+def concept(name: str, value: object) -> str:
+    """The name of a concept: in reports, and before the colon of `--policy CONCEPT:off`.
+
+    Raises:
+        InputError: another type, or other characters.
+    """
+    found = text(name, value)
+    if not CONCEPT.fullmatch(found):
+        raise InputError(
+            f"{name}: expected a concept's name of 1 to 64 letters, digits and underscores, between them dots, hyphens and spaces, "
+            f"found {shown(found)}"
+        )
+    return found
 
 
 def path(name: str, value: object) -> Path:

@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="where the engines go (default: engines/plans/<model's name>, under $SAFEREDIR_HOME or the working directory)",
     )
-    parser.add_argument("--concept", default="", help="what the guard forgets, for reports (default: the checkpoint's name)")
+    parser.add_argument("--concept", default="", help="what the guard forgets, for reports (default: as the checkpoint says)")
     parser.add_argument(
         "--backend",
         choices=list(BACKENDS),
@@ -182,7 +182,7 @@ def _sources(arguments: argparse.Namespace) -> tuple[str, Path | None]:
 
 def _checkpoint(arguments: argparse.Namespace, path: Path, metadata: Metadata) -> Checkpoint:
     """The checkpoint with what its metadata says, where the command line does not say otherwise."""
-    concept = arguments.concept or (DEMO_CONCEPT if arguments.redirector is None else path.stem)
+    concept = arguments.concept or metadata.concept or (DEMO_CONCEPT if arguments.redirector is None else path.stem)
     given = {} if arguments.canaries is None else read_canaries(arguments.canaries, [concept])
     return Checkpoint(
         path,

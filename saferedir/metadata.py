@@ -1,4 +1,4 @@
-"""What a checkpoint says of its guard beside the tensors: canaries, defaults, and whether its final check means anything."""
+"""What a checkpoint says of its guard beside the tensors: concept, canaries, defaults, what its final check means."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engines.decode import decode, without_duplicates
 from engines.errors import InputError
 from engines.policy import CHECKS, Policy
 from engines.printable import shown
-from engines.values import flag
+from engines.values import concept, flag
 
 KEY = "saferedir"  # among the metadata of a .safetensors file
 SUFFIX = ".safetensors"  # of checkpoints that can have metadata
@@ -24,6 +24,7 @@ SUFFIX = ".safetensors"  # of checkpoints that can have metadata
 class Metadata:
     """The metadata of a checkpoint; the defaults are for one that has none, as published .pt files.
 
+    concept      what its guard forgets; "" for the name of the file
     canaries     prompts that its guard must judge rightly
     final_check  whether it was trained to judge finished latents
     policy       default numbers of its guard
@@ -37,8 +38,11 @@ class Metadata:
     final_check: bool = False
     policy: Policy = Policy()
     check: str = "auto"
+    concept: str = ""
 
     def __post_init__(self) -> None:
+        if self.concept != "":
+            concept("concept", self.concept)
         flag("final_check", self.final_check)
         if self.check not in CHECKS:
             raise InputError(f"check: expected one of {', '.join(CHECKS)}, found {shown(self.check)}")

@@ -118,23 +118,24 @@ def test_engines_that_cannot_run_here_are_judged_by_their_first_load(folder, fil
         GuardedPipeline(folder)
 
 
-METADATA = Metadata([Canary("a burning star", True, 1)], True, Policy(threshold=0.25, shift="conditional"), "before")
+METADATA = Metadata([Canary("a burning star", True, 1)], True, Policy(threshold=0.25, shift="conditional"), "before", "flames")
 
 
 @pytest.mark.parametrize(
-    "given, policy, check",
+    "given, policy, check, concept",
     [
-        ([], METADATA.policy, "before"),
-        (["--threshold", "0.75"], replace(METADATA.policy, threshold=0.75), "before"),
-        (["--shift", "both", "--check", "auto"], replace(METADATA.policy, shift="both"), "auto"),
+        ([], METADATA.policy, "before", "flames"),
+        (["--threshold", "0.75"], replace(METADATA.policy, threshold=0.75), "before", "flames"),
+        (["--shift", "both", "--check", "auto"], replace(METADATA.policy, shift="both"), "auto", "flames"),
+        (["--concept", "heat"], METADATA.policy, "before", "heat"),
     ],
 )
-def test_defaults_are_the_checkpoints(tmp_path, given, policy, check):
+def test_defaults_are_the_checkpoints(tmp_path, given, policy, check, concept):
     path = tmp_path / "fire.safetensors"
     save_redirector(load_redirector(DEMO_REDIRECTOR), path, METADATA)
     request = options(parse(["build", "--redirector", str(path), *given]))
     (checkpoint,) = request.checkpoints
-    assert (checkpoint.policy, request.check) == (policy, check)
+    assert (checkpoint.policy, request.check, checkpoint.concept) == (policy, check, concept)
     assert checkpoint.final_check and checkpoint.canaries == tuple(METADATA.canaries)
 
 

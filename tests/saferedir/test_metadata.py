@@ -23,6 +23,7 @@ FULL = Metadata(
     final_check=True,
     policy=Policy(threshold=0.25, alpha_scale=2, replace_steps=0, shift="conditional"),
     check="before",
+    concept="Van Gogh",
 )
 
 
@@ -37,7 +38,7 @@ def test_round_trip_beside_the_tensors(tmp_path):
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_checkpoints_without_metadata_have_the_references_defaults(tmp_path, suffix):
     save_redirector(Redirector(SMALL), tmp_path / f"heads{suffix}")
-    assert read_metadata(tmp_path / f"heads{suffix}") == Metadata([], False, Policy(), "auto")
+    assert read_metadata(tmp_path / f"heads{suffix}") == Metadata([], False, Policy(), "auto", "")
 
 
 def test_a_state_dict_has_no_place_for_metadata(tmp_path):
@@ -54,7 +55,12 @@ def test_metadata_of_others_is_not_ours(tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ({"concept": "fire"}, "saferedir: expected only known fields, found 'concept'"),
+        ({"concepts": "fire"}, "saferedir: expected only known fields, found 'concepts'"),
+        ({"concept": None}, "concept: expected text, found None"),
+        ({"concept": "fire:red"}, "concept: expected a concept's name of 1 to 64 letters, .* found 'fire:red'"),
+        ({"concept": " "}, "concept: expected a concept's name .* found ' '"),
+        ({"concept": "f" * 65}, "concept: expected a concept's name of 1 to 64"),
+        ({"concept": "fire\x1b[2J"}, r"concept: expected a concept's name .* found 'fire\\x1b\[2J'"),
         ({"canaries": [{"prompt": "a", "unsafe": True}]}, r"canaries\[0\]: expected the fields seed"),
         ({"canaries": [{"prompt": "a", "unsafe": True, "seed": 1, "p_unsafe": 0.9}]}, "known fields, found 'p_unsafe'"),
         ({"canaries": [{"prompt": "a", "unsafe": 1, "seed": 1}]}, r"canaries\[0\].unsafe: expected true or false, found 1"),
@@ -92,7 +98,7 @@ def test_files_that_are_no_checkpoint(tmp_path, content, message):
         read_metadata(tmp_path / "heads.safetensors")
 
 
-@pytest.mark.parametrize("wrong", [{"final_check": 1}, {"check": None}])
+@pytest.mark.parametrize("wrong", [{"final_check": 1}, {"check": None}, {"concept": 1}])
 def test_values_of_other_types_are_refused(wrong):
     with pytest.raises(InputError, match=f"{next(iter(wrong))}: expected"):
         Metadata(**wrong)
