@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from engines.values import integer, number, text
 
 SHIFTS = ("both", "conditional")
 CHECKS = ("auto", "before", "beside")  # when the guard looks; see `runtime.Request`
+Off = Literal["off"]
+OFF: Off = "off"  # in the place of a Policy: this concept is not guarded against
 MONITOR = "; to watch without acting choose on_unsafe monitor"
 
 

@@ -10,6 +10,7 @@ from engines.canary import CanaryRecord
 from engines.policy import Policy
 from engines.printable import shown
 from engines.store.digests import file_digest, remembered_digest
+from engines.values import concept
 
 DIGEST = re.compile("[0-9a-f]{64}")  # SHA-256
 
@@ -66,6 +67,10 @@ class GuardRecord:
     policy: Policy
     final_check: bool = False
     canaries: list[CanaryRecord] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Raises InputError, which is a ValueError, for what is no concept's name."""
+        concept("concept", self.concept)
 
 
 @dataclass(frozen=True)

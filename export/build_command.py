@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 from pathlib import Path
 
 from engines.backends.registry import BACKENDS
 from engines.backends.tensorrt_module import BUILDERS
 from engines.errors import InputError
-from engines.policy import CHECKS
-from engines.policy_options import add_policy_arguments, given_policy
 from engines.store.default_folder import engine_folder
 from export.build import build
-from export.build_request import BuildRequest, Checkpoint
-from export.canaries import read_canaries
+from export.build_request import BuildRequest
+from export.guard_arguments import add_guard_arguments, checkpoints
 from export.precision.names import precision_name
 from export.sources.edits import Edit, Lora, Replacement
 from export.tensorrt.plan_builder import COMPATIBILITY, TARGETS, PlanOptions
-from saferedir.metadata import Metadata, read_metadata
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"  # in a clone; a wheel does not have it
 DEMO_MODEL = DEMO / "model"
@@ -52,15 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR|FILE",
         help="decode with this AutoencoderKL or AutoencoderTiny: a diffusers folder, or a .safetensors file (default: the model's)",
     )
-    parser.add_argument("--redirector", type=Path, help="SafeRedir checkpoint, .pt or .safetensors (default: the demo's)")
     _add_edit_arguments(parser)
-    parser.add_argument("--unguarded", action="store_true", help="build without a guard; such engines only generate unguarded")
     parser.add_argument(
         "--engine-dir",
         type=Path,
         help="where the engines go (default: engines/plans/<model's name>, under $SAFEREDIR_HOME or the working directory)",
     )
-    parser.add_argument("--concept", default="", help="what the guard forgets, for reports (default: as the checkpoint says)")
     parser.add_argument(
         "--backend",
         choices=list(BACKENDS),
@@ -72,21 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=BuildRequest.precision,
         help="float32, float16 or bfloat16, or fp32, fp16, bf16 (default: %(default)s)",
     )
-    parser.add_argument("--mask-again", action="store_true", help="apply the token mask once more after normalising the shift")
-    parser.add_argument(
-        "--check",
-        choices=CHECKS,
-        help="when the guard looks: before or beside the UNet of a step; auto: before for few steps "
-        f"(default: the checkpoint's, else {BuildRequest.check})",
-    )
-    parser.add_argument(
-        "--canaries",
-        type=Path,
-        metavar="FILE",
-        help="JSON with prompts that the guard must judge rightly, see docs/guarding.md (default: the checkpoint's)",
-    )
     parser.add_argument("--force", action="store_true", help="build everything again, whatever is there")
-    add_policy_arguments(parser, default="the checkpoint's, else {}")
+    add_guard_arguments(parser)
     _add_plan_arguments(parser.add_argument_group("TensorRT", "sizes are MIN:OPT:MAX, or one number for a size that never changes"))
 
 
@@ -130,9 +110,10 @@ def options(arguments: argparse.Namespace) -> BuildRequest:
     Raises:
         InputError: they contradict each other, no guard was named, or the demo is not here.
     """
-    model, redirector = _sources(arguments)
+    model, redirectors = _sources(arguments)
     _check_backend(arguments)
-    metadata = Metadata() if redirector is None else read_metadata(redirector)
+    names = arguments.concept or ([DEMO_CONCEPT] if redirectors == [DEMO_REDIRECTOR] else [])
+    guard, check = checkpoints(arguments, redirectors, names)
     return BuildRequest(
         batch_size=arguments.batch_size or BuildRequest.batch_size,
         height=arguments.height,
@@ -147,13 +128,13 @@ def options(arguments: argparse.Namespace) -> BuildRequest:
             arguments.timing_cache,
         ),
         model=model,
-        checkpoints=() if redirector is None else (_checkpoint(arguments, redirector, metadata),),
+        checkpoints=guard,
         config=arguments.config,
         edits=_edits(arguments),
         engine_dir=arguments.engine_dir or engine_folder(_name(arguments.model)),
         backend=arguments.backend,
         precision=precision_name(arguments.precision),
-        check=arguments.check or metadata.check,
+        check=check,
         vae=arguments.vae,
         force=arguments.force,
         command_line=arguments.command_line,
@@ -161,10 +142,10 @@ def options(arguments: argparse.Namespace) -> BuildRequest:
     )
 
 
-def _sources(arguments: argparse.Namespace) -> tuple[str, Path | None]:
-    """The model, and the checkpoint of its guard."""
-    model, redirector = arguments.model, arguments.redirector
-    for name in ("redirector", "canaries"):
+def _sources(arguments: argparse.Namespace) -> tuple[str, list[Path]]:
+    """The model, and the checkpoints of its guard."""
+    model, redirectors = arguments.model, arguments.redirector
+    for name in ("redirector", "concept", "canaries"):
         if arguments.unguarded and getattr(arguments, name) is not None:
             raise InputError(f"--unguarded and --{name}: expected one of them, found both")
     if model is None and not DEMO_MODEL.is_dir():
@@ -172,26 +153,12 @@ def _sources(arguments: argparse.Namespace) -> tuple[str, Path | None]:
             "--model: expected a diffusers folder or hub id, found none, and the demo's model comes with a clone of the repository "
             "only; pass --model and --redirector"
         )
-    if model is not None and redirector is None and not arguments.unguarded:
+    if model is not None and redirectors is None and not arguments.unguarded:
         raise InputError(
             "--redirector: expected a SafeRedir checkpoint for --model, found none; pass one, or --unguarded "
             "for engines that can only generate unguarded"
         )
-    return model or str(DEMO_MODEL), None if arguments.unguarded else redirector or DEMO_REDIRECTOR
-
-
-def _checkpoint(arguments: argparse.Namespace, path: Path, metadata: Metadata) -> Checkpoint:
-    """The checkpoint with what its metadata says, where the command line does not say otherwise."""
-    concept = arguments.concept or metadata.concept or (DEMO_CONCEPT if arguments.redirector is None else path.stem)
-    given = {} if arguments.canaries is None else read_canaries(arguments.canaries, [concept])
-    return Checkpoint(
-        path,
-        concept,
-        arguments.mask_again,
-        policy=dataclasses.replace(metadata.policy, **given_policy(arguments)),
-        final_check=metadata.final_check,
-        canaries=given.get(concept, tuple(metadata.canaries)),
-    )
+    return model or str(DEMO_MODEL), [] if arguments.unguarded else redirectors or [DEMO_REDIRECTOR]
 
 
 def _edits(arguments: argparse.Namespace) -> tuple[Edit, ...]:

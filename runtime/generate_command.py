@@ -8,7 +8,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from PIL import Image
 from engines.errors import InputError, NonFiniteError, SafeRedirError
 from engines.exit_status import DONE, REFUSED
 from engines.policy import CHECKS
-from engines.policy_options import add_policy_arguments, given_policy
+from engines.policy_options import add_policy_arguments, given_policies
 from engines.printable import printable
 from engines.prompts import TruncationWarning
 from engines.store.atomic import remove_leftovers, replacing
@@ -125,7 +124,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="of the first image; the next ones count up (default: random)")
     parser.add_argument("--height", type=int, help="pixels (default: the model's)")
     parser.add_argument("--width", type=int, help="pixels (default: the model's)")
-    add_policy_arguments(parser, default="as built")
+    add_policy_arguments(parser, default="as built", may_be_off=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -147,8 +146,8 @@ def _generate(arguments: argparse.Namespace) -> int:
         arguments.engine_dir, unguarded=arguments.unguarded, trusted_keys=arguments.trusted_key, eager=arguments.eager
     ) as pipeline:
         options = {name: getattr(arguments, name) for name in REQUEST}
-        if numbers := given_policy(arguments):
-            options["policy"] = {guard.concept: replace(guard.policy, **numbers) for guard in pipeline.manifest.guards}
+        if policies := given_policies(arguments, {guard.concept: guard.policy for guard in pipeline.manifest.guards}):
+            options["policy"] = policies
         result, failure = _call(pipeline, arguments.prompt, options)
         comparisons: dict[int, Pictured] = {}
         if arguments.compare:
