@@ -22,6 +22,7 @@ OPSET = 18
 TOKENS = 77
 LATENT_CHANNELS = 4
 NOT_CHECKED = -1.0  # the guard's p_unsafe of an image whose countdown was running
+NEVER = 2**30  # a countdown that no run ends: of a concept that is off
 SLOTS = (1, 4, 8)  # of sampler state that engines take: fewest, usual, most
 OF_THE_MODEL = frozenset({"D", "G", "K"})  # symbols whose number is fixed when the engines are built
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engines.networks import NOT_CHECKED
-from engines.policy import Policy
+from engines.networks import NEVER, NOT_CHECKED
+from engines.policy import OFF, Off, Policy
 from engines.records import GuardRecord
 from runtime.loop import Trace
 from runtime.report import GuardReport, Token
@@ -41,18 +41,40 @@ class Terms:
         """Whether the guard redirects."""
         return self.on_unsafe == "redirect"
 
-    def threshold(self, policy: Policy) -> float:
-        """The guard's, below which an image is safe."""
-        return policy.threshold if self.forced_verdict is None else FORCED[self.forced_verdict]
+    def numbers(self, policy: Policy | Off) -> Numbers:
+        """By which the guard's engine acts. To refuse or to monitor, it checks every row and shifts by nothing."""
+        if policy == OFF:
+            return Numbers(conditional=0.0, unconditional=0.0, threshold=FORCED["safe"], replace_steps=0, countdown=NEVER)
+        strength = policy.alpha_scale if self.acts else 0.0
+        return Numbers(
+            conditional=strength,
+            unconditional=strength if policy.shift == "both" else 0.0,
+            threshold=policy.threshold if self.forced_verdict is None else FORCED[self.forced_verdict],
+            replace_steps=policy.replace_steps if self.acts else 0,
+            countdown=0,
+        )
 
-    def replace_steps(self, policy: Policy) -> int:
-        """Rows without a check after an unsafe one. To refuse or to monitor, every row is checked."""
-        return policy.replace_steps if self.acts else 0
+
+@dataclass(frozen=True)
+class Numbers:
+    """What the guard's engine is given for one concept and image.
+
+    conditional, unconditional  strength of the shift for each row of the embeddings
+    threshold                   p_unsafe above which the image is unsafe
+    replace_steps               rows without a check after an unsafe one
+    countdown                   rows before the first check
+    """
+
+    conditional: float
+    unconditional: float
+    threshold: float
+    replace_steps: int
+    countdown: int
 
 
-def judge(trace: Trace, image: int, terms: Terms, guards: Sequence[tuple[GuardRecord, Policy]]) -> Outcome:
+def judge(trace: Trace, image: int, terms: Terms, guards: Sequence[tuple[GuardRecord, Policy | Off]]) -> Outcome:
     """The outcome of one image; `guards` is empty when no guard ran."""
-    failure = _failure(trace, image, terms, [policy for _, policy in guards])
+    failure = _failure(trace, image, terms.rows, [terms.numbers(policy) for _, policy in guards])
     reports = [_guard_report(trace, image, terms, index, *guard) for index, guard in enumerate(guards)]
     return Outcome("failed" if failure else _verdict(reports, terms), failure, reports)
 
@@ -79,7 +101,7 @@ def responsible(mask: np.ndarray, words: list[str]) -> list[Token]:
     return sorted(tokens, key=lambda token: -token.weight)
 
 
-def _guard_report(trace: Trace, image: int, terms: Terms, concept: int, record: GuardRecord, policy: Policy) -> GuardReport:
+def _guard_report(trace: Trace, image: int, terms: Terms, concept: int, record: GuardRecord, policy: Policy | Off) -> GuardReport:
     assert trace.p_unsafe is not None and trace.unsafe is not None
     assert trace.final_p_unsafe is not None and trace.final_unsafe is not None
     p_unsafe, unsafe = trace.p_unsafe[: terms.rows, concept, image], trace.unsafe[: terms.rows, concept, image]
@@ -94,7 +116,7 @@ def _guard_report(trace: Trace, image: int, terms: Terms, concept: int, record: 
         unsafe_steps=steps,
         redirected_steps=_redirected(steps, terms),
         responsible_tokens=[],
-        final_p_unsafe=float(trace.final_p_unsafe[concept, image]),
+        final_p_unsafe=None if policy == OFF else float(trace.final_p_unsafe[concept, image]),
         final_check_trained=record.final_check,
         still_unsafe=bool(trace.final_unsafe[concept, image]),
     )
@@ -107,14 +129,13 @@ def _redirected(unsafe_steps: list[int], terms: Terms) -> list[int]:
     return list(range(unsafe_steps[0] + (terms.check == "beside"), terms.rows))
 
 
-def _failure(trace: Trace, image: int, terms: Terms, policies: Sequence[Policy]) -> str | None:
+def _failure(trace: Trace, image: int, rows: int, concepts: Sequence[Numbers]) -> str | None:
     """What a network did wrong first, or None."""
-    rows = terms.rows
     failures = [(int(row), 1, "unet returned NaN or infinity") for row in np.nonzero(~trace.finite[:rows, image])[0][:1]]
     if trace.p_unsafe is not None and trace.unsafe is not None:
-        for concept, policy in enumerate(policies):
+        for concept, numbers in enumerate(concepts):
             answers = trace.p_unsafe[:rows, concept, image], trace.unsafe[:rows, concept, image]
-            if (wrong := _wrong_answer(*answers, terms, policy)) is not None:
+            if (wrong := _wrong_answer(*answers, numbers)) is not None:
                 # Within a step the guard is named first: its check comes before the UNet's prediction is used.
                 failures.append((wrong[0], 0, wrong[1]))
     if failures:
@@ -123,25 +144,25 @@ def _failure(trace: Trace, image: int, terms: Terms, policies: Sequence[Policy])
     if not np.isfinite(trace.latents[image]).all():
         return "the final latents hold NaN or infinity"
     if trace.final_p_unsafe is not None and trace.final_unsafe is not None:
-        for concept, policy in enumerate(policies):
-            p_unsafe, unsafe = float(trace.final_p_unsafe[concept, image]), bool(trace.final_unsafe[concept, image])
-            if (wrong_at_end := _wrong_check(p_unsafe, unsafe, terms.threshold(policy))) is not None:
-                return f"{wrong_at_end} in the final check"
+        for concept, numbers in enumerate(concepts):
+            answer = trace.final_p_unsafe[concept : concept + 1, image], trace.final_unsafe[concept : concept + 1, image]
+            if (wrong_at_end := _wrong_answer(*answer, numbers)) is not None:
+                return f"{wrong_at_end[1]} in the final check"
     return None
 
 
-def _wrong_answer(p_unsafe: np.ndarray, unsafe: np.ndarray, terms: Terms, policy: Policy) -> tuple[int, str] | None:
-    """The first row, of [R], at which the guard did not do what its rule and its policy say, and what it did."""
-    threshold, countdown = terms.threshold(policy), 0
+def _wrong_answer(p_unsafe: np.ndarray, unsafe: np.ndarray, numbers: Numbers) -> tuple[int, str] | None:
+    """The first row, of [R], at which the guard did not do what its rule and its numbers say, and what it did."""
+    countdown = numbers.countdown
     for row, (value, found) in enumerate(zip(p_unsafe.tolist(), unsafe.tolist(), strict=True)):
         if countdown > 0:
             countdown -= 1
             if value != NOT_CHECKED or found:
                 return row, f"guard gave p_unsafe {value:g}, expected none while its countdown runs,"
             continue
-        if (fault := _wrong_check(value, found, threshold)) is not None:
+        if (fault := _wrong_check(value, found, numbers.threshold)) is not None:
             return row, fault
-        countdown = terms.replace_steps(policy) if found else 0
+        countdown = numbers.replace_steps if found else 0
     return None
 
 

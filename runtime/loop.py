@@ -62,7 +62,7 @@ class Loop:
             for spec, name in ((SAMPLER_STEP, "state"), (GUARD, "shifts"), (GUARD, "countdown"))
         }
         self._final = {tensor.name: self._buffer(GUARD, tensor.name) for tensor in GUARD.outputs} if shape.final_check else {}
-        self._zeros = {name: self._buffer(GUARD, name) for name in ("timestep", "countdown")} if shape.final_check else {}
+        self._last_timestep = self._buffer(GUARD, "timestep")  # of the final check: zero
         self.steps: list[Step] = [self._bind(engines, row) for row in range(rows)]
         self.program: Program = backend.program(self.steps)
 
@@ -111,7 +111,7 @@ class Loop:
                 write(unsafe, True)
         write(self._shared["original_embeds"], start.embeds)
         write(self._pairs["shifts"][0], 0)
-        write(self._pairs["countdown"][0], 0)
+        write(self._pairs["countdown"][0], start.numbers.countdown)
         for name in NUMBERS:
             write(self._shared[name], getattr(start.numbers, name))
         write(self._shared["delayed"], start.delayed)
@@ -176,25 +176,19 @@ class Loop:
             "unsafe": self._unsafe[row, ...],
         }
         state = {name: self._pairs[name][now] for name in ("shifts", "countdown")}
-        call = engine.bind(
-            sample=self._sample(now),
-            timestep=self._by_row["timestep"][row, ...],
-            **state,
-            **self._guard_inputs(),
-            **results,
-        )
+        inputs = self._guard_inputs() | state
+        call = engine.bind(sample=self._sample(now), timestep=self._by_row["timestep"][row, ...], **inputs, **results)
         original = self._shared["original_embeds"]
         return _when_due(call, original_embeds=original, **state, **results) if self._backend.on_host else call
 
     def _bind_final_check(self, engine: Engine) -> Callable[[], None]:
         """The guard on the final latents under the last embeddings, at timestep 0; nothing acts on its shift."""
         last = self.shape.rows % 2
-        return engine.bind(
-            sample=self._sample(last), shifts=self._pairs["shifts"][last], **self._zeros, **self._guard_inputs(), **self._final
-        )
+        inputs = self._guard_inputs() | {"timestep": self._last_timestep, "shifts": self._pairs["shifts"][last]}
+        return engine.bind(sample=self._sample(last), **inputs, **self._final)
 
     def _guard_inputs(self) -> dict[str, Array]:
-        """What every call of the guard reads."""
+        """What every call of the guard reads; the countdown is the first row's."""
         return {name: self._shared[name] for name in ("original_embeds", *NUMBERS, "delayed")}
 
     def _sample(self, place: int) -> Array:

@@ -50,7 +50,9 @@ def _decision(report: ImageReport) -> dict[str, Any]:
     return {
         "verdict": report.verdict,
         "on_unsafe": report.on_unsafe,
-        "guards": [{"concept": guard.concept, "checkpoint_digest": guard.checkpoint_digest} for guard in report.guards],
+        "guards": [
+            {"concept": guard.concept, "checkpoint_digest": guard.checkpoint_digest, "off": guard.off} for guard in report.guards
+        ],
         "manifest_digest": report.manifest_digest,
         "image_sha256": report.image_sha256,
     }

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from engines.errors import InputError
 from engines.manifest import Manifest
 from engines.networks import LATENT_CHANNELS
 from engines.noise import NormalStream
-from engines.policy import Policy
+from engines.policy import OFF, Off, Policy
 from engines.printable import shown
 from engines.records import GuardRecord
 from runtime.guidance import guidance_embedding
@@ -26,7 +25,6 @@ from runtime.start import GuardNumbers, LoopShape, Start
 
 AUTO = "auto"  # a manifest's or a call's check that follows from the step count
 CHECK_BEFORE_UNDER = 20  # steps; docs/guarding.md has the figures
-Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Preparation:
     size      picture height and width in pixels
     seeds     one for each image
     samplers  one for each image
-    guards    each concept's guard with its policy, for each image; no guards for an unguarded call
+    guards    each concept's guard with its policy, or OFF, for each image; no guards for an unguarded call
 
     Raises:
         InputError: an option cannot be honoured by these engines.
@@ -47,7 +45,7 @@ class Preparation:
     size: tuple[int, int]
     seeds: list[int]
     samplers: list[Recurrence]
-    guards: list[list[tuple[GuardRecord, Policy]]]
+    guards: list[list[tuple[GuardRecord, Policy | Off]]]
 
     @classmethod
     def of(cls, request: Request, manifest: Manifest, scheduler: SchedulerConfig) -> Preparation:
@@ -146,21 +144,15 @@ class Preparation:
         return noise
 
     def _guard_numbers(self) -> GuardNumbers:
-        """What the guard's engine is given. To refuse or to monitor, it checks at every step and shifts by nothing."""
-        of_concepts = zip(*([policy for _, policy in guards] for guards in self.guards), strict=True)
-        by_concept = [list(policies) for policies in of_concepts]
-        images = [self.terms(image) for image in range(len(self.guards))]
-
-        def numbers(of: Callable[[Policy, Terms], Number]) -> list[list[Number]]:
-            return [[of(policy, terms) for policy, terms in zip(policies, images, strict=True)] for policies in by_concept]
-
-        conditional = numbers(lambda policy, terms: policy.alpha_scale if terms.acts else 0.0)
-        unconditional = numbers(lambda policy, terms: policy.alpha_scale if terms.acts and policy.shift == "both" else 0.0)
-        rows = [unconditional, conditional] if self.branches == 2 else [conditional]
+        """What the guard's engine is given."""
+        images = [[self.terms(image).numbers(policy) for _, policy in guards] for image, guards in enumerate(self.guards)]
+        concepts = [*zip(*images, strict=True)]  # [K][B]
+        rows = ["unconditional", "conditional"][-self.branches :]
         return GuardNumbers(
-            alpha_scale=[sum(of_concept, []) for of_concept in zip(*rows, strict=True)],
-            threshold=numbers(lambda policy, terms: terms.threshold(policy)),
-            replace_steps=numbers(lambda policy, terms: terms.replace_steps(policy)),
+            alpha_scale=[[getattr(numbers, row) for row in rows for numbers in concept] for concept in concepts],
+            threshold=[[numbers.threshold for numbers in concept] for concept in concepts],
+            replace_steps=[[numbers.replace_steps for numbers in concept] for concept in concepts],
+            countdown=[[numbers.countdown for numbers in concept] for concept in concepts],
         )
 
     def _check_that_the_guard_can_act(self) -> None:
@@ -212,7 +204,7 @@ def _samplers(request: Request, scheduler: SchedulerConfig) -> list[Recurrence]:
     return [made[key] for key in wanted]
 
 
-def _guards(manifest: Manifest, request: Request, image: int) -> list[tuple[GuardRecord, Policy]]:
+def _guards(manifest: Manifest, request: Request, image: int) -> list[tuple[GuardRecord, Policy | Off]]:
     if request.unguarded:
         return []
     wanted = request.policies[image]
@@ -221,4 +213,9 @@ def _guards(manifest: Manifest, request: Request, image: int) -> list[tuple[Guar
     concepts = [guard.concept for guard in manifest.guards]
     if unknown := sorted(set(wanted) - set(concepts)):
         raise InputError(f"policy: expected concepts of {', '.join(concepts)}, found {', '.join(map(shown, unknown))}")
+    if all(wanted.get(concept) == OFF for concept in concepts):
+        raise InputError(
+            f"policy: expected a concept to guard against, found {', '.join(concepts)} off; to generate without a guard, ask for "
+            "that: unguarded"
+        )
     return [(guard, wanted.get(guard.concept, guard.policy)) for guard in manifest.guards]

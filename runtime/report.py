@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from engines.backends.program import Execution
-from engines.policy import Policy
+from engines.policy import OFF, Off, Policy
 
 
 @dataclass(frozen=True)
@@ -28,31 +28,38 @@ class GuardReport:
     """What the guard of one concept saw of an image. Lists over steps have an entry for each row of the image's sampler.
 
     checkpoint_digest  SHA-256 of the SafeRedir checkpoint
-    policy             numbers that the guard used
+    policy             numbers that the guard used; "off" where it did not look for this concept, as asked
     checked            whether the image was checked at that step
     p_unsafe           probability of unsafe, None where not checked
     unsafe_steps       steps whose check classified the image as unsafe
     redirected_steps   steps whose UNet call saw redirected embeddings
     responsible_tokens tokens held responsible at the first unsafe step
-    final_p_unsafe     probability of unsafe of the final latents
+    final_p_unsafe     probability of unsafe of the final latents; None where the concept was off
     final_check_trained  whether the guard was trained to judge finished latents; else the final check says little
     still_unsafe       whether the final latents were found unsafe
     """
 
     concept: str
     checkpoint_digest: str
-    policy: Policy
+    policy: Policy | Off
     checked: list[bool]
     p_unsafe: list[float | None]
     unsafe_steps: list[int]
     redirected_steps: list[int]
     responsible_tokens: list[Token]
-    final_p_unsafe: float
+    final_p_unsafe: float | None
     final_check_trained: bool
     still_unsafe: bool
 
+    @property
+    def off(self) -> bool:
+        """Whether the guard did not look for this concept."""
+        return self.policy == OFF
+
     def __str__(self) -> str:
         """One line for people."""
+        if self.off:
+            return f"{self.concept}: off, not guarded against"
         checks = [value for value in self.p_unsafe if value is not None]
         parts = [f"{self.concept}: highest p_unsafe {max(checks):.3f} in {len(checks)} checks"]
         if self.unsafe_steps:

@@ -35,7 +35,8 @@ class Request:
                          "DPM++ 2M Karras"; None for the model's own
     schedule_type        how its noise levels are spaced, as "karras" (`runtime.samplers.names`); None for what name and model say
     eta                  share of fresh noise of DDIM and TCD, 0 in all others
-    policy               numbers of the guard, for every concept or by concept; None for those the engines were built with
+    policy               numbers of the guard, for every concept or by concept; None for those the engines were built with. By
+                         concept, "off" does not guard against it; concepts that are not named have what they were built with
     on_unsafe            "redirect" as the method does, "refuse" to withhold an unsafe image, "monitor" to report only
     on_still_unsafe      "withhold" or "deliver" a redirected image that the final check still judges unsafe
     check                "before": the guard looks before the UNet of a step and can redirect it; "beside": it looks meanwhile, as

@@ -9,7 +9,7 @@ from typing import TypeVar
 from engines.errors import InputError
 from engines.geometry import LARGEST_SIDE
 from engines.noise import check_seed
-from engines.policy import CHECKS, Policy
+from engines.policy import CHECKS, OFF, Off, Policy
 from engines.printable import shown
 from engines.values import integer, number, text
 from runtime.judge import WHEN_UNSAFE
@@ -19,7 +19,7 @@ ON_STILL_UNSAFE = ("withhold", "deliver")
 FORCED_VERDICTS = ("safe", "unsafe")
 MOST_IMAGES = 1_000  # of a prompt
 Value = TypeVar("Value")
-Policies = Policy | Mapping[str, Policy] | None  # of one image: for every concept, or by concept
+Policies = Policy | Mapping[str, Policy | Off] | None  # of one image: for every concept, or by concept
 
 
 def one_of(allowed: tuple[str, ...]) -> Callable[[str, object], str]:
@@ -66,15 +66,19 @@ def _eta(name: str, value: object) -> float:
 
 
 def _policies(name: str, value: object) -> Policies:
+    if value is None or isinstance(value, Policy):
+        return value
     if not isinstance(value, Mapping):
-        return None if value is None else _policy(name, value)
+        raise InputError(f"{name}: expected runtime.Policy, or one for each concept by its name, found {shown(value)}")
     return {text(f"{name}: concept", concept): _policy(f"{name} of {shown(concept)}", policy) for concept, policy in value.items()}
 
 
-def _policy(name: str, value: object) -> Policy:
-    if not isinstance(value, Policy):
-        raise InputError(f"{name}: expected runtime.Policy, found {shown(value)}")
-    return value
+def _policy(name: str, value: object) -> Policy | Off:
+    if isinstance(value, Policy):
+        return value
+    if isinstance(value, str) and value == OFF:
+        return OFF
+    raise InputError(f"{name}: expected runtime.Policy or {OFF!r}, found {shown(value)}")
 
 
 # What may differ from image to image, with what reads one value. A single value is for all images.

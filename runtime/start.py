@@ -52,11 +52,15 @@ class LoopShape:
 
 @dataclass(frozen=True)
 class GuardNumbers:
-    """The guard's numbers, as its engine takes them: [K][C·B], then [K][B] each. See `saferedir.guard.Guard.forward`."""
+    """The guard's numbers, as its engine takes them: [K][C·B], then [K][B] each. See `saferedir.guard.Guard.forward`.
+
+    `countdown` is that of the first row and of the final check: 0, or NEVER for a concept that is off.
+    """
 
     alpha_scale: list[list[float]]
     threshold: list[list[float]]
     replace_steps: list[list[int]]
+    countdown: list[list[int]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,4 +45,5 @@ def _numbers(policy: Policy, images: int, branches: int) -> GuardNumbers:
         alpha_scale=[[unconditional] * images * (branches - 1) + [policy.alpha_scale] * images],
         threshold=[[policy.threshold] * images],
         replace_steps=[[policy.replace_steps] * images],
+        countdown=[[0] * images],
     )

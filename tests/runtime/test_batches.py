@@ -12,11 +12,7 @@ from diffusers import DDIMScheduler
 
 from engines.errors import InputError
 from engines.policy import Policy
-from export.build import build
-from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR
-from export.build_request import BuildRequest, Checkpoint
 from runtime import GuardedPipeline
-from saferedir.checkpoint import load_redirector, save_redirector
 from tests.runtime.test_pipeline import FIRE, PLAIN, levels
 
 PROMPTS = [FIRE, PLAIN, "a flaming pink star at the top of a black background", "a burning small red circle"]
@@ -90,40 +86,6 @@ def test_noise_is_for_the_images_that_take_it(pipeline):
     per_image = {"scheduler": ["Euler a", "ddim", "ddim", "pndm"], "eta": [0.0, 1.0, 0.0, 0.0], "num_inference_steps": [6, 9, 9, 5]}
     for found, expected in alone_and_together(pipeline, per_image):
         assert_same(found, expected)
-
-
-@pytest.fixture(scope="module")
-def two_concepts(tmp_path_factory):
-    """Engines whose guard forgets two concepts; the second's heads never find anything."""
-    folder = tmp_path_factory.mktemp("two")
-    silent = load_redirector(DEMO_REDIRECTOR)
-    with torch.no_grad():
-        silent.classifier[3].weight.mul_(0.3)
-        silent.classifier[3].bias.copy_(torch.tensor([20.0, -20.0]))
-    save_redirector(silent, folder / "silent.safetensors")
-    checkpoints = (Checkpoint(folder / "silent.safetensors", "nothing"), Checkpoint(DEMO_REDIRECTOR, "fire"))
-    build(BuildRequest(str(DEMO_MODEL), checkpoints, folder / "engines"), report=lambda line: None)
-    with GuardedPipeline(folder / "engines") as opened:
-        yield opened
-
-
-def test_a_second_concept_that_finds_nothing_changes_nothing(pipeline, two_concepts):
-    expected = pipeline(PROMPTS, seed=3, num_inference_steps=12)
-    found = two_concepts(PROMPTS, seed=3, num_inference_steps=12)
-    assert max(map(levels, found.images, expected.images)) <= 1
-    for report, reference in zip(found.reports, expected.reports, strict=True):
-        nothing, fire = report.guards
-        assert (nothing.concept, fire.concept) == ("nothing", "fire") and report.verdict == reference.verdict
-        assert not nothing.unsafe_steps and fire.unsafe_steps == reference.guards[0].unsafe_steps
-        assert fire.responsible_tokens == reference.guards[0].responsible_tokens and not nothing.responsible_tokens
-
-
-def test_each_concept_has_a_policy_of_its_own(two_concepts):
-    policy = {"nothing": Policy(threshold=0.0, alpha_scale=0.01, replace_steps=3), "fire": Policy(threshold=0.9999999)}
-    nothing, fire = two_concepts(FIRE, seed=3, num_inference_steps=8, policy=policy).reports[0].guards
-    assert nothing.checked == [step % 4 == 0 for step in range(8)] and fire.policy.threshold > 0.99
-    assert (nothing.policy, fire.policy) == (policy["nothing"], policy["fire"])
-    assert nothing.unsafe_steps == [0, 4]
 
 
 def test_a_closed_pipeline_holds_no_engine_and_no_buffer(demo_engines):

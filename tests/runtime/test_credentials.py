@@ -121,7 +121,7 @@ def test_what_was_signed_is_read_back(drawn, pair, root, tmp_path):
     assert found.decision == {
         "verdict": "redirected",
         "on_unsafe": "redirect",
-        "guards": [{"concept": "fire", "checkpoint_digest": "c" * 64}],
+        "guards": [{"concept": "fire", "checkpoint_digest": "c" * 64, "off": False}],
         "manifest_digest": "a" * 64,
         "image_sha256": drawn[1].image_sha256,
     }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engines.errors import NonFiniteError
-from engines.policy import Policy
+from engines.policy import OFF, Policy
 from engines.records import GuardRecord
 from runtime import GuardedPipeline
 from runtime.judge import Terms, judge
@@ -130,3 +130,20 @@ def test_checks_follow_the_countdown_of_the_policy(p_unsafe, replace_steps, on_u
     found = judge(trace, 0, Terms(5, on_unsafe, "beside", None), [(record, Policy(replace_steps=replace_steps))])
     assert (found.failure is None) == (fault is None) and (fault or "") in (found.failure or "")
     assert (found.verdict == "failed") == (fault is not None)
+
+
+@pytest.mark.parametrize(
+    "p_unsafe, final, fault",
+    [
+        ([-1, -1, -1], -1, None),
+        ([-1, 0.1, -1], -1, "expected none while its countdown runs, at step 1"),
+        ([-1, -1, np.nan], -1, "expected none while its countdown runs, at step 2"),
+        ([-1, -1, -1], 0.1, "expected none while its countdown runs, in the final check"),
+    ],
+)
+def test_a_concept_that_is_off_has_no_answers(p_unsafe, final, fault):
+    answers, last = np.array(p_unsafe, np.float32).reshape(-1, 1, 1), np.full((1, 1), final, np.float32)
+    trace = Trace(np.zeros((1, 4, 2, 2), np.float32), np.ones((3, 1), bool), answers, answers > 0.5, last, last > 0.5)
+    record = GuardRecord("fire", "fire.pt", "0" * 64, False, Policy())
+    found = judge(trace, 0, Terms(3, "redirect", "beside", None), [(record, OFF)])
+    assert (found.failure is None) == (fault is None) and (fault or "") in (found.failure or "")

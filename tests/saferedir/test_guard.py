@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from engines.networks import NOT_CHECKED
+from engines.networks import NEVER, NOT_CHECKED
 from saferedir.guard import Concept, Guard, TokenMask
 from saferedir.heads import Redirector, RedirectorConfig
 
@@ -56,7 +56,9 @@ def call(guard, images=2, branches=2, countdown=None, threshold=0.5, replace_ste
     embeds = torch.randn(branches * images, 77, WIDTH, generator=draw)
     inputs["original_embeds"] = embeds + 1
     inputs["shifts"] = torch.full((concepts, *embeds.shape), -1 / concepts)
-    inputs["countdown"] = torch.tensor([countdown or [0] * images] * concepts, dtype=torch.int32)
+    if not isinstance(countdown, torch.Tensor):
+        countdown = torch.tensor([countdown or [0] * images] * concepts, dtype=torch.int32)
+    inputs["countdown"] = countdown
     each = (concepts, images)
     inputs |= {
         "alpha_scale": torch.as_tensor(alpha_scale).expand(concepts, branches * images),
@@ -179,6 +181,20 @@ def test_nan_of_the_scale_is_unsafe_and_shows(form):
     _, (_, _, countdown, p_unsafe, unsafe) = call(make(form, "alpha_predictor.net.2.bias", math.nan), threshold=1.0)
     assert torch.isnan(p_unsafe).all() and unsafe.all()
     assert countdown.tolist() == [[2, 2]]
+
+
+@pytest.mark.parametrize("part", ["classifier.3.bias", "delta_head.scale", "alpha_predictor.net.2.bias"])
+def test_nan_of_a_concept_whose_countdown_never_ends_touches_nothing(form, part):
+    broken, shifts = make(form, part, math.nan, concepts=2), torch.zeros(2, 4, 77, WIDTH)
+    off = torch.tensor([[NEVER] * 2, [0] * 2], dtype=torch.int32)
+    inputs, (embeds, moved, countdown, p_unsafe, unsafe) = call(broken, threshold=0.0, shifts=shifts, countdown=off)
+    _, alone = call(Guard(broken.concepts[1]), threshold=0.0, shifts=shifts[1:], original_embeds=inputs["original_embeds"])
+    torch.testing.assert_close((embeds, moved[1:], p_unsafe[1:], unsafe[1:]), (alone[0], alone[1], alone[3], alone[4]))
+    assert torch.equal(moved[0], shifts[0]) and not unsafe[0].any() and (p_unsafe[0] == NOT_CHECKED).all()
+    assert countdown[0].tolist() == [NEVER - 1] * 2
+    on = torch.zeros(2, 2, dtype=torch.int32)
+    _, (_, _, _, p_unsafe, unsafe) = call(broken, threshold=1.0, shifts=shifts, countdown=on)
+    assert torch.isnan(p_unsafe[0]).all() and unsafe[0].all()
 
 
 def test_nan_of_one_image_does_not_touch_another(guard):
