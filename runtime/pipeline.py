@@ -216,7 +216,7 @@ class GuardedPipeline:
         return embeds, cut
 
     def _outcomes(self, opened: Opened, prepared: Preparation, trace: Trace, embeds: np.ndarray) -> list[Outcome]:
-        """The outcome for each image. `embeds` are those of the prompts: the first unsafe check saw them, so the mask does too."""
+        """The outcome for each image. `embeds` are of the prompts, without a shift: the mask tells which words are to blame."""
         prompts = prepared.request.prompts
         outcomes = [judge(trace, image, prepared.terms(image), prepared.guards[image]) for image in range(len(prompts))]
         if not any(guard.unsafe_steps for outcome in outcomes for guard in outcome.guards):

@@ -111,7 +111,7 @@ SENSIBLE = {
     "scheduler": st.sampled_from([None, *SAMPLERS, "DDIMScheduler", "DPM++ 2M Karras", "Euler a"]),
     "schedule_type": st.sampled_from([None, None, None, "automatic", "SGM Uniform"]),
     "eta": st.sampled_from([0.0, 0.0, 0.0, 0.5]),
-    "policy": st.one_of(st.none(), POLICIES, st.just({}), st.fixed_dictionaries({"fire": POLICIES})),
+    "policy": st.one_of(st.none(), POLICIES, st.just({}), st.fixed_dictionaries({"fire": st.one_of(POLICIES, st.just("off"))})),
     "on_unsafe": st.sampled_from(["redirect", "refuse", "monitor"]),
     "on_still_unsafe": st.sampled_from(["withhold", "deliver"]),
     "check": st.sampled_from([None, "auto", "before", "beside"]),

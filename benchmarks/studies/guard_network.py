@@ -1,4 +1,4 @@
-"""The guard's network under ONNX Runtime on a CPU: as exported, as the trained module stands, and beside the UNet.
+"""The guard's network under ONNX Runtime on a CPU: as exported, as trained, for several concepts, and beside the UNet.
 
 Sessions take turns, one call of each in every round, in an order that rotates, the UNet first. With one thread (the default)
 the time is the process's own, which a busy machine hardly disturbs; with more it is the clock's.
@@ -36,12 +36,14 @@ from saferedir.heads import Redirector
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
+SEVERAL = (2, 4)  # concepts of one guard, beside one alone
+
 Times = Mapping[str, np.ndarray]
 
 
-def sizes_of(width: int, latent: int) -> dict[str, int]:
+def sizes_of(width: int, latent: int, concepts: int = 1) -> dict[str, int]:
     """One image under guidance."""
-    return with_derived({"B": 1, "C": 2, "K": 1, "H": latent, "W": latent, "D": width})
+    return with_derived({"B": 1, "C": 2, "K": concepts, "H": latent, "W": latent, "D": width})
 
 
 def multiplications(module: nn.Module, spec: NetworkSpec, sizes: Mapping[str, int], device: str = "cpu") -> float:
@@ -53,15 +55,24 @@ def multiplications(module: nn.Module, spec: NetworkSpec, sizes: Mapping[str, in
 
 
 def forms_of(redirector: Redirector) -> dict[str, nn.Module]:
-    """What is compared, by name."""
+    """What is compared, by name. Further concepts have random weights of the same widths."""
     guard = Guard(Concept(redirector))
+    others = [Concept(Redirector(redirector.config)) for _ in range(max(SEVERAL) - 1)]
     return {
         "trained": guard,
         "exported": guard.for_inference(winograd=True),
         "exported for GPUs": guard.for_inference(),
         "exported, mask again": Guard(Concept(redirector, mask_again=True)).for_inference(winograd=True),
+        **{_of_several(count): Guard(*guard.concepts, *others[: count - 1]).for_inference(winograd=True) for count in SEVERAL},
         "token_mask": TokenMask(Concept(redirector)),
     }
+
+
+def _of_several(concepts: int) -> str:
+    return f"exported, {concepts} concepts"
+
+
+CONCEPTS = {_of_several(count): count for count in SEVERAL}  # of forms that have more than one
 
 
 def spec_of(name: str) -> NetworkSpec:
@@ -75,10 +86,11 @@ def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def measure(sessions: Mapping[str, onnxruntime.InferenceSession], sizes: Mapping[str, int], rounds: int, threads: int) -> Times:
+def measure(sessions: Mapping[str, onnxruntime.InferenceSession], width: int, latent: int, rounds: int, threads: int) -> Times:
     """Milliseconds [rounds] of each session, after two rounds that are not counted."""
     clock = time.process_time if threads == 1 else time.perf_counter
-    feeds = {name: {key: tensor.numpy() for key, tensor in example(spec_of(name), sizes).items()} for name in sessions}
+    sizes = {name: sizes_of(width, latent, CONCEPTS.get(name, 1)) for name in sessions}
+    feeds = {name: {key: tensor.numpy() for key, tensor in example(spec_of(name), sizes[name]).items()} for name in sessions}
     times: dict[str, list[float]] = {name: [] for name in sessions}
     others = [name for name in sessions if name != "unet"]
     for number in range(rounds + 2):
@@ -106,6 +118,8 @@ def table(times: Times, giga: Mapping[str, float]) -> dict[str, dict[str, object
         }
         if name != "unet":
             rows[name]["ratio_to_trained"] = spread(milliseconds / times["trained"])
+            if name in CONCEPTS:
+                rows[name]["ratio_to_one_concept"] = spread(milliseconds / times["exported"])
             if "unet" in times:
                 rows[name]["ratio_to_unet"] = spread(milliseconds / times["unet"])
     return rows
@@ -113,23 +127,24 @@ def table(times: Times, giga: Mapping[str, float]) -> dict[str, dict[str, object
 
 def run(redirector: Redirector, latent: int, unet: tuple[Path, float] | None, rounds: int, threads: int) -> dict[str, object]:
     """Every form at one shape, beside a UNet (file and its multiplications) where there is one."""
-    sizes = sizes_of(redirector.config.embed_dim, latent)
+    width = redirector.config.embed_dim
     forms, sessions = forms_of(redirector), dict[str, onnxruntime.InferenceSession]()
     with tempfile.TemporaryDirectory() as scratch:
         for name, module in forms.items():
             path = Path(scratch) / f"{len(sessions)}.onnx"
-            export_network(module, spec_of(name), {"D": redirector.config.embed_dim, "K": 1}, path)
+            export_network(module, spec_of(name), {"D": width, "K": CONCEPTS.get(name, 1)}, path)
             sessions[name] = open_session(path, threads)
-    giga = {name: multiplications(module, spec_of(name), sizes) for name, module in forms.items()}
-    for name in ("exported", "exported for GPUs"):
-        giga[name] -= giga["token_mask"]  # exporting drops the mask predictor
+    sizes = {name: sizes_of(width, latent, CONCEPTS.get(name, 1)) for name in forms}
+    giga = {name: multiplications(module, spec_of(name), sizes[name]) for name, module in forms.items()}
+    for name in ("exported", "exported for GPUs", *CONCEPTS):
+        giga[name] -= CONCEPTS.get(name, 1) * giga["token_mask"]  # exporting drops the mask predictors
     if unet is not None:
         sessions["unet"], giga["unet"] = open_session(unet[0], threads), unet[1]
     return {
         "latent": latent,
-        "prompt_width": sizes["D"],
+        "prompt_width": width,
         "rounds": rounds,
-        "networks": table(measure(sessions, sizes, rounds, threads), giga),
+        "networks": table(measure(sessions, width, latent, rounds, threads), giga),
     }
 
 
@@ -156,7 +171,8 @@ def main() -> None:
         shapes = {"demo": run(demo, 16, demo_unet, 20 * arguments.rounds, arguments.threads)}
     shapes["Stable Diffusion 1.5"] = run(full, 64, full_unet, arguments.rounds, arguments.threads)
     result = {
-        "command": "python -m benchmarks.studies.guard_network" + (" --unet ENGINE_DIR/unet/model.onnx" if arguments.unet else ""),
+        "command": f"python -m benchmarks.studies.guard_network --rounds {arguments.rounds}"
+        + (" --unet ENGINE_DIR/unet/model.onnx" if arguments.unet else ""),
         "threads": arguments.threads,
         "time": "of the process" if arguments.threads == 1 else "of the clock",
         "machine": platform.processor() or platform.machine(),
