@@ -112,7 +112,7 @@ def options(arguments: argparse.Namespace) -> BuildRequest:
     """
     model, redirectors = _sources(arguments)
     _check_backend(arguments)
-    names = arguments.concept or ([DEMO_CONCEPT] if redirectors == [DEMO_REDIRECTOR] else [])
+    names = arguments.concept or ([DEMO_CONCEPT] if redirectors and arguments.redirector is None else [])
     guard, check = checkpoints(arguments, redirectors, names)
     return BuildRequest(
         batch_size=arguments.batch_size or BuildRequest.batch_size,

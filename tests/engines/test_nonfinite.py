@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from engines.backends.contract import run_once
-from engines.networks import NETWORKS, with_derived
+from engines.networks import NETWORKS, NEVER, NOT_CHECKED, with_derived
 from engines.store.engine_store import EngineStore
+from export.onnx_file import example, export_network
+from saferedir.guard import Concept, Guard
+from tests.random_heads import SMALL, random_heads, run_guard
 
 SIZES = with_derived({"B": 2, "C": 2, "K": 1, "S": 4, "H": 8, "W": 12, "D": 96, "f": 4})
 BROKEN = 1  # image
@@ -47,3 +51,26 @@ def test_one_number_that_is_not_finite(demo_engines, backend, network, name, val
     part.flat[part.size // 2] = value
     inputs[name][broken[1]] += part
     assert sound(run_once(engine, backend, inputs, SIZES), network) == [True, False]
+
+
+@pytest.mark.parametrize("part", ["classifier.3.bias", "delta_head.scale", "alpha_predictor.net.2.bias"])
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_nan_of_a_concept_that_is_off_touches_nothing(tmp_path, name, part):
+    broken, heads, found = random_heads(SMALL), random_heads(SMALL), []
+    with torch.no_grad():
+        dict(broken.named_parameters())[part].fill_(np.nan)
+    for concepts in ([broken, heads], [heads]):
+        sizes = with_derived({"B": 2, "C": 2, "K": len(concepts), "H": 8, "W": 8, "D": SMALL.embed_dim})
+        guard, path = Guard(*map(Concept, concepts)).for_inference(winograd=True), tmp_path / f"{len(concepts)}.onnx"
+        export_network(guard, NETWORKS["guard"], {"D": SMALL.embed_dim, "K": len(concepts)}, path)
+        inputs = example(NETWORKS["guard"], sizes)
+        inputs["shifts"].zero_()
+        inputs["threshold"].zero_()
+        inputs["alpha_scale"].fill_(1)
+        inputs["countdown"] = torch.tensor([[NEVER] * 2, [0] * 2][-len(concepts) :], dtype=torch.int32)
+        found.append(run_guard(path, inputs, name))
+    (embeds, shifts, countdown, p_unsafe, unsafe), (alone, shift, _, p_alone, _) = found
+    assert (shifts[0] == 0).all() and (p_unsafe[0] == NOT_CHECKED).all() and not unsafe[0].any() and unsafe[1].all()
+    assert (countdown[0] == NEVER - 1).all() and np.abs(shift).max() > 0.1
+    for value, reference in ((embeds, alone), (shifts[1], shift[0]), (p_unsafe[1], p_alone[0])):
+        np.testing.assert_allclose(value, reference, rtol=1e-5, atol=1e-6)
