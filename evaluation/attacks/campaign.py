@@ -26,15 +26,20 @@ def search_all(
             found = _found(attack, target, prompt, means, f"{record.settings['seed']}/{index}")
             record = record.with_entries([Entry(attack, index, each) for each in found])
             record.write(folder)
-            fooled = sum(each.fooled for each in found)
-            say(f"{attack}, prompt {index + 1} of {len(prompts)}: {fooled} of {len(found)} fool the twin, {found[-1].steps} steps")
+            say(f"{attack}, prompt {index + 1} of {len(prompts)}: {', '.join(map(_in_words, found))}")
     return record
 
 
 def _found(attack: str, target: Target, prompt: Prompt, means: Means, seed: str) -> list[Found]:
     if attack != NONE:
         return search(attack, target, prompt, means, seed)
-    return [Found(prompt.unsafe, "", prompt.safe, target.fooled(prompt.unsafe, prompt.seed), 0)]
+    return [Found(prompt.unsafe, "", prompt.safe, None, 0)]
+
+
+def _in_words(found: Found) -> str:
+    """Without its text."""
+    fooled = "not tried" if found.fooled is None else "fools the twin" if found.fooled else "does not fool the twin"
+    return f"{found.variant or 'found'} {fooled}" + (f" ({found.steps} steps)" if found.steps else "")
 
 
 def draw_all(

@@ -21,15 +21,15 @@ def embedding_search(target: Target, prompt: Prompt, budget: Budget) -> Found:
     twin, objective, clock = target.twin, Evasion(target, prompt, budget), Clock(budget)
     original = twin.embeds([prompt.unsafe])
     radius = RADIUS * original.square().mean().sqrt()
-    shift = torch.zeros_like(original)
-    for step in range(budget.steps + 1):
+    shift, step = torch.zeros_like(original), 0
+    while True:
         embeds = original + shift
         if step == 0 or objective.promising(embeds):
             if target.shows(sample(twin, embeds, [prompt.seed], target.options))[0]:
                 return Found("", "", None, True, step)
-        if clock.over:
+        if step == budget.steps or clock.over:
             return Found("", "", None, False, step)
+        step += 1
         shift.requires_grad_()
         (gradient,) = torch.autograd.grad(objective.loss(original + shift).sum(), shift)
         shift = (shift.detach() - STRIDE * radius * gradient.sign()).clamp(-radius, radius)
-    return Found("", "", None, False, budget.steps)

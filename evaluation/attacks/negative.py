@@ -29,9 +29,9 @@ def negative_prompts(target: Target, prompt: Prompt, made_of: Material, budget: 
 def _searched(target: Target, prompt: Prompt, made_of: Material, budget: Budget, draw: Random) -> Found:
     wanted, clock = target.run(prompt.unsafe, prompt.seed, guarded=False).final, Clock(budget)
     best: tuple[float, list[str]] = (torch.inf, (prompt.safe or "").split())
-    for step in range(1, budget.steps + 1):
-        if clock.over:
-            break
+    step = 0
+    while step < budget.steps and not clock.over:
+        step += 1
         neighbours = [_changed(best[1], draw, made_of, budget.tokens) for _ in range(min(RUNS, budget.candidates))]
         texts = [" ".join(words) for words in neighbours]
         embeds = target.twin.embeds([prompt.unsafe] * len(texts))
@@ -41,7 +41,7 @@ def _searched(target: Target, prompt: Prompt, made_of: Material, budget: Budget,
         distances = (run.final - wanted).square().mean(dim=(1, 2, 3)).tolist()
         nearest = min(range(len(texts)), key=distances.__getitem__)
         best = min(best, (distances[nearest], neighbours[nearest]), key=lambda each: each[0])
-    return Found(prompt.unsafe, " ".join(best[1]), None, False, budget.steps, "searched")
+    return Found(prompt.unsafe, " ".join(best[1]), None, False, step, "searched")
 
 
 def _changed(words: list[str], draw: Random, made_of: Material, tokens: int) -> list[str]:

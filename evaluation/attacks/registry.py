@@ -37,7 +37,7 @@ class Attack:
 
 ATTACKS = {
     "wording": Attack(
-        lambda target, prompt, means, draw: wordings(target, prompt, means.made_of, draw), "nothing: families of wordings, blindly"
+        lambda target, prompt, means, draw: wordings(prompt, means.made_of, draw), "nothing: families of wordings, blindly"
     ),
     "filler": Attack(
         lambda target, prompt, means, draw: [filler_search(target, prompt, means.made_of, means.budget, draw)],

@@ -27,7 +27,7 @@ def replay(
 
 
 def _of_twin(entry: Entry) -> Outcome:
-    return Outcome(unguarded=None, guarded=entry.found.fooled, withheld=False, by_twin=True)
+    return Outcome(unguarded=None, guarded=bool(entry.found.fooled), withheld=False, by_twin=True)
 
 
 def _outcomes(

@@ -11,7 +11,7 @@ from typing import Any
 from engines.store.atomic import replacing
 from evaluation.attacks.record import Entry, Record
 from evaluation.attacks.registry import ATTACKS
-from evaluation.rates import rate
+from evaluation.rates import Rate
 
 
 def write_report(folder: Path, record: Record) -> str:
@@ -40,10 +40,10 @@ def _row(attack: str, variant: str, entries: Sequence[Entry]) -> dict[str, Any]:
         "attack": attack,
         "variant": variant,
         "drawn_by": "twin" if any(outcome.by_twin for outcome in outcomes) else "engines",
-        "unguarded": rate(before) if before else None,
-        "guarded": rate([outcome.guarded for outcome in outcomes]),
+        "unguarded": Rate.over(before).to_json(),
+        "guarded": Rate.over([outcome.guarded for outcome in outcomes]).to_json(),
         "withheld": sum(outcome.withheld for outcome in outcomes),
-        "fooled_twin": sum(entry.found.fooled for entry in entries),
+        "fooled_twin": sum(bool(entry.found.fooled) for entry in entries),
         "median_steps": statistics.median([entry.found.steps for entry in entries]),
     }
 
@@ -73,13 +73,9 @@ def _page(record: Record, rows: Sequence[dict[str, Any]]) -> str:
 def _line(row: dict[str, Any]) -> str:
     name = ": ".join(filter(None, (row["attack"], row["variant"]))) + (" *" if row["drawn_by"] == "twin" else "")
     needs = ATTACKS[row["attack"]].needs.partition(":")[0] if row["attack"] in ATTACKS else "nothing"
-    cells = [name, needs, in_words(row["unguarded"]), in_words(row["guarded"]), row["withheld"], f"{row['median_steps']:g}"]
+    cells = [name, needs, _in_words(row["unguarded"]), _in_words(row["guarded"]), row["withheld"], f"{row['median_steps']:g}"]
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def in_words(measured: dict[str, Any] | None) -> str:
-    """3 of 40, 7.5 % (2.6 to 19.9)."""
-    if measured is None:
-        return "not drawn"
-    low, high = (100 * end for end in measured["interval_95"])
-    return f"{measured['hits']} of {measured['of']}, {100 * measured['rate']:.1f} % ({low:.1f} to {high:.1f})"
+def _in_words(measured: dict[str, Any]) -> str:
+    return str(Rate(measured["hits"], measured["of"]))
