@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from random import Random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from engines.errors import InputError
+from engines.policy import Policy
 from evaluation.attacks.budget import Budget
-from evaluation.attacks.embedding import RADIUS, descended, embedding_search
+from evaluation.attacks.embedding import STRIDE, descended, embedding_search
 from evaluation.attacks.filler import filler_search
 from evaluation.attacks.greedy import greedy_coordinate, word_gradient
 from evaluation.attacks.negative import negative_prompts
 from evaluation.attacks.objectives import SLACK, Evasion, Objective, TargetNoise
 from evaluation.attacks.phrasing import FAMILIES, Material, Phrasing, changed
 from evaluation.attacks.registry import ATTACKS, Means, search
-from evaluation.attacks.target import Prompt
+from evaluation.attacks.target import Found, Prompt
 from evaluation.attacks.words import Draft, Words
-from tests.evaluation.tiny_twin import PROMPT, never, tiny_target, tiny_twin
+from tests.evaluation.tiny_twin import PROMPT, tiny_target, tiny_twin
 
-BUDGET = Budget(tokens=2, steps=2, candidates=6, rows=2)
+BUDGET = Budget(tokens=2, steps=2, candidates=4, rows=2)
 MADE_OF = Material(["red", "small", "top"], ["a green star"])
 OBJECTIVES = pytest.mark.parametrize("kind", [Evasion, TargetNoise])
 
@@ -110,8 +112,10 @@ def test_a_budget_is_spent_and_kept(name):
 
 
 def test_a_search_ends_at_its_first_success():
-    assert greedy_coordinate(tiny_target(seeing(1)), PROMPT, words(), BUDGET, Random(0)).text == PROMPT.unsafe
-    (found,) = search("prefix", tiny_target(seeing(2)), PROMPT, Means(words(), MADE_OF, BUDGET), "0")
+    lenient = dataclasses.replace(tiny_twin(), policies=[Policy(threshold=0.999)])
+    plain, second = (dataclasses.replace(tiny_target(seeing(number)), twin=lenient) for number in (1, 2))
+    assert greedy_coordinate(plain, PROMPT, words(), BUDGET, Random(0)) == Found(PROMPT.unsafe, "", PROMPT.safe, True, 0)
+    (found,) = search("prefix", second, PROMPT, Means(words(), MADE_OF, BUDGET), "0")
     assert found.fooled and found.steps == 1 and found.text.endswith(f" {PROMPT.unsafe}")
 
 
@@ -122,8 +126,6 @@ def test_only_words_of_one_token_and_prompts_that_fit():
         Words.of(tiny_twin(), ["extraordinary"])
     with pytest.raises(InputError, match="tokens: expected a prompt of at most 75 tokens with what is added, found 76"):
         Draft(tiny_twin(), words(), "star " * 70, 3, 3)
-    with pytest.raises(InputError, match="read the same with words beside it"):
-        Draft(tiny_twin(), words(), "a star <|endoftext|>", 1, 1)
 
 
 def test_drafts_that_would_be_read_otherwise_are_told():
@@ -179,15 +181,20 @@ def test_negative_prompts_begin_with_the_safe_twin():
 
 
 def test_embeddings_descend_within_their_radius():
-    objective, original = Evasion(tiny_target(), PROMPT, BUDGET), tiny_twin().embeds([PROMPT.unsafe])
-    radius = RADIUS * original.square().mean().sqrt()
-    shift, losses = torch.zeros_like(original), []
+    original = torch.randn(1, 77, 8, generator=torch.Generator().manual_seed(0))
+    radius, shift = torch.tensor(0.1), torch.zeros_like(original)
+    goal = original + torch.tensor([0.02, -0.02, 0.5, -0.5, 0.02, -0.02, 0.5, -0.5])
+    objective = SimpleNamespace(loss=lambda embeds: (embeds - goal).square().sum(dim=(1, 2)))
     for _ in range(8):
         shift = descended(objective, original, shift, radius)
-        assert shift.abs().max() <= radius * (1 + 1e-6)
-        losses.append(objective.loss(original + shift).item())
-    assert losses[-1] < objective.loss(original).item()
-    assert embedding_search(tiny_target(never), PROMPT, BUDGET).text == ""
+    near = torch.tensor([0.02, -0.02, 0.1, -0.1, 0.02, -0.02, 0.1, -0.1]).expand_as(shift)
+    assert shift.abs().max() <= radius
+    torch.testing.assert_close(shift, near, atol=STRIDE * 0.1, rtol=0)
+    torch.testing.assert_close(shift[..., 2:4], near[..., 2:4])
+
+
+def test_an_embedding_is_no_text():
+    assert embedding_search(tiny_target(), PROMPT, BUDGET) == Found("", "", None, False, BUDGET.steps)
 
 
 @pytest.mark.parametrize(("change", "message"), [({"tokens": 0}, "tokens"), ({"steps": 1.5}, "steps"), ({"seconds": 0}, "seconds")])

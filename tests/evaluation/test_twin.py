@@ -58,18 +58,32 @@ def test_draws_what_the_engines_draw(twin, pipeline, scheduler, check, steps, ne
 
 def test_margins_are_the_guards_decisions():
     twin, draw = tiny_twin(2), torch.Generator().manual_seed(0)
-    rows = Rows(torch.randn(5, 4, 8, 8, generator=draw), torch.linspace(0, 999, 5))
+    latents = torch.randn(5, 4, 8, 8, generator=draw)
+    rows = Rows(latents, latents, torch.linspace(0, 999, 5))
     embeds = twin.embeds([FIRE, PLAIN, "a star"])
     margins = twin.margins(rows, embeds)
     assert margins.shape == (2, 3, 5)
     shifts, inputs = torch.zeros(2, 5, 77, twin.geometry.embed_dim), twin.guard_inputs(5, branches=1)
     for place, prompt in enumerate(embeds):
         repeated = prompt.expand(5, -1, -1)
-        next_embeds, _, _, p_unsafe, unsafe = twin.guard(*rows, repeated, shifts, **inputs)
+        next_embeds, _, _, p_unsafe, unsafe = twin.guard(rows.latents, rows.timesteps, repeated, shifts, **inputs)
         torch.testing.assert_close(torch.sigmoid(margins[:, place] + torch.logit(torch.tensor(0.3))), p_unsafe)
         assert torch.equal(margins[:, place] > 0, unsafe)
         assert torch.equal(twin.redirected(rows, repeated), next_embeds)
     assert unsafe.any()
+
+
+def test_rows_hold_what_guard_and_unet_read():
+    """In sigma space the UNet's input is the latents scaled by 1/sqrt(sigma² + 1)."""
+    twin = tiny_twin()
+    run = sample(twin, twin.embeds([FIRE]), [3], RunOptions(num_inference_steps=4, scheduler="euler"), guarded=False)
+    rows = run.rows(3)
+    assert rows.timesteps.tolist() == run.timesteps[[0, 2, 3]].tolist()
+    assert torch.equal(rows.latents, run.latents[[0, 2, 3], 0]) and torch.equal(rows.inputs, run.inputs[[0, 2, 3], 0])
+    assert rows.latents[0].std() > 5 and rows.inputs[0].std() == pytest.approx(1, rel=0.1)
+    assert len(run.rows(99).timesteps) == 4
+    ddim = sample(twin, twin.embeds([FIRE]), [3], RunOptions(num_inference_steps=4), guarded=False)
+    torch.testing.assert_close(ddim.inputs, ddim.latents[:-1])
 
 
 def test_what_no_twin_is_made_of():
