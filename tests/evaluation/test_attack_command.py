@@ -6,9 +6,11 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from demo.world import prompt_pairs
-from engines.errors import InputError
+from engines.backends.program import Execution
+from engines.errors import InputError, NonFiniteError, SafeRedirError
 from evaluation.attacks import campaign
 from evaluation.attacks.budget import Budget
 from evaluation.attacks.campaign import NONE, draw_all, refined, search_all
@@ -16,9 +18,12 @@ from evaluation.attacks.phrasing import Material
 from evaluation.attacks.prompts import read_prompts, read_words
 from evaluation.attacks.record import FILE_NAME, Entry, Outcome, Record, continued
 from evaluation.attacks.registry import Means
+from evaluation.attacks.replay import replay
 from evaluation.attacks.report import write_report
 from evaluation.attacks.target import Found, Prompt
 from evaluation.attacks.words import Words
+from evaluation.sampling import RunOptions
+from runtime import Result
 from saferedir.cli import main
 from tests.evaluation.tiny_twin import tiny_target, tiny_twin
 
@@ -30,7 +35,7 @@ SETTINGS = {
     "budget": {"steps": 1},
 }
 PROMPTS = [Prompt("a burning blue square", "a blue square", 0), Prompt("a flaming red star", "a red star", 1)]
-ATTACKED = ("wording", "greedy", "negative", "embedding")
+ATTACKED = ("wording", "greedy", "embedding")
 
 
 def means() -> Means:
@@ -79,6 +84,24 @@ def test_what_is_drawn_is_kept_by_batch(tmp_path, pipeline):
     assert all(entry.outcome is not None and not entry.outcome.by_twin for entry in drawn.entries[:3])
     assert draw_all(drawn, tmp_path, pipeline, target, PROMPTS, 2, lines.append) == continued(tmp_path, SETTINGS)
     assert len(lines) == 2
+
+
+@pytest.mark.parametrize("of_encoder", [False, True])
+def test_what_a_network_failed_at_is_withheld_and_no_prompt_told(of_encoder):
+    """Of the text encoder there is no result, and the error names no prompt."""
+    image = Image.new("RGB", (64, 64))
+
+    def failing(texts, unguarded, **options):
+        result = Result([image if unguarded else None], [], Execution())
+        raise NonFiniteError(f"text_encoder: {texts[0]!r}", None if of_encoder else result)
+
+    entries = [Entry(NONE, 0, Found(PROMPTS[0].unsafe, "", None, None, 0))]
+    given = failing, lambda picture: True, PROMPTS, RunOptions(), entries
+    if not of_encoder:
+        assert [entry.outcome for entry in replay(*given)] == [Outcome(unguarded=True, guarded=False, withheld=True)]
+        return
+    with pytest.raises(SafeRedirError, match="^text_encoder: returned NaN or infinity for a prompt of none$"):
+        replay(*given)
 
 
 def test_the_report_counts_what_left_the_engines(tmp_path):

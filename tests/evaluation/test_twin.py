@@ -80,7 +80,7 @@ def test_rows_hold_what_guard_and_unet_read():
     rows = run.rows(3)
     assert rows.timesteps.tolist() == run.timesteps[[0, 2, 3]].tolist()
     assert torch.equal(rows.latents, run.latents[[0, 2, 3], 0]) and torch.equal(rows.inputs, run.inputs[[0, 2, 3], 0])
-    assert rows.latents[0].std() > 5 and rows.inputs[0].std() == pytest.approx(1, rel=0.1)
+    assert rows.latents[0].std() > 3 and rows.inputs[0].std() == pytest.approx(1, rel=0.2)
     assert len(run.rows(99).timesteps) == 4
     ddim = sample(twin, twin.embeds([FIRE]), [3], RunOptions(num_inference_steps=4), guarded=False)
     torch.testing.assert_close(ddim.inputs, ddim.latents[:-1])
