@@ -14,6 +14,7 @@ from evaluation.sampling import Trajectory
 from evaluation.twin import Rows
 
 SLACK = 1.0  # logits by which the guard is to find a prompt safer than its threshold asks
+WEIGHED = 8  # of as many prompts by the quick loss, one is given the whole loss
 DRAWN = 2  # rows at which the UNet is asked: a call of it costs as much as fifty of the guard's classifier
 
 
@@ -35,6 +36,14 @@ class Objective(Protocol):
     def follow(self, text: str) -> None:
         """Go on from where a run of this text goes, which did not succeed."""
         ...
+
+
+@torch.no_grad()
+def best_of(objective: Objective, embeds: Tensor) -> tuple[float, int]:
+    """The lowest loss among prompts [P, 77, D] and its place; those that are worst by the quick loss are not given the whole."""
+    kept = objective.quick(embeds).topk(-(-len(embeds) // WEIGHED), largest=False).indices
+    losses = objective.loss(embeds[kept])
+    return float(losses.min()), int(kept[losses.argmin()])
 
 
 class Evasion:
