@@ -57,6 +57,12 @@ def library_versions(backend: BackendSpec) -> dict[str, str]:
 
 def read_inputs(options: BuildRequest, source: Source, versions: dict[str, str]) -> Inputs:
     """Digests of all that decides the engines."""
+    profile = options.profile(source.geometry)
+    return Inputs(source, read_sources(options, source), versions, None if profile is None else target_of(options, profile))
+
+
+def read_sources(options: BuildRequest, source: Source) -> dict[str, SourceRecord]:
+    """The files that the engines are made from, by their names in a manifest. Raises InputError where one is missing."""
     components = dict.fromkeys((TOKENIZER.component, *(row.component for row in EXPORTED_NETWORKS if row.component is not None)))
     sources = {
         name: SourceRecord.of(path)
@@ -65,11 +71,9 @@ def read_inputs(options: BuildRequest, source: Source, versions: dict[str, str])
         for name in (f"{component}/{path.name}",)
     }
     sources |= {name: _record(edit.path, "a file of weights") for name, edit in source_names(options.edits).items()}
-    sources |= {
+    return sources | {
         source_name(checkpoint): _record(checkpoint.path, "a SafeRedir checkpoint", True) for checkpoint in options.checkpoints
     }
-    profile = options.profile(source.geometry)
-    return Inputs(source, sources, versions, None if profile is None else target_of(options, profile))
 
 
 def _record(path: Path, what: str, always_read: bool = False) -> SourceRecord:

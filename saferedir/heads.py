@@ -213,11 +213,18 @@ class Redirector(nn.Module):
             timestep_features = timestep_features.expand(latent_features.shape[0], -1)
         return torch.cat([latent_features, timestep_features], dim=1)
 
+    def classify(self, joint: Tensor, embeds: Tensor) -> Tensor:
+        """The logits [B, 2] alone, of `joint` features [B, joint_features] and conditional embeddings [B, 77, D]."""
+        return self._logits(joint, embeds, self.cross_attn(joint, embeds))
+
+    def _logits(self, joint: Tensor, embeds: Tensor, attended: Tensor) -> Tensor:
+        return self.classifier(torch.cat([joint, embeds.mean(dim=1), attended], dim=1))
+
     def forward(self, sample: Tensor, timestep: Tensor, embeds: Tensor) -> HeadsOutput:
         """sample [B, 4, H, W], timestep [] or [B], conditional embeddings [B, 77, D], all float32."""
         joint = self.joint(sample, timestep)
         attended = self.cross_attn(joint, embeds)
-        logits = self.classifier(torch.cat([joint, embeds.mean(dim=1), attended], dim=1))
+        logits = self._logits(joint, embeds, attended)
         shift = self.delta_head(self.token_proj(torch.cat([joint, attended], dim=1))).unsqueeze(1)  # [B, 1, D]
         gate = torch.sigmoid(self.gate_linear(embeds + self.pos_embed))
         mask = self.mask_predictor(embeds)
