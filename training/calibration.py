@@ -16,6 +16,7 @@ from training.losses import Batch
 LEAST_THRESHOLD, MOST_THRESHOLD = 0.1, 0.999
 ROC_THRESHOLDS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99, 0.999)
 BIN = 100  # timesteps
+FINAL = -1  # the bin of final latents
 INPUTS = ("both", "latent", "prompt")  # what a classifier is left with
 # What a final check must show before a checkpoint says that it was trained for one.
 FLAGGED, FALSE_ALARMS, PICTURES = 0.95, 0.005, 20
@@ -53,10 +54,10 @@ class ClassifierFigures:
 
 @dataclass(frozen=True)
 class StepAccuracy:
-    """Balanced accuracy of points from `timestep` on, up to the next bin; None where they are all safe or all unsafe.
+    """Balanced accuracy of points from `timestep` on, up to the next bin, or of final latents (FINAL).
 
     `latent`: the prompt's embeddings are those of another point of the bin. `prompt`: the latents are. An input that tells nothing
-    gives 0.5.
+    gives 0.5. None where the points are all safe or all unsafe.
     """
 
     timestep: int
@@ -129,13 +130,13 @@ def roc(p_unsafe: np.ndarray, unsafe: np.ndarray) -> list[RocPoint]:
 
 
 def step_accuracy(heads: Redirector, dataset: Dataset, rows: np.ndarray, threshold: float) -> list[StepAccuracy]:
-    """Accuracy over the run, for latent alone, prompt alone and both; final latents are a bin of their own, at timestep 0."""
-    bins = np.where(dataset.timesteps[rows] == 0, 0, dataset.timesteps[rows] // BIN * BIN + 1).astype(int)
+    """Accuracy over the run, for latent alone, prompt alone and both; final latents are a bin of their own."""
+    bins = np.where(dataset.final[rows], FINAL, dataset.timesteps[rows] // BIN * BIN).astype(int)
     found = []
     for first in np.unique(bins)[::-1]:
         members = rows[bins == first]
         unsafe = dataset.unsafe[members]
-        others = members[np.random.default_rng(int(first)).permutation(len(members))]
+        others = members[np.random.default_rng(int(first) - FINAL).permutation(len(members))]
         accuracies = {
             kept: _balanced(probabilities(heads, dataset, members, _without(kept, dataset, others)) > threshold, unsafe)
             for kept in INPUTS
@@ -146,7 +147,7 @@ def step_accuracy(heads: Redirector, dataset: Dataset, rows: np.ndarray, thresho
 
 def final_check(heads: Redirector, dataset: Dataset, threshold: float) -> FinalCheck:
     """How the heads judge final latents of redirected trajectories."""
-    rows = np.nonzero(dataset.redirected & (dataset.timesteps == 0))[0]
+    rows = np.nonzero(dataset.redirected & dataset.final)[0]
     flagged, unsafe = probabilities(heads, dataset, rows) > threshold, dataset.unsafe[rows]
     return FinalCheck(int(unsafe.sum()), int(flagged[unsafe].sum()), int((~unsafe).sum()), int(flagged[~unsafe].sum()))
 

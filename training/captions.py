@@ -13,12 +13,14 @@ from training.trajectories import Caption
 HARD_NEGATIVES = 4  # pairs for each
 
 
-def pair_captions(pairs: Sequence[Pair], augmentation: Augmentation, count: int, draw: np.random.Generator) -> list[Caption]:
-    """Both prompts of `count` pairs, each pair in another wording, then hard negatives."""
+def pair_captions(
+    pairs: Sequence[Pair], augmentation: Augmentation, count: int, draw: np.random.Generator, first: int = 0
+) -> list[Caption]:
+    """Both prompts of `count` pairs, each pair in another wording, then hard negatives. The first pair has the number `first`."""
     chosen = _drawn(len(pairs), count, draw)
     worded = [augmentation.pair(pairs[number], draw) for number in chosen]
-    safe = [Caption(pair.safe, pair.safe, False, number) for pair, number in zip(worded, chosen, strict=True)]
-    unsafe = [Caption(pair.unsafe, pair.safe, True, number) for pair, number in zip(worded, chosen, strict=True)]
+    safe = [Caption(pair.safe, pair.safe, False, first + number) for pair, number in zip(worded, chosen, strict=True)]
+    unsafe = [Caption(pair.unsafe, pair.safe, True, first + number) for pair, number in zip(worded, chosen, strict=True)]
     negatives = []
     for number in chosen[: count // HARD_NEGATIVES]:
         text = augmentation.hard_negative(pairs[number], draw)

@@ -14,7 +14,7 @@ from engines.canary import Canary
 from engines.policy import Policy
 from engines.printable import printable
 from engines.store.atomic import replacing
-from training.calibration import ClassifierFigures, FinalCheck, RocPoint, StepAccuracy, Threshold
+from training.calibration import FINAL, ClassifierFigures, FinalCheck, RocPoint, StepAccuracy, Threshold
 from training.heads_training import Look
 
 CARD, README = "card.json", "README.md"
@@ -146,7 +146,7 @@ def _table(heading: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _bin(step: StepAccuracy) -> str:
-    return "final" if step.timestep == 0 else f"from {step.timestep}"
+    return "final" if step.timestep == FINAL else f"from {step.timestep}"
 
 
 def _percent(value: float | None) -> str:

@@ -20,18 +20,20 @@ from training.trajectories import Caption, targets
 class Dataset:
     """All points of some shards, numbered from 0.
 
-    `unsafe`, `redirected` bool [N], `timesteps` float32 [N], `trajectory` int64 [N], counted through all shards, and `asked` bool
-    [N], whether the prompt asks for the concept, are in memory; the rest is read by `batch`.
+    In memory are `unsafe`, `redirected` and `final` bool [N], `timesteps` float32 [N], `trajectory` int64 [N], counted through all
+    shards, and `asked` bool [N], whether the prompt asks for the concept; the rest is read by `batch`.
     """
 
     def __init__(self, shards: Sequence[Path]) -> None:
         self._shards = [safe_open(path, framework="pt") for path in shards]
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in ("unsafe", "redirected", "timesteps", "trajectory", "asked")}
+        names = ("unsafe", "redirected", "final", "timesteps", "trajectory", "asked")
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
         places, self._pairs, trajectories = [], [], 0
         for number, shard in enumerate(self._shards):
             trajectory, pair = (shard.get_tensor(name).numpy().astype(np.int64) for name in ("trajectory", "pair"))
             parts["unsafe"].append(shard.get_tensor("unsafe").numpy())
             parts["redirected"].append(np.full(len(trajectory), "shift" in shard.keys()))
+            parts["final"].append(shard.get_tensor("final").numpy())
             parts["timesteps"].append(shard.get_tensor("timesteps").numpy())
             parts["trajectory"].append(trajectories + trajectory)
             parts["asked"].append(shard.get_tensor("asked").numpy()[trajectory])
@@ -40,7 +42,9 @@ class Dataset:
             trajectories += len(pair)
         self._places = np.concatenate(places)  # of each point: shard, point and trajectory in it
         joined = {name: np.concatenate(values) for name, values in parts.items()}
-        self.unsafe, self.redirected, self.asked = (joined[name].astype(bool) for name in ("unsafe", "redirected", "asked"))
+        self.unsafe, self.redirected, self.final, self.asked = (
+            joined[name].astype(bool) for name in ("unsafe", "redirected", "final", "asked")
+        )
         self.timesteps, self.trajectory = joined["timesteps"], joined["trajectory"]
 
     def __len__(self) -> int:

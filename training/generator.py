@@ -31,7 +31,8 @@ Look = Callable[[Tensor, Tensor, Tensor], Tensor]
 class Generator:
     """Prompts to embeddings to latents to pictures, float32, on one device; nothing is trained here.
 
-    `files` has the SHA-256 of every file that was read, by component and name.
+    `components` are the model's networks, `schedule` its scheduler's config; `files` has the SHA-256 of every file that was read,
+    by component and name.
 
     Raises:
         InputError: the model cannot be used, or the device is not there.
@@ -41,21 +42,21 @@ class Generator:
         self.device = checked_device(device)
         source = find_model(choice.model, choice.config, choice.vae)
         self.geometry = source.geometry
-        components: dict[str, Any] = {}
+        self.components: dict[str, Any] = {}
         for name in COMPONENTS:
-            components[name] = load_component(source, name, say)
+            self.components[name] = load_component(source, name, say)
             for edit in edits_of(choice.edits, name):
-                edit.apply(components[name], name, say)
-            components[name].to(self.device).requires_grad_(False)
+                edit.apply(self.components[name], name, say)
+            self.components[name].to(self.device).requires_grad_(False)
         vocabulary = whole(source.config("text_encoder"), "vocab_size", source.path("text_encoder"))
         self.tokenizer = load_tokenizer(source.files("tokenizer"), vocabulary, source.pad_token)
         read = {f"{name}/{file.name}": file for name in (*COMPONENTS, "tokenizer") for file in source.files(name)}
         read |= {f"{edit.kind}/{place}/{edit.path.name}": edit.path for place, edit in enumerate(choice.edits, 1)}
         self.files = {name: SourceRecord.of(file).sha256 for name, file in read.items()}
-        self._schedule = source.scheduler
-        self._decoder = VaeDecoder(components["vae"])
+        self.schedule = source.scheduler
+        self._decoder = VaeDecoder(self.components["vae"])
         self._pipeline = diffusers.StableDiffusionPipeline(
-            **components,
+            **self.components,
             tokenizer=self.tokenizer,
             scheduler=self.scheduler("ddim"),
             safety_checker=None,
@@ -77,7 +78,7 @@ class Generator:
 
     def scheduler(self, name: str) -> Any:
         """A new scheduler of a name of SCHEDULERS, with the model's noise schedule."""
-        return getattr(diffusers, SCHEDULERS[name]).from_config(dict(self._schedule))
+        return getattr(diffusers, SCHEDULERS[name]).from_config(dict(self.schedule))
 
     def token_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """The ids of each prompt, all of them, without start, end and padding."""

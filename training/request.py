@@ -27,7 +27,7 @@ class TrainingRequest:
     device          PyTorch's name of it
 
     Raises:
-        InputError: no pairs, or both `init` and `encoder_widths`.
+        InputError: no pairs, a width below 1, both `init` and `encoder_widths`, or attacks without a judge of their pictures.
     """
 
     model: ModelChoice
@@ -48,6 +48,10 @@ class TrainingRequest:
             raise InputError("pairs: expected at least one file, found none")
         if self.init is not None and self.encoder_widths is not None:
             raise InputError("encoder_widths: expected without init, whose heads have widths of their own, found both")
+        if min(self.widths) < 1:
+            raise InputError(f"encoder_widths: expected numbers from 1 on, found {self.widths}")
+        if self.settings.adversarial_rounds and self.judge is None:
+            raise InputError("adversarial_rounds: expected with a judge, who says which attacks succeed, found none")
         object.__setattr__(self, "concept", concept("concept", self.concept or self.output.resolve().name))
 
     @property

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from engines.errors import InputError
-from engines.values import integer, number, text
+from engines.values import integer, number
 from export.sources.edits import Edit
 
 SCHEDULERS = {
@@ -55,6 +54,9 @@ class TrainingSettings:
     )
     adversarial_rounds: int = field(default=0, metadata={"help": "rounds of attacks whose finds join the data"})
 
+    attacks: int = field(default=16, metadata={"help": "prompts that such a round attacks"})
+    attack_steps: int = field(default=20, metadata={"help": "steps of the search for one of them"})
+
     def __post_init__(self) -> None:
         for name, (least, most) in _RANGES.items():
             value = getattr(self, name)
@@ -83,15 +85,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     "patience": (1, _MANY),
     "false_positive_rate": (0.0, 0.5),
     "adversarial_rounds": (0, 100),
+    "attacks": (1, _MANY),
+    "attack_steps": (1, _MANY),
 }
-
-
-def encoder_widths(value: str) -> tuple[int, int, int]:
-    """Widths of the latent encoder from text as `64,128,256`. Raises InputError for another form."""
-    try:
-        first, second, third = (int(part) for part in text("encoder_widths", value).split(","))
-        if min(first, second, third) < 1 or not math.isfinite(first):
-            raise ValueError
-    except ValueError:
-        raise InputError(f"encoder_widths: expected three numbers as 64,128,256, found {value!r}") from None
-    return first, second, third

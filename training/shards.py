@@ -3,7 +3,8 @@
 A shard holds one batch: n trajectories and N points of them.
 
     latents       float16 [N, 4, H, W]   the scheduler's own sample, before input scaling
-    timesteps     float32 [N]            0 for final latents
+    timesteps     float32 [N]            0 for final latents, and for the last step of some schedulers
+    final         bool [N]               whether the sample is final latents
     unsafe        bool [N]               the label
     trajectory    int32 [N]              which of the n the point is of
     embeds        float16 [n, 77, D]     of the prompt, as encoded

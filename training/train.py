@@ -14,33 +14,26 @@ import torch
 from torch import Tensor
 
 from engines.errors import InputError
-from engines.policy import Policy
 from engines.store.digests import file_digest
 from engines.store.output_folder import check_apart
 from evaluation.judges import load_judge
-from saferedir.checkpoint import load_redirector, save_redirector
+from saferedir.checkpoint import load_redirector
 from saferedir.heads import Redirector, RedirectorConfig
-from saferedir.metadata import Metadata
-from training.calibration import calibrated, classifier_figures, final_check, probabilities, roc, step_accuracy
-from training.canaries import choose_canaries
+from training.adversarial import attacked, kept_finds, successful_attacks
 from training.captions import pair_captions, safe_captions, unsafe_captions
 from training.card import Card, Stage
 from training.data import TrainingData
 from training.dataset import Batches, Dataset
 from training.generator import Generator
+from training.guard_files import Trained
 from training.heads_training import train_heads
 from training.pairs import Pair
 from training.request import TrainingRequest
-from training.shards import record_shards
+from training.shards import digest_of, record_shards
 from training.stages import finished_or_trained
 from training.trajectories import Caption, record
 
-GUARD, PUBLISHED = "guard.safetensors", "guard.pt"
 MEASURING = 4  # batches to train on for each one of held-out pairs
-LABELS = {
-    False: "what each prompt asks for; no judge looked at pictures",
-    True: "what each prompt asks for or the judge sees, under redirection what the judge sees alone",
-}
 
 Captions = Callable[[np.random.Generator, int], list[Caption]]
 
@@ -65,7 +58,10 @@ class _Training:
             check_apart(self.output, "--output", Path(request.model.model), "the model's")
         initial = None if request.init is None else load_redirector(request.init)
         self.generator = Generator(request.model, request.device, report)
+        if self.settings.adversarial_rounds and self.generator.distilled:
+            raise InputError("adversarial_rounds: expected a model with classifier-free guidance, found one distilled with it")
         self.heads = self._initial(initial).to(self.generator.device)
+        self.pairs = [*self.data.training]  # and what attacks find
         self.stages: list[Stage] = []
         self.shards: list[Path] = []  # to train on
         self.measuring: list[Path] = []  # of held-out pairs
@@ -82,7 +78,29 @@ class _Training:
             held_out = self._redirected(data.held_out)
             self.measuring += self._record("redirected-held-out", max(count // MEASURING, 1), held_out, redirected=True)
             self._train("redirected", settings.steps)
-        return self._measured()
+        for number in range(1, settings.adversarial_rounds + 1):
+            self._adversarial(number)
+        trained = Trained(self.request, data, self.generator, self.judge, self.heads, self.stages)
+        return trained.write(Dataset(self.measuring), Dataset(self._benign()) if data.benign else None)
+
+    def _adversarial(self, number: int) -> None:
+        """One round: attack the heads, and train them further with what succeeded among the data."""
+        assert self.judge is not None
+        judge, seed, steps = self.judge, self.settings.seed + number, self.settings.attack_steps
+        pairs = attacked(self.data.training, self.settings.attacks, seed)
+        decided_by = {**self._decided_by(), "heads": _digest(self.heads), "attacks": [len(pairs), steps, seed]}
+        found = kept_finds(
+            self.output / "attacks" / f"{number}.json",
+            decided_by,
+            lambda: successful_attacks(self.generator, self.heads, pairs, judge, steps, seed),
+        )
+        self.report(f"adversarial round {number}: {len(found)} of {len(pairs)} attacks succeeded")
+        if found:
+            name, first = f"adversarial-{number}", len(self.pairs)
+            self.pairs += found
+            count = max(self.settings.batches // MEASURING, 1)
+            self.shards += self._record(name, count, self._pairs(found, first), found=found)
+            self._train(name, self.settings.steps // 2)
 
     def _initial(self, given: Redirector | None) -> Redirector:
         """The heads to begin with."""
@@ -96,9 +114,10 @@ class _Training:
             )
         return given
 
-    def _pairs(self, pairs: Sequence[Pair]) -> Captions:
+    def _pairs(self, pairs: Sequence[Pair], first: int = 0) -> Captions:
+        """Both prompts of these pairs, the first of which is number `first` of `self.pairs`."""
         augmentation, count = self.data.augmentation(pairs), self.settings.pairs_per_batch
-        return lambda draw, _: pair_captions(pairs, augmentation, count, draw)
+        return lambda draw, _: pair_captions(pairs, augmentation, count, draw, first)
 
     def _redirected(self, pairs: Sequence[Pair]) -> Captions:
         augmentation, count = self.data.augmentation(pairs), self.settings.pairs_per_batch
@@ -110,10 +129,13 @@ class _Training:
         parts = [prompts[first : first + size] for first in range(0, len(prompts), size)]
         return self._record("benign", len(parts), lambda _, number: safe_captions(parts[number]))
 
-    def _record(self, name: str, count: int, captions: Captions, redirected: bool = False) -> list[Path]:
+    def _record(
+        self, name: str, count: int, captions: Captions, redirected: bool = False, found: Sequence[Pair] = ()
+    ) -> list[Path]:
         """The shards of a series, as `training.shards` keeps them."""
         heads = copy.deepcopy(self.heads).eval() if redirected else None
         decided_by = {**self._decided_by(), "series": name, "heads": None if heads is None else _digest(heads)}
+        decided_by["found"] = digest_of({"pairs": [dataclasses.asdict(pair) for pair in found]})
         salt = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
         def shard(number: int) -> dict[str, Tensor]:
@@ -140,7 +162,7 @@ class _Training:
             "data": self.data.described(),
         }
         batches = Batches(
-            dataset, self.settings.batch_size, self.settings.seed, self.generator, self.data.training,
+            dataset, self.settings.batch_size, self.settings.seed, self.generator, self.pairs,
             self.data.augmentation(self.data.training),
         )  # fmt: skip
         heads, finished = finished_or_trained(
@@ -152,49 +174,6 @@ class _Training:
         self.heads = heads.to(self.generator.device)
         self.stages.append(Stage(name, len(self.shards), len(dataset), finished.looks))
 
-    def _measured(self) -> Card:
-        """Calibrate, choose canaries, and write everything."""
-        heads, held_out = self.heads.eval(), Dataset(self.measuring)
-        plain, redirected = (np.nonzero(held_out.redirected == value)[0] for value in (False, True))
-        p_unsafe, unsafe = probabilities(heads, held_out, plain), held_out.unsafe[plain]
-        benign = Dataset(self._benign()) if self.data.benign else None
-        source, rows = (held_out, plain[~unsafe]) if benign is None else (benign, np.nonzero(~benign.unsafe)[0])
-        p_benign = probabilities(heads, source, rows)
-        threshold = calibrated(p_benign, source.trajectory[rows], self.settings.false_positive_rate)
-        policy = Policy(threshold=threshold.threshold, shift="conditional")
-        check = final_check(heads, held_out, policy.threshold) if len(redirected) else None
-        steps = {"prompts as written": step_accuracy(heads, held_out, plain, policy.threshold)}
-        if len(redirected):
-            steps["redirected prompts"] = step_accuracy(heads, held_out, redirected, policy.threshold)
-        metadata = Metadata(
-            concept=self.request.concept,
-            canaries=choose_canaries(heads, self.generator, self.data.held_out, policy.threshold, self.judge),
-            final_check=check is not None and check.trusted,
-            policy=policy,
-        )
-        save_redirector(heads.cpu(), self.output / GUARD, metadata)
-        save_redirector(heads, self.output / PUBLISHED)
-        card = Card(
-            concept=metadata.concept,
-            model=self.generator.files,
-            data=self.data.described(),
-            request=_described(self.request),
-            labels=LABELS[self.judge is not None],
-            stages=self.stages,
-            classifier=classifier_figures(p_unsafe, unsafe, policy.threshold),
-            roc=roc(p_unsafe, unsafe),
-            threshold=threshold,
-            policy=policy,
-            check=metadata.check,
-            steps=steps,
-            final_check=check,
-            final_check_trained=metadata.final_check,
-            canaries=metadata.canaries,
-            checkpoints={name: file_digest(self.output / name) for name in (GUARD, PUBLISHED)},
-        )
-        card.write(self.output)
-        return card
-
 
 def _digest(heads: Redirector) -> str:
     """SHA-256 of the heads' tensors."""
@@ -202,11 +181,3 @@ def _digest(heads: Redirector) -> str:
     for name, tensor in sorted(heads.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _described(request: TrainingRequest) -> dict[str, Any]:
-    """The request's settings and options, without paths: what was in the files is described by digests."""
-    options = {"judge": request.judge, "device": request.device, "encoder_widths": list(request.widths)}
-    initial = None if request.init is None else file_digest(request.init)
-    edits = [{"kind": edit.kind, **edit.settings()} for edit in request.model.edits]
-    return {**dataclasses.asdict(request.settings), **options, "init": initial, "edits": edits}

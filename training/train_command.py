@@ -6,9 +6,11 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from engines.errors import InputError
+from engines.printable import shown
 from export.edit_options import add_edit_arguments, given_edits
 from training.request import TrainingRequest
-from training.settings import ModelChoice, TrainingSettings, encoder_widths
+from training.settings import ModelChoice, TrainingSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,9 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--wordings", type=Path, metavar="FILE", help='other wordings: JSON, {"phrase": ["other wording", …]}')
     parser.add_argument("--init", type=Path, metavar="FILE", help="train this checkpoint's heads further, .pt or .safetensors")
-    parser.add_argument(
-        "--encoder-widths", type=encoder_widths, metavar="A,B,C", help="of the latent encoder (default: 64,128,256)"
-    )
+    parser.add_argument("--encoder-widths", metavar="A,B,C", help="of the latent encoder (default: 64,128,256)")
     parser.add_argument("--device", default=TrainingRequest.device, help="PyTorch's name of it, as cuda (default: %(default)s)")
     numbers = parser.add_argument_group("numbers")
     for field in dataclasses.fields(TrainingSettings):
@@ -63,13 +63,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def request(arguments: argparse.Namespace) -> TrainingRequest:
     """The request of a command line. Raises InputError for options that contradict each other or are out of range."""
     settings = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(TrainingSettings)}
-    names = ("output", "judge", "benign", "safe_prompts", "wordings", "concept", "init", "encoder_widths", "device")
+    names = ("output", "judge", "benign", "safe_prompts", "wordings", "concept", "init", "device")
     return TrainingRequest(
         model=ModelChoice(arguments.model, arguments.config, arguments.vae, given_edits(arguments)),
         pairs=tuple(arguments.pairs),
         settings=TrainingSettings(**settings),
+        encoder_widths=_widths(arguments.encoder_widths),
         **{name: getattr(arguments, name) for name in names},
     )
+
+
+def _widths(text: str | None) -> tuple[int, int, int] | None:
+    try:
+        first, second, third = map(int, (text or "1,1,1").split(","))
+    except ValueError:
+        raise InputError(f"--encoder-widths: expected three numbers as 64,128,256, found {shown(text)}") from None
+    return None if text is None else (first, second, third)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -167,6 +167,7 @@ def _tensors(
     found = {
         "latents": torch.cat([sample for sample, _, _ in points]),
         "timesteps": torch.tensor([timestep for _, timestep, _ in points]).repeat_interleave(count),
+        "final": (torch.arange(len(points)) == len(points) - 1).repeat_interleave(count),
         "unsafe": unsafe.repeat(len(points)),
         "trajectory": torch.arange(count, dtype=torch.int32).repeat(len(points)),
         "embeds": embeds.half().cpu(),
