@@ -15,7 +15,7 @@ from engines.policy import Policy
 from engines.printable import printable
 from engines.store.atomic import replacing
 from training.calibration import FINAL, ClassifierFigures, FinalCheck, RocPoint, StepAccuracy, Threshold
-from training.heads_training import Look
+from training.heads_training import Evaluation
 
 CARD, README = "card.json", "README.md"
 
@@ -27,7 +27,7 @@ class Stage:
     name: str
     shards: int
     points: int
-    looks: list[Look]
+    evaluations: list[Evaluation]
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ class Card:
             f"{self.data['training_pairs']} pairs of prompts to train on and {self.data['held_out_pairs']} held out. Labels: "
             f"{self.labels}. The heads learnt from {last.points} points of {last.shards} shards of trajectories.",
             _table(
-                ("stage", "steps", "held-out loss", *last.looks[-1].losses),
+                ("stage", "steps", "held-out loss", *last.evaluations[-1].losses),
                 [
                     (stage.name, best.step, f"{best.losses['total']:.4f}", *(f"{loss:.4f}" for loss in best.losses.values()))
                     for stage in self.stages
-                    for best in (min(stage.looks, key=lambda look: look.losses["total"]),)
+                    for best in (min(stage.evaluations, key=lambda one: one.losses["total"]),)
                 ],
             ),
             "## Classifier, on held-out pairs",

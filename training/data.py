@@ -33,14 +33,19 @@ class TrainingData:
         """Of these pairs: their own safe prompts are joined, and the user's."""
         return Augmentation([*(pair.safe for pair in pairs), *self.safe_prompts], self.wordings)
 
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each kind of prompt."""
+        return {name: digest_of({name: values}) for name, values in self._lists().items()}
+
     def described(self) -> dict[str, object]:
         """Counts and digests."""
-        lists: dict[str, Sized] = {
+        return {**{name: len(values) for name, values in self._lists().items()}, "sha256": self.digests()}
+
+    def _lists(self) -> dict[str, Sized]:
+        return {
             "training_pairs": [dataclasses.asdict(pair) for pair in self.training],
             "held_out_pairs": [dataclasses.asdict(pair) for pair in self.held_out],
             "safe_prompts": self.safe_prompts,
             "wordings": dict(self.wordings),
             "benign": self.benign,
         }
-        counts = {name: len(values) for name, values in lists.items()}
-        return {**counts, "sha256": {name: digest_of({name: values}) for name, values in lists.items()}}

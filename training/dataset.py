@@ -14,7 +14,7 @@ from training.augmentation import Augmentation
 from training.generator import Generator
 from training.losses import Batch
 from training.pairs import Pair
-from training.trajectories import Caption, targets
+from training.trajectories import LATE, Caption, targets
 
 
 class Dataset:
@@ -76,7 +76,9 @@ class Batches:
 
     Safe and unsafe points are equally frequent, and points under redirected embeddings are a third of them where there are any.
     Half of the points under prompts as written are given another wording of their pair, whose embeddings are computed anew: text
-    encoders are cheap beside UNets, and wordings are what a guard must generalise over.
+    encoders are cheap beside UNets, and wordings are what a guard must generalise over. Half of these are given the pair's other
+    prompt and its label, as far as that is true of their latents: an unsafe prompt always, a safe one only early in a run, where
+    latents show little yet. Else heads would learn by heart which recorded latents are unsafe, and not read the prompt.
     """
 
     def __init__(
@@ -102,11 +104,12 @@ class Batches:
     def _reworded(self, batch: Batch, rows: Sequence[int], draw: np.random.Generator) -> Batch:
         places, captions = [], []
         for place, row in enumerate(rows):
-            number = self._dataset.pair(row)
-            as_written = not self._dataset.redirected[row] and self._dataset.asked[row] == self._dataset.unsafe[row]
+            number, unsafe = self._dataset.pair(row), bool(self._dataset.asked[row])
+            as_written = not self._dataset.redirected[row] and unsafe == self._dataset.unsafe[row]
             if number >= 0 and as_written and draw.random() < 0.5:
                 pair = self._augmentation.pair(self._pairs[number], draw)
-                unsafe = bool(self._dataset.asked[row])
+                if draw.random() < 0.5 and (not unsafe or self._dataset.timesteps[row] >= LATE):
+                    unsafe = not unsafe
                 places.append(place)
                 captions.append(Caption(pair.unsafe if unsafe else pair.safe, pair.safe, unsafe))
         if not places:
@@ -114,5 +117,6 @@ class Batches:
         embeds = self._generator.encode([caption.text for caption in captions])
         shift, differs = targets(self._generator, captions, embeds)
         batch.embeds[places] = batch.original[places] = embeds
+        batch.unsafe[places] = torch.tensor([caption.unsafe for caption in captions]).to(batch.unsafe.device)
         batch.target_shift[places], batch.differs[places] = shift, differs.to(batch.differs.device)
         return batch

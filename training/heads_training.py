@@ -20,11 +20,11 @@ from training.settings import TrainingSettings
 AVERAGE = 0.99  # decay of the moving average of the weights
 WEIGHT_DECAY = 1e-2
 WARM_UP = 0.1  # share of the steps
-MEASURED = 2048  # held-out points of a look, at most
+MEASURED = 2048  # held-out points of an evaluation, at most
 
 
 @dataclass(frozen=True)
-class Look:
+class Evaluation:
     """The held-out losses after so many steps: the terms of Eq. 14 and their weighted sum."""
 
     step: int
@@ -33,9 +33,8 @@ class Look:
 
 def train_heads(
     heads: Redirector, batches: Callable[[int], Batch], held_out: Dataset, settings: TrainingSettings, title: str
-) -> tuple[Redirector, list[Look]]:
-    """Train `heads`, on their own device; the average of their weights at the look with the lowest held-out loss, in eval mode,
-    and all looks.
+) -> tuple[Redirector, list[Evaluation]]:
+    """Train `heads` where they are; all evaluations, and the average of the weights at the one with the lowest loss, in eval mode.
 
     Raises:
         InputError: the loss became NaN or infinite.
@@ -44,32 +43,37 @@ def train_heads(
     average = copy.deepcopy(heads).eval().requires_grad_(False)
     optimiser = torch.optim.AdamW(heads.parameters(), lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, settings.steps, pct_start=WARM_UP)
-    looks: list[Look] = []
+    evaluations: list[Evaluation] = []
     best, since = copy.deepcopy(average), 0
     heads.train().requires_grad_(True)
     with tqdm(total=settings.steps, desc=title, unit="step", mininterval=5) as bar:
         for step in range(settings.steps):
             torch.manual_seed(settings.seed * 1_000_003 + step)  # of dropout
             batch = batches(step)
-            loss = weighted(batch_losses(heads(batch.latents, batch.timesteps, batch.embeds), batch), LossWeights())
-            if not torch.isfinite(loss):
-                raise InputError(f"learning_rate: the loss became {loss.item()} at step {step}; choose a lower one")
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(heads.parameters(), 1.0)
-            optimiser.step()
+            _descend(heads, batch, optimiser, step)
             rate.step()
             _update(average, heads, min(AVERAGE, (1 + step) / (10 + step)))
             bar.update()
             if (step + 1) % settings.evaluate_every and step + 1 < settings.steps:
                 continue
-            looks.append(Look(step + 1, held_out_losses(average, held_out, device)))
-            bar.set_postfix(held_out=f"{looks[-1].losses['total']:.4f}", refresh=False)
-            if looks[-1].losses["total"] <= min(look.losses["total"] for look in looks):
+            evaluations.append(Evaluation(step + 1, held_out_losses(average, held_out, device)))
+            bar.set_postfix(held_out=f"{evaluations[-1].losses['total']:.4f}", refresh=False)
+            if evaluations[-1].losses["total"] <= min(one.losses["total"] for one in evaluations):
                 best, since = copy.deepcopy(average), 0
             elif (since := since + 1) >= settings.patience:
                 break
-    return best, looks
+    return best, evaluations
+
+
+def _descend(heads: Redirector, batch: Batch, optimiser: torch.optim.Optimizer, step: int) -> None:
+    """One step of the optimiser."""
+    loss = weighted(batch_losses(heads(batch.latents, batch.timesteps, batch.embeds), batch), LossWeights())
+    if not torch.isfinite(loss):
+        raise InputError(f"learning_rate: the loss became {loss.item()} at step {step}; choose a lower one")
+    optimiser.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(heads.parameters(), 1.0)
+    optimiser.step()
 
 
 def chunks(dataset: Dataset, rows: np.ndarray, device: torch.device, size: int = 64) -> Iterator[tuple[np.ndarray, Batch]]:

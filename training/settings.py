@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class ModelChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """Numbers that decide a training. Each is a command line option of the same name, except tuples' ranges.
+    """Numbers that decide a training. Each is a command line option of the same name.
 
     Raises:
         InputError: a number is of another type or out of its range.
@@ -47,8 +48,8 @@ class TrainingSettings:
     steps: int = field(default=3000, metadata={"help": "steps of the heads' optimiser, at most"})
     batch_size: int = field(default=64, metadata={"help": "records of such a step"})
     learning_rate: float = field(default=1e-3, metadata={"help": "highest learning rate of the heads"})
-    evaluate_every: int = field(default=250, metadata={"help": "steps between looks at the held-out pairs"})
-    patience: int = field(default=4, metadata={"help": "looks without a lower loss after which the training stops"})
+    evaluate_every: int = field(default=250, metadata={"help": "steps between evaluations on the held-out pairs"})
+    patience: int = field(default=4, metadata={"help": "evaluations without a lower loss after which the training stops"})
     false_positive_rate: float = field(
         default=0.005, metadata={"help": "share of benign trajectories that the threshold may let the guard redirect"}
     )
@@ -56,6 +57,10 @@ class TrainingSettings:
 
     attacks: int = field(default=16, metadata={"help": "prompts that such a round attacks"})
     attack_steps: int = field(default=20, metadata={"help": "steps of the search for one of them"})
+
+    def of(self, names: Sequence[str]) -> dict[str, int | float]:
+        """Some of the numbers, by name."""
+        return {name: getattr(self, name) for name in names}
 
     def __post_init__(self) -> None:
         for name, (least, most) in _RANGES.items():
@@ -68,6 +73,10 @@ class TrainingSettings:
             raise InputError(f"least_steps: expected at most most_steps ({self.most_steps}), found {self.least_steps}")
 
 
+# What decides recorded trajectories beside the prompts, and what the training of heads beside the trajectories. The number of
+# batches decides neither: more can be added.
+OF_TRAJECTORIES = ("seed", "pairs_per_batch", "kept_steps", "least_steps", "most_steps")
+OF_HEADS = ("seed", "steps", "batch_size", "learning_rate", "evaluate_every", "patience")
 _MANY = 10**9
 _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),

@@ -14,21 +14,21 @@ from engines.store.atomic import replacing
 from engines.store.digests import file_digest
 from saferedir.checkpoint import load_redirector, save_redirector
 from saferedir.heads import Redirector
-from training.heads_training import Look
+from training.heads_training import Evaluation
 from training.shards import digest_of
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What decided the heads, their file's SHA-256, and the looks of their training."""
+    """What decided the heads, their file's SHA-256, and the evaluations of their training."""
 
     digest: str
     sha256: str
-    looks: list[Look]
+    evaluations: list[Evaluation]
 
 
 def finished_or_trained(
-    folder: Path, name: str, decided_by: Mapping[str, Any], train: Callable[[], tuple[Redirector, list[Look]]]
+    folder: Path, name: str, decided_by: Mapping[str, Any], train: Callable[[], tuple[Redirector, list[Evaluation]]]
 ) -> tuple[Redirector, Finished]:
     """The heads of a stage: those in the folder if the same decided them, else those that `train` gives, which are then kept."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,9 +36,9 @@ def finished_or_trained(
     finished = _read(note)
     if finished is not None and finished.digest == digest and weights.is_file() and file_digest(weights) == finished.sha256:
         return load_redirector(weights), finished
-    heads, looks = train()
+    heads, evaluations = train()
     save_redirector(heads, weights)
-    finished = Finished(digest, file_digest(weights), looks)
+    finished = Finished(digest, file_digest(weights), evaluations)
     with replacing(note) as temporary:
         temporary.write_text(json.dumps(dataclasses.asdict(finished), indent=1) + "\n", encoding="utf-8")
     return heads, finished

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from training.guard_files import Trained
 from training.heads_training import train_heads
 from training.pairs import Pair
 from training.request import TrainingRequest
+from training.settings import OF_HEADS, OF_TRAJECTORIES
 from training.shards import digest_of, record_shards
 from training.stages import finished_or_trained
 from training.trajectories import Caption, record
@@ -74,9 +75,10 @@ class _Training:
         self._train("plain", settings.steps // 2 if redirects else settings.steps)
         if redirects:
             count = settings.redirected_batches
-            self.shards += self._record("redirected", count, self._redirected(data.training), redirected=True)
-            held_out = self._redirected(data.held_out)
-            self.measuring += self._record("redirected-held-out", max(count // MEASURING, 1), held_out, redirected=True)
+            training, held_out = self._redirected(data.training), self._redirected(data.held_out)
+            heads = copy.deepcopy(self.heads).eval()
+            self.shards += self._record("redirected", count, training, heads=heads)
+            self.measuring += self._record("redirected-held-out", max(count // MEASURING, 1), held_out, heads=heads)
             self._train("redirected", settings.steps)
         for number in range(1, settings.adversarial_rounds + 1):
             self._adversarial(number)
@@ -88,7 +90,7 @@ class _Training:
         assert self.judge is not None
         judge, seed, steps = self.judge, self.settings.seed + number, self.settings.attack_steps
         pairs = attacked(self.data.training, self.settings.attacks, seed)
-        decided_by = {**self._decided_by(), "heads": _digest(self.heads), "attacks": [len(pairs), steps, seed]}
+        decided_by = {**self._decided_by(), "heads": _digest(self.heads), "attacks": len(pairs), "steps": steps, "round": number}
         found = kept_finds(
             self.output / "attacks" / f"{number}.json",
             decided_by,
@@ -99,7 +101,8 @@ class _Training:
             name, first = f"adversarial-{number}", len(self.pairs)
             self.pairs += found
             count = max(self.settings.batches // MEASURING, 1)
-            self.shards += self._record(name, count, self._pairs(found, first), found=found)
+            found_digest = digest_of({"pairs": [dataclasses.asdict(pair) for pair in found]})
+            self.shards += self._record(name, count, self._pairs(found, first), {"found": found_digest})
             self._train(name, self.settings.steps // 2)
 
     def _initial(self, given: Redirector | None) -> Redirector:
@@ -127,15 +130,22 @@ class _Training:
         """Trajectories of the user's benign prompts, each once and as it is."""
         size, prompts = 2 * self.settings.pairs_per_batch, self.data.benign
         parts = [prompts[first : first + size] for first in range(0, len(prompts), size)]
-        return self._record("benign", len(parts), lambda _, number: safe_captions(parts[number]))
+        decides = {"benign": digest_of({"prompts": prompts})}
+        return self._record("benign", len(parts), lambda _, number: safe_captions(parts[number]), decides)
 
     def _record(
-        self, name: str, count: int, captions: Captions, redirected: bool = False, found: Sequence[Pair] = ()
+        self,
+        name: str,
+        count: int,
+        captions: Captions,
+        decides: Mapping[str, str] | None = None,
+        heads: Redirector | None = None,
     ) -> list[Path]:
-        """The shards of a series, as `training.shards` keeps them."""
-        heads = copy.deepcopy(self.heads).eval() if redirected else None
-        decided_by = {**self._decided_by(), "series": name, "heads": None if heads is None else _digest(heads)}
-        decided_by["found"] = digest_of({"pairs": [dataclasses.asdict(pair) for pair in found]})
+        """The shards of a series, as `training.shards` keeps them; redirected by a guard of `heads`, if any.
+
+        `decides` is what decides the captions beside the pairs.
+        """
+        decided_by = {**self._decided_by(), "series": name, **(decides or {}), "heads": None if heads is None else _digest(heads)}
         salt = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
         def shard(number: int) -> dict[str, Tensor]:
@@ -145,10 +155,10 @@ class _Training:
         return record_shards(self.output / "trajectories" / name, decided_by, count, shard)
 
     def _decided_by(self) -> dict[str, Any]:
-        """What decides trajectories: not how the heads are trained, nor how many batches there are, of which more may be added."""
-        names = ("seed", "pairs_per_batch", "kept_steps", "least_steps", "most_steps")
-        settings = {name: getattr(self.settings, name) for name in names}
-        return {"model": self.generator.files, "data": self.data.described(), "judge": self.request.judge, **settings}
+        """What decides every trajectory."""
+        prompts = {name: digest for name, digest in self.data.digests().items() if name != "benign"}
+        settings = self.settings.of(OF_TRAJECTORIES)
+        return {"model": self.generator.files, "prompts": prompts, "judge": self.request.judge, **settings}
 
     def _train(self, name: str, steps: int) -> None:
         """Train the heads further on all shards that there are."""
@@ -158,8 +168,9 @@ class _Training:
         decided_by = {
             "heads": _digest(self.heads),
             "shards": shards,
-            "settings": dataclasses.asdict(settings),
-            "data": self.data.described(),
+            "pairs": digest_of({"pairs": [dataclasses.asdict(pair) for pair in self.pairs]}),
+            "wordings": self.data.digests()["wordings"],
+            **settings.of(OF_HEADS),
         }
         batches = Batches(
             dataset, self.settings.batch_size, self.settings.seed, self.generator, self.pairs,
@@ -172,7 +183,7 @@ class _Training:
             lambda: train_heads(self.heads, batches, held_out, settings, f"heads, {name}"),
         )
         self.heads = heads.to(self.generator.device)
-        self.stages.append(Stage(name, len(self.shards), len(dataset), finished.looks))
+        self.stages.append(Stage(name, len(self.shards), len(dataset), finished.evaluations))
 
 
 def _digest(heads: Redirector) -> str:
