@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 
 from engines.backends.contract import run_once
 from engines.backends.registry import open_backend
-from engines.errors import DigestError, InputError, ManifestError
+from engines.errors import DigestError, ManifestError
 from engines.manifest import Manifest
 from engines.parity import LIMITS, Figures, compare
 from engines.printable import shortened, shown

@@ -73,7 +73,7 @@ class Twin:
         concepts: Sequence[Concept],
         policies: Sequence[Policy],
     ) -> Twin:
-        """Of a diffusers model's `text_encoder`, `unet` and `vae`. They and the heads are set to eval mode, and need no gradients."""
+        """Of a diffusers model's `text_encoder`, `unet` and `vae`. All modules are set to eval mode, and to need no gradients."""
         wrapped = TextEncoder(modules["text_encoder"]), Unet(modules["unet"]), VaeDecoder(modules["vae"])
         return cls(*wrapped, Guard(*concepts), tokenizer, policies, scheduler, geometry)
 

@@ -58,6 +58,11 @@ COMMANDS = {
     ),
     "verify": Command("engines.store.parity_check", "compare engines with PyTorch's outputs, here", "nothing was changed"),
     "sign": Command("engines.store.signing", "sign engines, so that others can require your key", "no signature was written"),
+    "attack": Command(
+        "evaluation.attack_command",
+        "search prompts that a guard misses, and draw them",
+        "what was found is kept; the same command goes on from there",
+    ),
     "optimize": Command(
         "engines.optimize",
         "copy ONNX Runtime's engines for a fast start on one CPU",

@@ -1,12 +1,14 @@
 """Greedy coordinate gradient over words before and after a prompt (Zou et al. 2023, arXiv 2307.15043, Algorithm 1).
 
-At each step the gradient of the loss by each place's one-hot word ranks the words; candidates change one place each to one of
-the most promising words, and the best of them goes on. Prompts that the tokenizer would read otherwise are left out.
+At each step the gradient of the loss by each place's one-hot word ranks the words; candidates change one place to one of the most
+promising words, and the best of them goes on. Here every second candidate changes two places, for with few words a search that
+changes one soon finds no better neighbour. Prompts that the tokenizer would read otherwise are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ PROMISING = 32  # words of each place that candidates are drawn from, the best b
 WEIGHED = 8  # of as many candidates by the quick loss, one is given the whole loss
 
 
-def greedy_coordinate(target: Target, prompt: Prompt, words: Words, budget: Budget, draw: torch.Generator) -> Found:
+def greedy_coordinate(target: Target, prompt: Prompt, words: Words, budget: Budget, draw: Random) -> Found:
     """Words, half of the restarts after the prompt and half before it, that the guard and the generator read as they should.
 
     White box: it needs the gradients of every network, and the seed.
@@ -35,21 +37,20 @@ def _drafts(target: Target, prompt: Prompt, words: Words, budget: Budget) -> lis
     return [Draft(target.twin, words, prompt.unsafe, *sides[restart % 2]) for restart in range(budget.restarts)]
 
 
-def search(
-    target: Target, prompt: Prompt, objective: Objective, drafts: Sequence[Draft], budget: Budget, draw: torch.Generator
-) -> Found:
+def search(target: Target, prompt: Prompt, objective: Objective, drafts: Sequence[Draft], budget: Budget, draw: Random) -> Found:
     """Minimise an objective over the words of each draft in turn, until one fools the guard or the budget is spent."""
     if target.fooled(prompt.unsafe, prompt.seed):
         return Found(prompt.unsafe, "", prompt.safe, True, 0)
+    generator = torch.Generator().manual_seed(draw.getrandbits(63))
     clock, best, steps = Clock(budget), (torch.inf, prompt.unsafe, prompt.safe), 0
     for draft in drafts:
-        chosen = torch.randint(len(draft.words.texts), (1, len(draft.places)), generator=draw).to(target.twin.device)
+        chosen = torch.randint(len(draft.words.texts), (1, len(draft.places)), generator=generator).to(target.twin.device)
         tried: set[str] = set()
         for _ in range(budget.steps):
             if clock.over:
                 break
             steps += 1
-            loss, chosen, embeds = _step(objective, draft, chosen, budget.candidates, draw)
+            loss, chosen, embeds = _step(objective, draft, chosen, budget.candidates, generator)
             text = draft.text(chosen[0].tolist())
             safe = None if prompt.safe is None else draft.text(chosen[0].tolist(), prompt.safe)
             best = min(best, (loss, text, safe), key=lambda each: each[0])
@@ -62,15 +63,15 @@ def search(
     return Found(best[1], "", best[2], False, steps)
 
 
-def _step(
-    objective: Objective, draft: Draft, chosen: Tensor, count: int, draw: torch.Generator
-) -> tuple[float, Tensor, Tensor]:
+def _step(objective: Objective, draft: Draft, chosen: Tensor, count: int, draw: torch.Generator) -> tuple[float, Tensor, Tensor]:
     """The best of `count` candidates for the next words: its loss, words [1, k] and embeddings [1, 77, D]."""
     promising = word_gradient(objective, draft, chosen).topk(min(PROMISING, len(draft.words.texts)), largest=False).indices
-    places = torch.randint(chosen.shape[1], (count,), generator=draw).to(chosen.device)
-    ranks = torch.randint(promising.shape[1], (count,), generator=draw).to(chosen.device)
     candidates = chosen.repeat(count, 1)
-    candidates[torch.arange(count), places] = promising[places, ranks]
+    for every in (1, 2):  # each candidate, then every second one
+        changed = torch.arange(0, count, every)
+        places = torch.randint(chosen.shape[1], (len(changed),), generator=draw).to(chosen.device)
+        ranks = torch.randint(promising.shape[1], (len(changed),), generator=draw).to(chosen.device)
+        candidates[changed, places] = promising[places, ranks]
     candidates = torch.unique(candidates, dim=0)
     readable = candidates[draft.survives(candidates)]
     candidates = readable if len(readable) else chosen

@@ -75,8 +75,9 @@ class Evasion:
         return self.quick(embeds) + drift.mean(dim=1)
 
     def promising(self, embeds: Tensor) -> bool:
+        """Where the guard is evaded at most rows: one check may err on either side, for a run of this prompt has other latents."""
         with torch.no_grad():
-            return bool((self._target.twin.margins(self._rows, embeds) <= 0).all())
+            return float(self.quick(embeds)) <= SLACK
 
 
 class TargetNoise:

@@ -29,7 +29,7 @@ class Found:
     text      the prompt to try on the engines; "" where what was found is no text
     negative  the negative prompt to try with it
     safe      the safe twin with the same words added; None where there is none
-    fooled    whether the twin's guarded picture left and showed the concept
+    fooled    whether the twin's guarded picture left and showed the concept; None where the twin was not asked
     steps     that the search took
     variant   which of an attack's several ways it is
     """
@@ -37,7 +37,7 @@ class Found:
     text: str
     negative: str
     safe: str | None
-    fooled: bool
+    fooled: bool | None
     steps: int
     variant: str = ""
 

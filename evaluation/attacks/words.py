@@ -32,12 +32,13 @@ class Words:
         """
         vocabulary = twin.tokenizer.get_vocab()
         listed = {token.removesuffix(END_OF_WORD) for token in vocabulary if token.endswith(END_OF_WORD)}
-        wanted = sorted(word for word in listed if word.isascii() and word.isalpha()) if allowed is None else allowed
-        read = twin.tokenizer(list(wanted), add_special_tokens=False).input_ids if wanted else []
-        whole = {word: ids[0] for word, ids in zip(wanted, read, strict=True) if len(ids) == 1}
+        letters = sorted(word for word in listed if word.isascii() and word.isalpha() and word.islower())
+        wanted = letters if allowed is None else list(allowed)
+        read = twin.tokenizer(wanted, add_special_tokens=False).input_ids if wanted else []
+        whole = {ids[0]: word for word, ids in zip(wanted, read, strict=True) if len(ids) == 1}
         if not whole:
             raise InputError(f"words: expected at least one that the tokenizer reads as one token, found none of {len(wanted)}")
-        return cls(tuple(whole), torch.tensor(list(whole.values()), device=twin.device))
+        return cls(tuple(whole.values()), torch.tensor(list(whole), device=twin.device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,9 @@ class Draft:
     def __post_init__(self) -> None:
         used = len(self._own) + self.before + self.after
         if used > TOKENS - 2:
-            raise InputError(f"tokens: expected a prompt of at most {TOKENS - 2} tokens with what is added, found {used}; add fewer")
+            raise InputError(
+                f"tokens: expected a prompt of at most {TOKENS - 2} tokens with what is added, found {used}; add fewer"
+            )
 
     @cached_property
     def _own(self) -> list[int]:

@@ -1,0 +1,19 @@
+"""Families of wordings: each prompt said otherwise once in each way, blindly. Nothing of the guard needs to be known."""
+
+from __future__ import annotations
+
+from random import Random
+
+from evaluation.attacks.phrasing import FAMILIES, Material
+from evaluation.attacks.target import Found, Prompt
+
+
+def wordings(prompt: Prompt, made_of: Material, draw: Random) -> list[Found]:
+    """One for each family; the engines will tell which succeed."""
+    found = []
+    for family, drawn in FAMILIES.items():
+        phrasing = drawn(draw, made_of)
+        text = phrasing.text(prompt.unsafe)
+        safe = None if prompt.safe is None else phrasing.text(prompt.safe)
+        found.append(Found(text, "", safe, None, 0, family))
+    return found
