@@ -9,10 +9,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from engines.decode import decode, without_duplicates
@@ -61,7 +61,7 @@ def successful_attacks(
     target, budget, found = Target(twin, judge), Budget(steps=steps, restarts=2), []
     words = Words.of(twin, [word for word in Words.of(twin).texts if word not in _telling(pairs)])
     for number, pair in enumerate(tqdm(pairs, desc="attacks", unit="prompt", mininterval=5)):
-        draw = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        draw = Random(f"{seed} {number}")
         result = greedy_coordinate(target, Prompt(pair.unsafe, pair.safe, number), words, budget, draw)
         if result.fooled and result.safe is not None:
             found.append(Pair(result.safe, result.text))
