@@ -14,7 +14,8 @@ from export.build import build
 from export.build_command import DEMO_MODEL, options
 from runtime import GuardedPipeline
 from saferedir.cli import parse
-from training.train import GUARD, train_guard
+from training.guard_files import GUARD
+from training.train import train_guard
 from training.train_command import request
 
 TRAINED, MEASURED = 200, 20  # pairs
