@@ -121,7 +121,9 @@ def read_wordings(path: Path) -> dict[str, list[str]]:
 
 
 def _changed(pair: Pair, change: Change) -> Pair:
-    return Pair(change(pair.safe), change(pair.unsafe))
+    """The pair after the change; as it was, where nothing would tell its prompts apart any more."""
+    safe, unsafe = change(pair.safe), change(pair.unsafe)
+    return pair if safe == unsafe else Pair(safe, unsafe)
 
 
 def _tail_first(pair: Pair, draw: np.random.Generator) -> Pair:

@@ -76,11 +76,11 @@ class Card:
             f"digest and figure is in {CARD}.",
             "## Data",
             f"{self.data['training_pairs']} pairs of prompts to train on and {self.data['held_out_pairs']} held out. Labels: "
-            f"{self.labels}. The heads learnt from {last.points} points of {last.shards} shards of trajectories.",
+            f"{self.labels}. The heads learnt from {last.points} points of {last.shards} shards of trajectories. Held-out losses:",
             _table(
-                ("stage", "steps", "held-out loss", *last.evaluations[-1].losses),
+                ("stage", "steps", *last.evaluations[-1].losses),
                 [
-                    (stage.name, best.step, f"{best.losses['total']:.4f}", *(f"{loss:.4f}" for loss in best.losses.values()))
+                    (stage.name, best.step, *(f"{loss:.4f}" for loss in best.losses.values()))
                     for stage in self.stages
                     for best in (min(stage.evaluations, key=lambda one: one.losses["total"]),)
                 ],

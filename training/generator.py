@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -83,8 +82,8 @@ class Generator:
     def token_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """The ids of each prompt, all of them, without start, end and padding."""
         texts = self._pipeline.maybe_convert_prompt([*prompts], self.tokenizer)
-        with _without_warnings("transformers.tokenization_utils_base"):  # about more ids than are encoded
-            return [ids[1:-1] for ids in self.tokenizer(texts, truncation=False).input_ids]
+        ids: list[list[int]] = self.tokenizer(texts, truncation=False, verbose=False).input_ids
+        return [each[1:-1] for each in ids]
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Tensor:
@@ -145,17 +144,3 @@ def checked_device(name: str) -> torch.device:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"device: expected one that PyTorch has here, as cpu or cuda, found {shown(name)} ({reason})") from None
     return device
-
-
-class _without_warnings:
-    """Silences a library's logger while a block runs."""
-
-    def __init__(self, name: str) -> None:
-        self._logger = logging.getLogger(name)
-
-    def __enter__(self) -> None:
-        self._level = self._logger.level
-        self._logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *_: object) -> None:
-        self._logger.setLevel(self._level)

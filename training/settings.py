@@ -46,7 +46,7 @@ class TrainingSettings:
     most_steps: int = field(default=30, metadata={"help": "sampler steps of a trajectory, at most"})
     held_out: float = field(default=0.1, metadata={"help": "share of the pairs that measure and are not trained on"})
     steps: int = field(default=3000, metadata={"help": "steps of the heads' optimiser, at most"})
-    batch_size: int = field(default=64, metadata={"help": "records of such a step"})
+    batch_size: int = field(default=64, metadata={"help": "points of such a step"})
     learning_rate: float = field(default=1e-3, metadata={"help": "highest learning rate of the heads"})
     evaluate_every: int = field(default=250, metadata={"help": "steps between evaluations on the held-out pairs"})
     patience: int = field(default=4, metadata={"help": "evaluations without a lower loss after which the training stops"})
@@ -54,7 +54,6 @@ class TrainingSettings:
         default=0.005, metadata={"help": "share of benign trajectories that the threshold may let the guard redirect"}
     )
     adversarial_rounds: int = field(default=0, metadata={"help": "rounds of attacks whose finds join the data"})
-
     attacks: int = field(default=16, metadata={"help": "prompts that such a round attacks"})
     attack_steps: int = field(default=20, metadata={"help": "steps of the search for one of them"})
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engines import __version__
 from engines.errors import InputError
 from engines.store.digests import file_digest
 from engines.store.output_folder import check_apart
@@ -158,7 +159,7 @@ class _Training:
         """What decides every trajectory."""
         prompts = {name: digest for name, digest in self.data.digests().items() if name != "benign"}
         settings = self.settings.of(OF_TRAJECTORIES)
-        return {"model": self.generator.files, "prompts": prompts, "judge": self.request.judge, **settings}
+        return {"version": __version__, "model": self.generator.files, "prompts": prompts, "judge": self.request.judge, **settings}
 
     def _train(self, name: str, steps: int) -> None:
         """Train the heads further on all shards that there are."""

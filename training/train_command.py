@@ -74,11 +74,13 @@ def request(arguments: argparse.Namespace) -> TrainingRequest:
 
 
 def _widths(text: str | None) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
     try:
-        first, second, third = map(int, (text or "1,1,1").split(","))
+        first, second, third = map(int, text.split(","))
     except ValueError:
         raise InputError(f"--encoder-widths: expected three numbers as 64,128,256, found {shown(text)}") from None
-    return None if text is None else (first, second, third)
+    return first, second, third
 
 
 def run(arguments: argparse.Namespace) -> int:

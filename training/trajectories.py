@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from engines.networks import LATENT_CHANNELS, TOKENS
-from engines.policy import Policy
+from engines.policy import SHIFTS, Policy
 from evaluation.judges import Judge
-from saferedir.guard import Concept, Guard
 from saferedir.heads import Redirector
 from training.alignment import align
 from training.generator import Generator
+from training.redirection import Redirection
 from training.settings import DISTILLED, SCHEDULERS, TrainingSettings
 
 GUIDANCE, REDIRECTED_GUIDANCE = (4.0, 10.0), (4.0, 16.0)
@@ -65,39 +65,31 @@ class Run:
         return [caption.safe if twins and caption.unsafe else GENERIC_NEGATIVE for caption in captions]
 
 
-class Redirection:
-    """The guard's state in one run: which embeddings each UNet call sees, and under which each check was made."""
+class Recording:
+    """What a run shows: looks at each row, keeps the points of the wanted ones, and redirects if it is told how.
 
-    def __init__(self, heads: Redirector, embeds: Tensor, images: int, policy: Policy, delayed: bool) -> None:
-        device, rows = embeds.device, len(embeds)
-        self._guard = Guard(Concept(heads))
-        self._embeds, self._shifts = embeds, torch.zeros_like(embeds).unsqueeze(0)
-        self._countdown = torch.zeros(1, images, dtype=torch.int32, device=device)
-        scale = torch.full((1, rows), policy.alpha_scale, device=device)
-        if policy.shift == "conditional":
-            scale[:, : rows - images] = 0
-        self._numbers = {
-            "alpha_scale": scale,
-            "threshold": torch.full((1, images), policy.threshold, device=device),
-            "replace_steps": torch.full((1, images), policy.replace_steps, dtype=torch.int32, device=device),
-            "delayed": torch.full((images,), delayed, device=device),
-        }
-        self._images = images
+    Of each point: the sample float16 [B, 4, H, W], its timestep, and the conditional shift [B, 77, D] under which it was checked,
+    None where nothing redirects.
+    """
 
-    @property
-    def shift(self) -> Tensor:
-        """The conditional rows' shift [B, 77, D], under which the next check is made."""
-        return self._shifts[0, -self._images :]
+    def __init__(self, kept: set[int], redirection: Callable[[Tensor], Redirection] | None) -> None:
+        self._kept, self._row, self._start = kept, 0, redirection
+        self._redirection: Redirection | None = None
+        self.points: list[tuple[Tensor, float, Tensor | None]] = []
 
-    @torch.no_grad()
-    def step(self, sample: Tensor, timestep: Tensor) -> Tensor:
-        """The embeddings [C·B, 77, D] for this row's UNet call."""
-        timesteps = timestep.float().expand(self._images)
-        acting, self._shifts, self._countdown, _, _ = self._guard(
-            sample, timesteps, self._embeds, self._shifts, self._countdown, **self._numbers
-        )
-        embeds: Tensor = acting
-        return embeds
+    def look(self, timestep: Tensor, sample: Tensor, current: Tensor) -> Tensor:
+        """The embeddings for this row's UNet call, `current` being those of the row before."""
+        if self._start is not None and self._redirection is None:
+            self._redirection = self._start(current)
+        if self._row in self._kept:
+            self.keep(sample, float(timestep))
+        self._row += 1
+        return current if self._redirection is None else self._redirection.step(sample, timestep)
+
+    def keep(self, sample: Tensor, timestep: float) -> None:
+        """Keep a point."""
+        shift = None if self._redirection is None else self._redirection.shift.half().cpu()
+        self.points.append((sample.half().cpu(), timestep, shift))
 
 
 def record(
@@ -114,35 +106,20 @@ def record(
     each trajectory is its final latents, at timestep 0. A point is unsafe where its prompt asks for the concept or the judge sees
     it in the picture; under redirection, where the judge sees it, whatever the prompt.
     """
-    run = Run.drawn(draw, settings, generator.distilled, heads is not None)
+    run, images = Run.drawn(draw, settings, generator.distilled, heads is not None), len(captions)
     scheduler = generator.scheduler(run.scheduler)
     embeds, negative = generator.encode([caption.text for caption in captions]), generator.encode(run.negative_prompts(captions))
-    noise = torch.randn(
-        len(captions), LATENT_CHANNELS, *generator.latent_size, generator=torch.Generator().manual_seed(int(draw.integers(2**31)))
-    ).to(generator.device)
+    seeded = torch.Generator().manual_seed(int(draw.integers(2**31)))
+    noise = torch.randn(images, LATENT_CHANNELS, *generator.latent_size, generator=seeded).to(generator.device)
     scheduler.set_timesteps(run.steps)
     kept = _kept_rows(scheduler.timesteps, settings.kept_steps, draw, None if heads is None else LATE)
-    policy = Policy(alpha_scale=float(draw.uniform(*STRENGTHS)), shift=str(draw.choice(["both", "conditional"])))
-    delayed, redirection = bool(draw.random() < 0.5), None
-    points: list[tuple[Tensor, float, Tensor | None]] = []
-    row = 0
-
-    def keep(sample: Tensor, timestep: float) -> None:
-        points.append((sample.half().cpu(), timestep, None if redirection is None else redirection.shift.half().cpu()))
-
-    def look(timestep: Tensor, sample: Tensor, current: Tensor) -> Tensor:
-        nonlocal row, redirection
-        if heads is not None and redirection is None:
-            redirection = Redirection(heads, current, len(captions), policy, delayed)
-        if row in kept:
-            keep(sample, float(timestep))
-        row += 1
-        return current if redirection is None else redirection.step(sample, timestep)
-
-    final = generator.sample(scheduler, run.steps, run.guidance, (negative, embeds), noise, look)
-    keep(final, 0.0)
-    shown = None if judge is None else [judge(picture) for picture in generator.pictures(final)]
-    return _tensors(generator, captions, embeds, points, shown)
+    policy = Policy(alpha_scale=float(draw.uniform(*STRENGTHS)), shift=str(draw.choice(SHIFTS)))
+    delayed = bool(draw.random() < 0.5)
+    recording = Recording(kept, None if heads is None else lambda first: Redirection(heads, first, images, policy, delayed))
+    final = generator.sample(scheduler, run.steps, run.guidance, (negative, embeds), noise, recording.look)
+    recording.keep(final, 0.0)
+    shown = None if judge is None else [bool(judge(picture)) for picture in generator.pictures(final)]
+    return _tensors(generator, captions, embeds, recording.points, shown)
 
 
 def _kept_rows(timesteps: Tensor, count: int, draw: np.random.Generator, late: float | None) -> set[int]:

@@ -59,6 +59,12 @@ def test_other_wordings_take_the_place_of_phrases():
                for seed in range(20)), "whole words only"  # fmt: skip
 
 
+def test_a_change_that_would_make_both_prompts_equal_is_left_out():
+    draw, augmentation = np.random.default_rng(0), Augmentation(OTHERS, {"plain": ["burning"]})
+    pairs = [augmentation.pair(pair, draw) for pair in (Pair("A star", "a star"), Pair("a plain star", "a burning star")) * 50]
+    assert all(pair.safe != pair.unsafe for pair in pairs)
+
+
 def test_hard_negatives_share_words_and_are_another_pairs():
     augmentation = Augmentation([PAIR.safe, "a blue circle", "a white star on a grey background"])
     draw = np.random.default_rng(0)

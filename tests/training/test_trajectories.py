@@ -18,9 +18,10 @@ from tests.export.miniature import WIDTH, configs, save_model
 from tests.random_heads import random_heads
 from training.dataset import Dataset
 from training.generator import Generator
+from training.redirection import Redirection
 from training.settings import ModelChoice, TrainingSettings
 from training.shards import record_shards
-from training.trajectories import Caption, Redirection, Run, record
+from training.trajectories import Caption, Run, record
 
 CAPTIONS = [Caption("a red star", "a red star", False, 0), Caption("a burning red star", "a red star", True, 0)]
 SETTINGS = TrainingSettings(kept_steps=3, least_steps=4, most_steps=6)
