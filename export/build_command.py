@@ -12,16 +12,15 @@ from engines.errors import InputError
 from engines.store.default_folder import engine_folder
 from export.build import build
 from export.build_request import BuildRequest
+from export.edit_options import add_edit_arguments, given_edits
 from export.guard_arguments import add_guard_arguments, checkpoints
 from export.precision.names import precision_name
-from export.sources.edits import Edit, Lora, Replacement
 from export.tensorrt.plan_builder import COMPATIBILITY, TARGETS, PlanOptions
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"  # in a clone; a wheel does not have it
 DEMO_MODEL = DEMO / "model"
 DEMO_REDIRECTOR = DEMO / "redirector.safetensors"
 DEMO_CONCEPT = "fire"
-REPLACEABLE = ("unet", "text_encoder")  # components whose weights other files may replace
 # Options that mean something to some backends only.
 BACKENDS_OF = {
     **dict.fromkeys(("batch_size", "height", "width", "workspace", "optimization_level", "keep_onnx"), tuple(BUILDERS)),
@@ -48,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR|FILE",
         help="decode with this AutoencoderKL or AutoencoderTiny: a diffusers folder, or a .safetensors file (default: the model's)",
     )
-    _add_edit_arguments(parser)
+    add_edit_arguments(parser)
     parser.add_argument(
         "--engine-dir",
         type=Path,
@@ -68,23 +67,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="build everything again, whatever is there")
     add_guard_arguments(parser)
     _add_plan_arguments(parser.add_argument_group("TensorRT", "sizes are MIN:OPT:MAX, or one number for a size that never changes"))
-
-
-def _add_edit_arguments(parser: argparse.ArgumentParser) -> None:
-    for component in REPLACEABLE:
-        parser.add_argument(
-            f"--{component.replace('_', '-')}-weights",
-            type=Path,
-            metavar="FILE",
-            help=f"weights in place of the {component.replace('_', ' ')}'s, all or some: an unlearned model's, say",
-        )
-    parser.add_argument(
-        "--lora",
-        action="append",
-        default=[],
-        metavar="FILE[:SCALE]",
-        help="merge a LoRA into the model: kohya, diffusers or PEFT layout; may be given several times (default scale: 1)",
-    )
 
 
 def _add_plan_arguments(plan: argparse._ArgumentGroup) -> None:
@@ -130,7 +112,7 @@ def options(arguments: argparse.Namespace) -> BuildRequest:
         model=model,
         checkpoints=guard,
         config=arguments.config,
-        edits=_edits(arguments),
+        edits=given_edits(arguments),
         engine_dir=arguments.engine_dir or engine_folder(_name(arguments.model)),
         backend=arguments.backend,
         precision=precision_name(arguments.precision),
@@ -159,13 +141,6 @@ def _sources(arguments: argparse.Namespace) -> tuple[str, list[Path]]:
             "for engines that can only generate unguarded"
         )
     return model or str(DEMO_MODEL), [] if arguments.unguarded else redirectors or [DEMO_REDIRECTOR]
-
-
-def _edits(arguments: argparse.Namespace) -> tuple[Edit, ...]:
-    """What is laid over the model's weights."""
-    given = {component: getattr(arguments, f"{component}_weights") for component in REPLACEABLE}
-    replaced = [Replacement(file, component) for component, file in given.items() if file is not None]
-    return (*replaced, *(Lora.parse(text) for text in arguments.lora))
 
 
 def _name(model: str | None) -> str:

@@ -1,0 +1,87 @@
+"""Batches for training: balanced, decided by their number, and labelled by the prompt that they carry."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from saferedir.heads import RedirectorConfig
+from tests.export.miniature import WIDTH, configs, save_model
+from tests.random_heads import random_heads
+from training.augmentation import Augmentation
+from training.captions import pair_captions, unsafe_captions
+from training.dataset import Batches, Dataset
+from training.generator import Generator
+from training.losses import Batch
+from training.pairs import Pair
+from training.settings import ModelChoice, TrainingSettings
+from training.shards import record_shards
+from training.trajectories import LATE, record
+
+PAIRS = [Pair(f"a {colour} star", f"a burning {colour} star") for colour in ("red", "green", "blue", "pink")]
+SETTINGS = TrainingSettings(kept_steps=4, least_steps=4, most_steps=4)
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dataset") / "model"
+    save_model(folder, configs("sd1"), "<|endoftext|>")
+    return Generator(ModelChoice(str(folder)), say=lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def dataset(generator, tmp_path_factory):
+    """Four pairs as written and a hard negative, and the unsafe prompts redirected, of which the judge finds the half unsafe."""
+    folder, augmentation = tmp_path_factory.mktemp("shards"), Augmentation([pair.safe for pair in PAIRS])
+    heads = random_heads(RedirectorConfig(embed_dim=WIDTH, encoder_widths=(4, 4, 8)))
+    with torch.no_grad():
+        heads.classifier[-1].bias.copy_(torch.tensor([-20.0, 20.0]))  # so that every redirected point has a shift
+    seen = iter(range(100))
+
+    def shard(number):
+        draw = np.random.default_rng(number)
+        if number == 0:
+            return record(generator, pair_captions(PAIRS, augmentation, 4, draw), SETTINGS, draw, lambda picture: False)
+        captions = unsafe_captions(PAIRS, augmentation, 4, draw)
+        return record(generator, captions, SETTINGS, draw, lambda picture: next(seen) % 2 == 0, heads)
+
+    return Dataset(record_shards(folder, {}, 2, shard))
+
+
+@pytest.fixture(scope="module")
+def batches(dataset, generator):
+    return Batches(dataset, 64, 0, generator, PAIRS, Augmentation([pair.safe for pair in PAIRS]))
+
+
+def test_a_batch_is_decided_by_its_number(batches):
+    first, again, other = batches(0), batches(0), batches(1)
+    assert all(torch.equal(*values) for values in zip(first, again, strict=True))
+    assert not torch.equal(first.latents, other.latents)
+
+
+def test_targets_follow_the_label(batches):
+    batch = Batch(*(torch.cat(values) for values in zip(*(batches(number) for number in range(4)), strict=True)))
+    as_written = (batch.embeds == batch.original).all(dim=2).all(dim=1)
+    assert 0.25 < (~as_written).float().mean() < 0.42, "a third is redirected"
+    assert 0.4 < batch.unsafe.float().mean() < 0.7
+    written = batch.unsafe[as_written]
+    assert torch.equal(batch.differs[as_written].any(dim=1), written)
+    assert torch.equal(batch.target_shift[as_written].abs().amax(dim=(1, 2)) > 0, written)
+
+
+def test_half_of_the_points_are_given_another_wording_and_some_the_other_prompt(dataset, batches):
+    of_latents = {dataset.batch([row]).latents.sum().item(): row for row in range(len(dataset))}
+    changed, flipped = 0, {True: [], False: []}
+    for number in range(6):
+        batch = batches(number)
+        for place in range(len(batch.unsafe)):
+            row = of_latents[batch.latents[place].sum().item()]
+            if dataset.redirected[row] or dataset.pair(row) < 0:
+                continue
+            changed += not torch.equal(batch.original[place], dataset.batch([row]).original[0])
+            if bool(batch.unsafe[place]) != dataset.unsafe[row]:
+                flipped[bool(dataset.unsafe[row])].append(dataset.timesteps[row])
+    assert changed > 60
+    assert len(flipped[False]) > 10, "latents of a safe run, under the unsafe prompt"
+    assert flipped[True] and min(flipped[True]) >= LATE, "late latents of an unsafe run are never called safe"

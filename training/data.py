@@ -1,0 +1,51 @@
+"""All prompts of a training, read from the files of a request, and their digests: no card or index repeats them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass
+
+from training.augmentation import Augmentation, read_wordings
+from training.pairs import Pair, held_out, read_pairs, read_prompts
+from training.request import TrainingRequest
+from training.shards import digest_of
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Pairs to train on and pairs held out; safe prompts and other wordings of the user; `benign` for calibration, or none."""
+
+    training: list[Pair]
+    held_out: list[Pair]
+    safe_prompts: list[str]
+    wordings: Mapping[str, Sequence[str]]
+    benign: list[str]
+
+    @classmethod
+    def read(cls, request: TrainingRequest) -> TrainingData:
+        """Raises InputError for a file that cannot be used; see `training.pairs`."""
+        training, apart = held_out(read_pairs(request.pairs), request.settings.held_out, request.settings.seed)
+        safe_prompts, benign = ([] if path is None else read_prompts(path) for path in (request.safe_prompts, request.benign))
+        return cls(training, apart, safe_prompts, {} if request.wordings is None else read_wordings(request.wordings), benign)
+
+    def augmentation(self, pairs: Sequence[Pair]) -> Augmentation:
+        """Of these pairs: their own safe prompts are joined, and the user's."""
+        return Augmentation([*(pair.safe for pair in pairs), *self.safe_prompts], self.wordings)
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each kind of prompt."""
+        return {name: digest_of({name: values}) for name, values in self._lists().items()}
+
+    def described(self) -> dict[str, object]:
+        """Counts and digests."""
+        return {**{name: len(values) for name, values in self._lists().items()}, "sha256": self.digests()}
+
+    def _lists(self) -> dict[str, Sized]:
+        return {
+            "training_pairs": [dataclasses.asdict(pair) for pair in self.training],
+            "held_out_pairs": [dataclasses.asdict(pair) for pair in self.held_out],
+            "safe_prompts": self.safe_prompts,
+            "wordings": dict(self.wordings),
+            "benign": self.benign,
+        }
