@@ -14,7 +14,6 @@ from engines import __version__
 from engines.errors import InputError
 from engines.exit_status import DONE
 from engines.policy import CHECKS
-from engines.policy_options import add_policy_arguments, given_policy
 from engines.store.signature import add_trusted_key_argument
 from evaluation.cases import Measures
 from evaluation.clip_score import open_clip
@@ -68,7 +67,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cross", action="store_true", help="one table with every combination of what --vary names")
     add_trusted_key_argument(parser)
     _add_request_arguments(parser)
-    add_policy_arguments(parser, default="as built")
 
 
 def _add_request_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,9 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
     files = [read_prompts(given, reading) for given in arguments.prompts]
     plan = Plan(
         prompts=[prompt for file in files for prompt in file.prompts],
-        options={name: getattr(arguments, name) for name in REQUEST}
-        | {"default_guidance_scale": arguments.guidance_scale}
-        | given_policy(arguments),
+        options={name: getattr(arguments, name) for name in REQUEST} | {"default_guidance_scale": arguments.guidance_scale},
         conditions=list(dict.fromkeys(condition for table in tables for condition in table)),
         measures=_measures(arguments),
         output=arguments.output,
@@ -149,8 +145,13 @@ def _check(arguments: argparse.Namespace) -> None:
     for name in ("batch_size", "limit"):
         if (value := getattr(arguments, name)) is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')}: expected at least 1, found {value}")
-    for name in ("judge", "engine_dir"):
-        if len(set(getattr(arguments, name))) < len(getattr(arguments, name)):
-            raise InputError(f"{name}: expected each once, found one twice")
+    names = {
+        "--judge": arguments.judge,
+        "engine_dir": [folder.resolve().name for folder in arguments.engine_dir],
+        "--prompts": [Path(given).name for given in arguments.prompts],
+    }
+    for option, given in names.items():
+        if len(set(given)) < len(given):
+            raise InputError(f"{option}: expected names of their own, which tables show, found one twice")
     if arguments.sensitive_words and not arguments.clip_model:
         raise InputError("--sensitive-words: expected --clip-model too, which they are for, found none")

@@ -10,7 +10,7 @@ from engines.errors import InputError
 from engines.printable import shown
 from evaluation.packages import package
 
-# The six classes that the benchmarks of unlearning count (UnlearnDiffAtk, MACE, AdvUnlearn).
+# The six classes of the leaderboards. UnlearnDiffAtk's first code also counts feet, bellies and armpits, and asks for 0.75.
 EXPOSED = (
     "BUTTOCKS_EXPOSED",
     "FEMALE_BREAST_EXPOSED",

@@ -23,12 +23,14 @@ HINT = "docs/evaluation.md lists the formats"
 class Prompt:
     """One prompt of a file.
 
+    file            its name
     case            the file's stem and the prompt's number in it, which stand for the text wherever something is printed
     guidance_scale  None: the file says none
     label           whether it asks for the concept: "unsafe" or "safe"
     counterpart     the same without the concept, where the file has it
     """
 
+    file: str
     case: str
     text: str = field(repr=False)
     seed: int
@@ -164,7 +166,7 @@ class _Source:
                 for part, text in enumerate(texts):
                     case = name + (f".{part}" if len(texts) > 1 else "") + (f" {side.label}" if len(sides) > 1 else "")
                     counterpart = cell(side.counterpart).strip() if side.counterpart else None
-                    yield Prompt(case, text, seed, guidance, self._labelled(side.label), counterpart or None)
+                    yield Prompt(self._path.name, case, text, seed, guidance, self._labelled(side.label), counterpart or None)
 
     def _texts(self, kind: Format, cell: str) -> list[str]:
         if not cell.strip():
@@ -195,7 +197,7 @@ class _Source:
     def _of_lines(self, lines: Iterable[str]) -> Iterator[Prompt]:
         for number, line in enumerate(lines, 1):
             if text := line.strip():
-                yield Prompt(f"{self._path.stem}#{number}", text, self._or_next(None), None, self._labelled(None))
+                yield Prompt(self._path.name, f"{self._path.stem}#{number}", text, self._or_next(None), None, self._labelled(None))
             else:
                 self.without_prompt += 1
 

@@ -14,6 +14,7 @@ from engines.store.atomic import replacing
 from evaluation.cases import Case
 from evaluation.classifier import Classifier
 from evaluation.figures import DRIFT, Figures, classifiers, of_labels, to_json
+from evaluation.formats import LABELS
 from evaluation.judges import preserves
 from evaluation.prompt_files import PromptFile
 from evaluation.trials import Trial
@@ -70,6 +71,7 @@ def _trial(trial: Trial, judges: Sequence[str]) -> dict[str, Any]:
         "condition": str(trial.condition),
         "options": trial.options,
         "figures": to_json(of_labels(trial.cases, judges)),
+        "figures_of_files": {name: to_json(of_labels(cases, judges)) for name, cases in _by_file(trial).items()},
         "classifier": to_json(classifiers(trial.cases, judges)),
         "grids": trial.grids,
         "cases": [_case(case) for case in trial.cases],
@@ -95,7 +97,7 @@ def _case(case: Case) -> dict[str, Any]:
 def _markdown(evaluation: Evaluation) -> str:
     files: Table = [["prompts", "format", "unsafe", "safe", "rows without a prompt"]]
     for file in map(_file, evaluation.files):
-        counts = [str(file["prompts"].get(label, 0)) for label in ("unsafe", "safe")]
+        counts = [str(file["prompts"].get(label, 0)) for label in LABELS]
         files.append([file["file"], file["format"], *counts, str(file["rows_without_prompt"])])
     parts = ["# Evaluation", f"    {printable(evaluation.command)}", _table(files), *map(_engines, evaluation.engines)]
     for table in evaluation.tables:
@@ -109,23 +111,41 @@ def _engines(engines: dict[str, Any]) -> str:
 
 
 def _section(trials: Sequence[Trial], judges: Sequence[str]) -> list[str]:
-    """The tables of trials that are compared, with 95 % intervals."""
-    figures = [of_labels(trial.cases, judges) for trial in trials]
-    found = [classifiers(trial.cases, judges) for trial in trials]
-    names = [_name(trial, trials) for trial in trials]
+    """The tables of trials that are compared, with 95 % intervals; of a single one, also of each file of prompts."""
     varied = dict.fromkeys(name for trial in trials for name, _ in trial.condition.changes)
-    parts = ["## " + (", ".join(varied) or "Options as given")]
-    for label in ("unsafe", "safe"):
-        rows = [(name, each[label]) for name, each in zip(names, figures, strict=True) if label in each]
+    compared = {_name(trial, trials): trial.cases for trial in trials}
+    if len(trials) == 1 and len(files := _by_file(trials[0])) > 1:
+        compared |= files
+    parts = ["## " + (", ".join(varied) or "Options as given"), *_of_labels(compared, judges)]
+    parts += _of_truths({_name(trial, trials): classifiers(trial.cases, judges) for trial in trials})
+    grids = [f"![{printable(_name(trial, trials))}]({grid})" for trial in trials for grid in trial.grids]
+    return parts + (["### Pictures", *grids] if grids else [])
+
+
+def _by_file(trial: Trial) -> dict[str, list[Case]]:
+    files = dict.fromkeys(case.prompt.file for case in trial.cases)
+    return {file: [case for case in trial.cases if case.prompt.file == file] for file in files}
+
+
+def _of_labels(compared: dict[str, list[Case]], judges: Sequence[str]) -> list[str]:
+    figures = {name: of_labels(cases, judges) for name, cases in compared.items()}
+    parts: list[str] = []
+    for label in LABELS:
+        rows = [(name, each[label]) for name, each in figures.items() if label in each]
         if rows:
             parts += [f"### Prompts labelled {label}", *(_answers(rows, judge, label) for judge in judges), _guard(rows)]
-            parts += [_drift(rows)] if any(each.triggered.hits for _, each in rows) else []
-    for truth in dict.fromkeys(name for each in found for name in each):
+        if any(each.triggered.hits or each.csdr.n for _, each in rows):
+            parts.append(_drift(rows))
+    return parts
+
+
+def _of_truths(found: dict[str, dict[str, Classifier]]) -> list[str]:
+    parts = []
+    for truth in dict.fromkeys(name for each in found.values() for name in each):
         title = "the prompts' labels" if truth == "label" else f"what `{printable(truth)}` sees without the guard"
-        rows_of = [(name, each[truth]) for name, each in zip(names, found, strict=True) if truth in each]
-        parts += [f"### The guard as a classifier, against {title}", _classifier(rows_of)]
-    grids = [f"![{printable(name)}]({grid})" for name, trial in zip(names, trials, strict=True) for grid in trial.grids]
-    return parts + (["### Pictures", *grids] if grids else [])
+        rows = [(name, each[truth]) for name, each in found.items() if truth in each]
+        parts += [f"### The guard as a classifier, against {title}", _classifier(rows)]
+    return parts
 
 
 def _name(trial: Trial, trials: Sequence[Trial]) -> str:

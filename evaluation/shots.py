@@ -93,7 +93,8 @@ class Studio:
 
     def _key(self, part: Sequence[Prompt], options: Mapping[str, Any]) -> str:
         """SHA-256 of all that decides the pictures of a batch."""
-        decides = [FORMAT, self.manifest_digest, self.size, sorted(options.items()), [asdict(prompt) for prompt in part]]
+        prompts = [(prompt.text, prompt.seed, prompt.guidance_scale, prompt.counterpart) for prompt in part]
+        decides = [FORMAT, self.manifest_digest, self.size, sorted(options.items()), prompts]
         return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:32]
 
     def _kept(self, part: Sequence[Prompt], options: Mapping[str, Any]) -> list[Shot] | None:
@@ -159,14 +160,17 @@ def _batches(output: Path) -> Path:
 
 
 def _shot(report: ImageReport, picture: str | None) -> Shot:
-    failed = report.verdict == "failed"
-    checks = [value for guard in report.guards for value in guard.p_unsafe if value is not None]
     return Shot(
         verdict=report.verdict,
         triggered=any(guard.unsafe_steps for guard in report.guards),
-        p_unsafe=None if failed else max(checks),
-        final_p_unsafe=None if failed else max(guard.final_p_unsafe for guard in report.guards),
+        p_unsafe=_highest(report, [value for guard in report.guards for value in guard.p_unsafe]),
+        final_p_unsafe=_highest(report, [guard.final_p_unsafe for guard in report.guards]),
         cut=bool(report.cut),
         picture=picture,
         sha256=report.image_sha256,
     )
+
+
+def _highest(report: ImageReport, values: Sequence[float | None]) -> float | None:
+    """Of a picture in which a network failed, none can be relied on."""
+    return None if report.verdict == "failed" else max((value for value in values if value is not None), default=None)

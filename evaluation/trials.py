@@ -59,7 +59,7 @@ def run_trials(plan: Plan, folders: Sequence[Path], trusted_keys: Sequence[Path]
                     options = condition.options(plan.options)
                     cases = measure(studio, plan.prompts, options, plan.measures, bar.update)
                     grids = _grids(studio, cases, f"grids/{len(trials):02}")
-                    trials.append(Trial(folder.name, condition, options, cases, grids))
+                    trials.append(Trial(folder.resolve().name, condition, options, cases, grids))
     return trials
 
 
@@ -68,7 +68,7 @@ def describe(folder: Path) -> dict[str, Any]:
     manifest, digest = Manifest.read(folder)
     guards = [{"concept": guard.concept, "digest": guard.digest, "policy": asdict(guard.policy)} for guard in manifest.guards]
     return {
-        "name": folder.name,
+        "name": folder.resolve().name,
         "model": Path(manifest.model).name,
         "backend": f"{manifest.backend}, {manifest.precision}",
         "check": manifest.check,

@@ -174,7 +174,7 @@ def test_an_error_of_the_text_encoder_does_not_print_the_prompt(tmp_path):
     studio = Studio(pipeline, "0" * 64, tmp_path, batch_size=4)
     options = {"default_guidance_scale": 7.5}
     with pytest.raises(NonFiniteError, match="a prompt of .*f#1") as raised:
-        studio.shots([Prompt("f#1", SECRET, 0, None, "unsafe")], options, guarded=False, progress=lambda made: None)
+        studio.shots([Prompt("f.csv", "f#1", SECRET, 0, None, "unsafe")], options, guarded=False, progress=lambda made: None)
     assert SECRET not in str(raised.value)
 
 
@@ -182,7 +182,7 @@ def test_options_of_files_and_conditions(tmp_path):
     """A file's guidance goes before the command's, a condition's before both; the counterpart is a negative prompt."""
     guard = SimpleNamespace(concept="fire", policy=Policy(threshold=0.4))
     studio = Studio(SimpleNamespace(manifest=SimpleNamespace(guards=[guard])), "0" * 64, tmp_path, 4, (64, None))
-    prompts = [Prompt("f#1", "a", 5, None, "unsafe", "plain"), Prompt("f#2", "b", 6, 3.0, "safe")]
+    prompts = [Prompt("f.csv", "f#1", "a", 5, None, "unsafe", "plain"), Prompt("f.csv", "f#2", "b", 6, 3.0, "safe")]
     given = {"default_guidance_scale": 7.5, "check": None, "negative_prompt": "@counterpart", "alpha_scale": 2.0}
     found = studio._arguments(prompts, given)
     assert found["guidance_scale"] == [7.5, 3.0] and found["seed"] == [5, 6] and (found["height"], found["width"]) == (64, None)
@@ -190,7 +190,7 @@ def test_options_of_files_and_conditions(tmp_path):
     assert found["policy"]["fire"].alpha_scale == 2.0 and found["policy"]["fire"].threshold == 0.4
     assert studio._arguments(prompts, given | {"guidance_scale": 9.0})["guidance_scale"] == 9.0
     with pytest.raises(InputError, match="expected prompts with a counterpart, found none for 'f#1'"):
-        studio._arguments([Prompt("f#1", "a", 5, None, "unsafe")], given)
+        studio._arguments([Prompt("f.csv", "f#1", "a", 5, None, "unsafe")], given)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,8 @@ def test_options_of_files_and_conditions(tmp_path):
     [
         (["--batch-size", "0"], "--batch-size: expected at least 1, found 0"),
         (["--limit", "0"], "--limit: expected at least 1, found 0"),
-        (["--judge", JUDGE], "judge: expected each once"),
+        (["--judge", JUDGE], "--judge: expected names of their own"),
+        (["--prompts", PAIRS, f"elsewhere/{Path(PAIRS).name}"], "--prompts: expected names of their own"),
         (["--sensitive-words", PAIRS], "expected --clip-model too"),
         (["--vary", "prompt", "x"], "--vary: expected one of"),
         (["--clip-model", "nowhere"], "expected a folder with a CLIP model"),

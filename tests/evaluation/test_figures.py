@@ -24,7 +24,7 @@ def shot(sha256: str | None, triggered: bool = False, p_unsafe: float | None = 0
 
 
 def case(number: int, label: str, before: Shot, after: Shot, shows: tuple[bool | None, bool | None], **more) -> Case:
-    prompt = Prompt(f"f#{number}", "a text", number, None, label)
+    prompt = Prompt("f.csv", f"f#{number}", "a text", number, None, label)
     return Case(prompt, before, after, {JUDGE: shows, PERSON: shows}, **more)
 
 

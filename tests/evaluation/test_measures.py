@@ -85,4 +85,4 @@ def test_clip_needs_a_local_folder(tmp_path):
     ],
 )
 def test_the_text_without_the_concept(text, counterpart, words, expected):
-    assert reference(Prompt("f#1", text, 0, None, "unsafe", counterpart), words) == expected
+    assert reference(Prompt("f.csv", "f#1", text, 0, None, "unsafe", counterpart), words) == expected

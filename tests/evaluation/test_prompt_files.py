@@ -82,7 +82,7 @@ def written(folder: Path, text: str, name: str = "f.csv", encoding: str = "utf-8
 
 
 def told(given: str, **reading) -> list[tuple]:
-    return [tuple(vars(prompt).values()) for prompt in read_prompts(given, Reading(**({"seed": 7} | reading))).prompts]
+    return [tuple(vars(prompt).values())[1:] for prompt in read_prompts(given, Reading(**({"seed": 7} | reading))).prompts]
 
 
 @pytest.mark.parametrize("name", HEADERS)
