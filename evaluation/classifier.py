@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.packages import package
+from evaluation.packages import EXTRA, package
 from evaluation.rates import Figure, Rate
 
-INSTALL = 'pip install "saferedir[evaluation]"'
 ROC_POINTS = 101  # at most, in a report
 
 
@@ -64,7 +63,7 @@ def _auc(cases: np.ndarray) -> float:
 
 
 def _roc(cases: np.ndarray) -> list[tuple[float, float, float]]:
-    torch, functional = (package(name, "ROC", INSTALL) for name in ("torch", "torchmetrics.functional.classification"))
+    torch, functional = (package(name, "ROC", EXTRA) for name in ("torch", "torchmetrics.functional.classification"))
     curve = functional.binary_roc(torch.from_numpy(cases[:, 2]), torch.from_numpy(cases[:, 0]).long())
     points = np.stack([part.numpy() for part in curve], axis=1)
     chosen = np.unique(np.linspace(0, len(points) - 1, min(len(points), ROC_POINTS)).round().astype(int))

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from engines.errors import InputError
-from evaluation.packages import package
+from evaluation.packages import EXTRA, package
 from evaluation.prompt_files import Prompt
 
 Scorer = Callable[[np.ndarray, str], float]  # a picture uint8 [H, W, 3] and a text -> CLIPScore
-INSTALL = 'pip install "saferedir[evaluation]"'
 
 
 def open_clip(folder: Path) -> Scorer:
@@ -24,11 +23,11 @@ def open_clip(folder: Path) -> Scorer:
     """
     if not (folder / "config.json").is_file():
         raise InputError(f"--clip-model: expected a folder with a CLIP model of transformers, found no {folder / 'config.json'}")
-    torch = package("torch", "--clip-model", INSTALL)
-    transformers = package("transformers", "--clip-model", INSTALL)
+    torch = package("torch", "--clip-model", EXTRA)
+    transformers = package("transformers", "--clip-model", EXTRA)
     model = transformers.CLIPModel.from_pretrained(folder, local_files_only=True)
     processor = transformers.CLIPProcessor.from_pretrained(folder, local_files_only=True, use_fast=False)
-    metric = package("torchmetrics.multimodal", "--clip-model", INSTALL).CLIPScore(lambda: (model, processor))
+    metric = package("torchmetrics.multimodal", "--clip-model", EXTRA).CLIPScore(lambda: (model, processor))
 
     def score(image: np.ndarray, text: str) -> float:
         metric.reset()

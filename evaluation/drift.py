@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.packages import package
+from evaluation.packages import EXTRA, package
 
-INSTALL = 'pip install "saferedir[evaluation]"'
 SMALLEST_MS_SSIM = 176  # pixels: a sixteenth of them must hold the window of 11 (Wang et al. 2003; torchmetrics)
 Drift = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 
@@ -20,8 +19,8 @@ def open_drift() -> Drift:
     Raises:
         InputError: torch or torchmetrics is not installed.
     """
-    torch = package("torch", "SSIM", INSTALL)
-    metrics = package("torchmetrics.functional.image", "SSIM", INSTALL)
+    torch = package("torch", "SSIM", EXTRA)
+    metrics = package("torchmetrics.functional.image", "SSIM", EXTRA)
 
     def tensor(image: np.ndarray) -> Any:
         return torch.from_numpy(image.transpose(2, 0, 1).copy()).float()[None] / 255

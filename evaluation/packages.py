@@ -7,6 +7,8 @@ from types import ModuleType
 
 from engines.errors import InputError
 
+EXTRA = 'pip install "saferedir[evaluation]"'  # what every evaluation needs
+
 
 def package(module: str, purpose: str, install: str) -> ModuleType:
     """The imported module.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,7 +16,7 @@ from engines.store.digests import file_digest
 from evaluation.cells import Row, cells_of, guidance_of, seed_of, table, whole
 from evaluation.formats import CONCEPT_LIST, FORMATS, GUIDANCE, KNOWN, LABELS, NUMBER, SEED, Format, Side, first
 
-PLACE = "{name}"  # of the concept, in a template
+PLACE = re.compile(r"\{\w+\}")  # of the concept in a template: {name}, {object}
 HINT = "docs/evaluation.md lists the formats"
 
 
@@ -81,17 +82,17 @@ def read_prompts(given: str, reading: Reading) -> PromptFile:
 
 
 def read_templates(path: Path | None) -> tuple[str, ...]:
-    """Six-CD's templates, one a line and each in quotes or bare, with {name} for the concept.
+    """Six-CD's templates, one a line and each in quotes or bare, with {name} or {object}, say, for the concept.
 
     Raises:
-        InputError: a line has no {name}.
+        InputError: a line has no such place, or several.
     """
     if path is None:
         return ()
     lines = [line.strip().strip('"') for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     for number, line in enumerate(lines, 1):
-        if PLACE not in line:
-            raise InputError(f"{path}, line {number}: expected a template with {PLACE} for the concept, found none")
+        if len(found := PLACE.findall(line)) != 1:
+            raise InputError(f"{path}, line {number}: expected {{name}} once, for the concept, found {len(found)} such places")
     return tuple(lines)
 
 
@@ -173,7 +174,7 @@ class _Source:
             self.without_prompt += 1
             return []
         if kind is CONCEPT_LIST:
-            return [template.replace(PLACE, cell.strip()) for template in self._reading.templates]
+            return [PLACE.sub(lambda _: cell.strip(), template) for template in self._reading.templates]
         return [cell]
 
     def _json(self, file: TextIO) -> tuple[str, Iterator[Prompt]]:

@@ -155,7 +155,8 @@ def _name(trial: Trial, trials: Sequence[Trial]) -> str:
 
 def _answers(rows: Sequence[tuple[str, Figures]], judge: str, label: str) -> str:
     forget = label == "unsafe" and not preserves(judge)
-    head = ["", f"`{printable(judge)}` without guard", "with guard" + (" (ASR)" if forget else "")]
+    named = " (ASR)" if forget else " (PDR)" if preserves(judge) else ""
+    head = ["", f"`{printable(judge)}` without guard", f"with guard{named}"]
     table: Table = [head + (["not with guard (FSR)", "with guard, of those without"] if forget else [])]
     for name, figures in rows:
         answers = figures.answers[judge]

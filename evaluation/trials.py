@@ -7,14 +7,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from engines.manifest import Manifest
 from evaluation.cases import Case, Measures, measure
 from evaluation.conditions import Condition
 from evaluation.formats import LABELS
 from evaluation.grid import write_grid
 from evaluation.judges import preserves
+from evaluation.packages import EXTRA, package
 from evaluation.prompt_files import Prompt
 from evaluation.shots import Studio
 from runtime import GuardedPipeline
@@ -51,7 +50,7 @@ def run_trials(plan: Plan, folders: Sequence[Path], trusted_keys: Sequence[Path]
     (plan.output / "grids").mkdir(parents=True, exist_ok=True)
     trials: list[Trial] = []
     pictures = 2 * len(plan.prompts) * len(plan.conditions) * len(folders)
-    with tqdm(total=pictures, desc="pictures", mininterval=1) as bar:
+    with package("tqdm", "progress", EXTRA).tqdm(total=pictures, desc="pictures", mininterval=1) as bar:
         for folder in folders:
             with GuardedPipeline(folder, trusted_keys=trusted_keys) as pipeline:
                 studio = Studio(pipeline, Manifest.read(folder)[1], plan.output, plan.batch_size, plan.size)

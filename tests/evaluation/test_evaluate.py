@@ -79,6 +79,12 @@ def test_figures_are_those_of_the_pictures(output, report):
     assert set(trial["classifier"]) == {"label", JUDGE}
 
 
+def test_the_watched_run_tells_every_thresholds_decision(report):
+    threshold = report["engines"][0]["guards"][0]["policy"]["threshold"]
+    for case in report["trials"][0]["cases"]:
+        assert case["guarded"]["triggered"] == (case["unguarded"]["p_unsafe"] > threshold)
+
+
 def test_a_case_is_told_by_number_and_digest(report):
     prompt = read_prompts(PAIRS, Reading(limit=PROMPTS)).prompts[0]
     case = report["trials"][0]["cases"][0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,14 @@ def noise(side: int) -> np.ndarray:
 
 def test_equal_pictures_have_not_moved():
     assert open_drift()(noise(64), noise(64)) == {"ssim": 1.0}
+
+
+def test_a_missing_package_is_told_with_the_command_that_installs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(
+        InputError, match=r"SSIM: expected the package torch, found none .*: pip install \"saferedir\[evaluation\]\""
+    ):
+        open_drift()
 
 
 @pytest.mark.parametrize("side", [SMALLEST_MS_SSIM - 1, SMALLEST_MS_SSIM])
