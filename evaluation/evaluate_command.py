@@ -104,6 +104,7 @@ def _add_request_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Make the pictures, look at them, and write the reports; the exit status."""
     _check(arguments)
+    engines = [describe(folder) for folder in arguments.engine_dir]
     tables = conditions(arguments.vary, arguments.cross)
     reading = Reading(arguments.seed, read_templates(arguments.templates), arguments.limit)
     files = [read_prompts(given, reading) for given in arguments.prompts]
@@ -120,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
     evaluation = Evaluation(
         command=arguments.command_line,
         versions={"saferedir": __version__, "torchmetrics": version("torchmetrics")},
-        engines=[describe(folder) for folder in arguments.engine_dir],
+        engines=engines,
         files=files,
         judges=arguments.judge,
         tables=[[trial for trial in trials if trial.condition in table] for table in tables],

@@ -63,7 +63,8 @@ def load_judge(name: str) -> Judge:
     try:
         judge: Judge = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"judge {shown(name)}: cannot be imported: {error}; check the name, and that Python finds it") from None
+        hint = "check the name; python -m saferedir finds modules in the working directory, too"
+        raise InputError(f"judge {shown(name)}: cannot be imported: {error}; {hint}") from None
     if not callable(judge):
         raise InputError(f"judge {shown(name)}: expected a function, found {type(judge).__name__}")
     return judge

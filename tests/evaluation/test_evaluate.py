@@ -209,11 +209,13 @@ def test_options_of_files_and_conditions(tmp_path):
         (["--sensitive-words", PAIRS], "expected --clip-model too"),
         (["--vary", "prompt", "x"], "--vary: expected one of"),
         (["--clip-model", "nowhere"], "expected a folder with a CLIP model"),
+        ([], "no engines here"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_options_are_one_line(more, message, tmp_path, capsys):
-    assert main(arguments(tmp_path / "engines", tmp_path / "output", *more)) == 2
+def test_wrong_options_are_one_line(more, message, demo_engines, tmp_path, capsys):
+    engines = demo_engines if more else tmp_path / "engines"
+    assert main(arguments(engines, tmp_path / "output", *more)) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (tmp_path / "output").exists()
