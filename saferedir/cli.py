@@ -50,6 +50,11 @@ COMMANDS = {
         "generate guarded pictures",
         "no picture is half written",
     ),
+    "evaluate": Command(
+        "evaluation.evaluate_command",
+        "measure a guard on prompts, with judges of pictures",
+        "the same command goes on where it stopped",
+    ),
     "samplers": Command("runtime.samplers_command", "list the samplers, their names and options", "nothing was changed"),
     "inspect": Command(
         "runtime.inspect_command",

@@ -19,6 +19,13 @@ from saferedir.cli import COMMANDS, main, parse
 ROOT = Path(__file__).resolve().parent.parent
 TORCH_FREE = ("generate", "samplers", "inspect", "verify", "optimize", "doctor")
 PLAIN = "a small red star"
+# What a command needs, where it is not one argument.
+ARGUMENTS = {
+    "build": [],
+    "doctor": [],
+    "sign": ["x", "--key", "x"],
+    "evaluate": ["x", "--prompts", "x", "--judge", "x", "--output", "x"],
+}
 
 
 def started(*arguments: str, **settings) -> subprocess.CompletedProcess[str]:
@@ -130,7 +137,7 @@ def test_a_mistake_of_ours_is_not_hidden(command):
 def test_every_command_says_what_an_interruption_leaves(name, monkeypatch, capsys):
     module = import_module(COMMANDS[name].module)
     monkeypatch.setattr(module, "run", raising(KeyboardInterrupt()))
-    assert main([name, *({"build": [], "doctor": [], "sign": ["x", "--key", "x"]}.get(name, ["x"]))]) == 130
+    assert main([name, *ARGUMENTS.get(name, ["x"])]) == 130
     assert capsys.readouterr().err == f"error: interrupted; {COMMANDS[name].interrupted}\n"
 
 
