@@ -43,9 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--vae",
-        type=Path,
         metavar="DIR|FILE",
-        help="decode with this AutoencoderKL or AutoencoderTiny: a diffusers folder, or a .safetensors file (default: the model's)",
+        help="decode with this AutoencoderKL or AutoencoderTiny: a diffusers folder, a file of weights or a hub id (default: the "
+        "model's)",
     )
     add_edit_arguments(parser)
     parser.add_argument(

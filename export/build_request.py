@@ -43,7 +43,7 @@ class BuildRequest:
     config                     diffusers folder with the configs and the tokenizer of a model in a single file
     edits                      what is laid over the model's weights, in this order
     check                      when the guard looks by default, see `runtime.Request`
-    vae                        folder or file of an autoencoder that takes the place of the model's
+    vae                        folder, file or hub id of an autoencoder that takes the place of the model's
     force                      build everything again, whatever is there
     judge_scheduler            says of a scheduler's config why it cannot be used as it is, or raises where no sampler can be;
                                `runtime.samplers.registry` has it. Without one, the first run judges
@@ -65,7 +65,7 @@ class BuildRequest:
     plan: PlanOptions = PlanOptions()
     keep_onnx: bool = False
     check: str = "auto"
-    vae: Path | None = None
+    vae: str | None = None
     force: bool = False
     command_line: str = ""  # for the manifest
     judge_scheduler: Callable[[Mapping[str, Any]], str | None] | None = None

@@ -73,18 +73,12 @@ class NetworkJob:
         """The precision of the ONNX file."""
         return self.backend.file_precision(self.precision)
 
-    @property
-    def _readers(self) -> tuple[str, ...]:
-        """Modules that read what decides the network."""
-        of_component = ("export.sources.load", "export.sources.locate") if self.row.component is not None else ()
-        return (*of_component, "export.sources.checkpoints") if self.row.spec.of_guard else of_component
-
     @cached_property
     def recipe(self) -> Recipe:
         """Everything that decides the network's files, compared field by field to tell what must be built again."""
         return {
             **self.decided_by,
-            "code": code_digest("export.build_network", self.row.wrapper.split(":")[0], *self._readers),
+            "code": code_digest(*code_modules(self.row)),
             "precision": self.precision,
             "opset": OPSETS[self.file_precision],
         }
@@ -105,7 +99,17 @@ class TokenizerJob:
     @cached_property
     def recipe(self) -> Recipe:
         """See `NetworkJob.recipe`."""
-        return {**self.decided_by, "code": code_digest(self.row.maker.split(":")[0], "export.sources.tokenizer_files")}
+        return {**self.decided_by, "code": code_digest(*code_modules(self.row))}
+
+
+def code_modules(row: ExportedNetwork | ExportedTokenizer) -> tuple[str, ...]:
+    """Modules that, with all that they import, decide a file: those that make it, and those that read what it is made of."""
+    found = "export.sources.locate"
+    if isinstance(row, ExportedTokenizer):
+        return row.maker.split(":")[0], "export.sources.tokenizer_files", found
+    of_component = () if row.component is None else ("export.sources.load", found)
+    of_guard = ("export.sources.checkpoints",) if row.spec.of_guard else ()
+    return "export.build_network", row.wrapper.split(":")[0], *of_component, *of_guard
 
 
 Job = NetworkJob | TokenizerJob

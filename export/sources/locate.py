@@ -11,15 +11,15 @@ from export.sources.single_file import SingleFile
 from export.sources.swapped_vae import SwappedVae
 
 
-def find_model(name: str, config: Path | None = None, vae: Path | None = None) -> Source:
+def find_model(name: str, config: Path | None = None, vae: str | None = None) -> Source:
     """A folder, a single file, or a hub id, from the local cache or downloaded. `config` is a single file's, see there.
 
-    `vae` takes the place of its autoencoder, see `export.sources.swapped_vae`.
+    `vae`, likewise a folder, a file or a hub id, takes the place of its autoencoder, see `export.sources.swapped_vae`.
 
     Raises:
         InputError: none of them is there, or it is not of the Stable Diffusion 1.x/2.x family; or `vae` cannot be used.
     """
-    path = _local(name)
+    path = _local(name, "--model")
     if path is not None and path.is_file():
         source: Source = SingleFile(name, path, config)
     elif config is not None:
@@ -27,12 +27,13 @@ def find_model(name: str, config: Path | None = None, vae: Path | None = None) -
     else:
         source = Source(name, download(name, _patterns()) if path is None else path)
     if vae is not None:
-        source = SwappedVae(name, source.folder, source, vae)
+        place = _local(vae, "--vae") or download(vae, ["config.json", *_weights()], "--vae")
+        source = SwappedVae(name, source.folder, source, place)
     source.check()
     return source
 
 
-def _local(name: str) -> Path | None:
+def _local(name: str, option: str) -> Path | None:
     """The folder or file of that name; None for what may be a hub id."""
     try:
         path = Path(name).expanduser()
@@ -41,12 +42,16 @@ def _local(name: str) -> Path | None:
     if path.exists():
         return path
     if path != Path(name):
-        raise InputError(f"model {name!r}: expected a diffusers folder, found no folder {path}")
+        raise InputError(f"{option.removeprefix('--')} {name!r}: expected a diffusers folder, found no folder {path}")
     return None
 
 
 def _patterns() -> list[str]:
     """The files of a hub repository that a build reads."""
     patterns = [INDEX, "*/config.json", "scheduler/*", *(f"tokenizer/{file}" for file in TOKENIZER_FILES)]
-    patterns += [f"{component}/{file}" for component in COMPONENTS for file in WEIGHTS if "safetensors" in file]
-    return patterns + [f"{component}/{stem}*-of-*.safetensors" for component in COMPONENTS for stem in STEMS]
+    return patterns + [f"{component}/{file}" for component in COMPONENTS for file in _weights()]
+
+
+def _weights() -> list[str]:
+    """Of one component."""
+    return [file for file in WEIGHTS if "safetensors" in file] + [f"{stem}*-of-*.safetensors" for stem in STEMS]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -159,8 +160,8 @@ class Source:
         self.check_own()
         self._check_configs()
 
-    def check_own(self) -> None:
-        """Raises InputError for what is no model, its components' configs aside."""
+    def check_own(self, components: Collection[str] = tuple(COMPONENTS)) -> None:
+        """Raises InputError for what is no model with these components, their configs aside."""
         if not self.folder.joinpath("unet").is_dir() and not self.index:
             raise InputError(f"{self.folder}: expected a diffusers model folder, with unet/ in it, found none")
 

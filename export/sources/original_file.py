@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,15 +69,10 @@ class OriginalFile:
 
     @cached_property
     def _content(self) -> Mapping[str, Any] | None:
-        """All of a pickled file: its `state_dict`, where it has one beside the training's own things. None for .safetensors."""
+        """All of a pickled file. None for .safetensors."""
         if self.path.suffix == ".safetensors":
             return None
-        from saferedir.checkpoint import read_content, state_dict
-
-        content = read_content(self.path)
-        if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-            content = content["state_dict"]
-        return state_dict(self.path, content)
+        return trained_tensors(self.path)
 
     @property
     def prompt_width(self) -> int:
@@ -89,8 +84,8 @@ class OriginalFile:
         """How many tensors are moving averages of the training, which nothing reads."""
         return sum(name.startswith(EMA) for name in self.shapes)
 
-    def check(self, components: tuple[str, ...]) -> None:
-        """Raise InputError unless it has all components of a model, and nothing else."""
+    def check(self, components: Collection[str]) -> None:
+        """Raise InputError unless it has these components of a model, and nothing that is of no component."""
         names = list(self.shapes)
         for component in components:
             if not any(name.startswith(PREFIXES[component]) for name in names):
@@ -122,6 +117,20 @@ class OriginalFile:
 
         with safe_open(self.path, framework="pt") as opened:
             return np.asarray(opened.get_tensor(name).double())
+
+
+def trained_tensors(path: Path) -> Mapping[str, Tensor]:
+    """All tensors of a file, or of its `state_dict`, where a training saved it beside things of its own.
+
+    Raises:
+        InputError: it cannot be read as weights.
+    """
+    from saferedir.checkpoint import read_content, state_dict
+
+    content = read_content(path)
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    return state_dict(path, content)
 
 
 def _kind(names: list[str]) -> str:

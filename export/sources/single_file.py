@@ -7,7 +7,7 @@ model predicts noise or v, is read from the weights. Another model's configs, an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -52,8 +52,8 @@ class SingleFile(Source):
             raise InputError(f"{self.configs}: expected a folder of configs (--config), found none")
         object.__setattr__(self, "file", OriginalFile(self.folder))
 
-    def check_own(self) -> None:
-        self.file.check(tuple(COMPONENTS))
+    def check_own(self, components: Collection[str] = tuple(COMPONENTS)) -> None:
+        self.file.check(components)
         self._check_noise_schedule()
 
     def path(self, component: str, file: str = "config.json") -> Path:

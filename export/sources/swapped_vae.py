@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.errors import InputError
-from export.sources.model_folder import Source
+from export.sources.model_folder import COMPONENTS, Source
+from export.sources.original_file import EMA, SUFFIXES, trained_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +21,7 @@ class SwappedVae(Source):
     """`model` is what everything else is of.
 
     `vae` is a diffusers folder, or a file of weights, whose config is the one beside it or else the model's; their names are
-    diffusers' or the original implementation's.
+    diffusers' or the original implementation's. The model itself may lack an autoencoder.
     """
 
     model: Source
@@ -27,11 +29,12 @@ class SwappedVae(Source):
 
     def __post_init__(self) -> None:
         """Raises InputError for what is neither."""
-        if not self.vae.is_dir() and not (self.vae.is_file() and self.vae.suffix == ".safetensors"):
-            raise InputError(f"--vae: expected a folder with config.json and weights, or a .safetensors file, found {self.vae}")
+        if not self.vae.is_dir() and not (self.vae.is_file() and self.vae.suffix in SUFFIXES):
+            kinds = f"a folder with config.json and weights, or a file ending in one of {', '.join(SUFFIXES)}"
+            raise InputError(f"--vae: expected {kinds}, found {self.vae}")
 
-    def check_own(self) -> None:
-        self.model.check_own()
+    def check_own(self, components: Collection[str] = tuple(COMPONENTS)) -> None:
+        self.model.check_own([component for component in components if component != "vae"])
 
     @property
     def places(self) -> list[Path]:
@@ -72,7 +75,18 @@ class SwappedVae(Source):
             return self.model.tensors(component)
         from export.sources.original_names import in_full, to_diffusers
 
-        tensors, file = super().tensors(component), self.weights(component)[0]
+        tensors = super().tensors(component) if self.vae.is_dir() else _of_the_network(trained_tensors(self.vae))
+        file = self.weights(component)[0]
+        if all(name[0].isdigit() for name in tensors):
+            raise InputError(
+                f"{file}: expected an autoencoder, found layers with numbers for names, as TAESD's own release has them; pass the "
+                "diffusers folder of the same weights"
+            )
         if (prefix := in_full(component, tensors)) is None:
             return tensors
         return to_diffusers(component, {prefix + name: tensor for name, tensor in tensors.items()}, self.config(component), file)
+
+
+def _of_the_network(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without what a training keeps beside: its loss, and the average of the weights."""
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(("loss.", EMA))}

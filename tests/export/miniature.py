@@ -36,6 +36,8 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }
 HEADS_OF_2X = [1, 2, 2, 2]
+# As their repositories have them; of some models not all files are known.
+PUBLISHED = json.loads((Path(__file__).parent / "published_configs.json").read_text())
 PADS = {"sd1": "<|endoftext|>", "sd2": "!"}
 
 
@@ -44,11 +46,27 @@ def configs(family: str, **changes: dict[str, Any]) -> dict[str, dict[str, Any]]
     found = {}
     for component in ("unet", "vae", "text_encoder", "scheduler"):
         (file,) = (CONFIGS / family / component).iterdir()
-        small = SMALL.get(component, {})
-        if component == "unet" and family == "sd2":
-            small = small | {"attention_head_dim": HEADS_OF_2X}
-        found[component] = json.loads(file.read_text()) | small | changes.get(component, {})
+        found[component] = json.loads(file.read_text()) | _small(component, family) | changes.get(component, {})
     return found
+
+
+def published(name: str) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Family and configs of a published model in miniature, with its own fields, and model_index.json where it is known.
+
+    What is not known of it is the family's.
+    """
+    own = PUBLISHED[name]
+    family = {768: "sd1", 1024: "sd2"}[own["text_encoder"]["hidden_size"]]
+    found = configs(family)
+    for component, config in own.items():
+        size = {key: config[key] for key in ("sample_size",) if key in config}
+        found[component] = config | _small(component, family) | size
+    return family, found
+
+
+def _small(component: str, family: str) -> dict[str, Any]:
+    heads = {"attention_head_dim": HEADS_OF_2X} if (component, family) == ("unet", "sd2") else {}
+    return SMALL.get(component, {}) | heads
 
 
 def modules(found: dict[str, dict[str, Any]], seed: int = 0) -> dict[str, torch.nn.Module]:
@@ -63,7 +81,11 @@ def modules(found: dict[str, dict[str, Any]], seed: int = 0) -> dict[str, torch.
 
 def save_configs(folder: Path, found: dict[str, dict[str, Any]], pad: str) -> Path:
     """A diffusers folder without weights."""
+    demo_index = json.loads((DEMO_MODEL / "model_index.json").read_text())
+    index = found.get("model_index", demo_index | {"scheduler": ["diffusers", found["scheduler"]["_class_name"]]})
     for component, config in found.items():
+        if component == "model_index":
+            continue
         (folder / component).mkdir(parents=True, exist_ok=True)
         name = "scheduler_config.json" if component == "scheduler" else "config.json"
         (folder / component / name).write_text(json.dumps(config))
@@ -71,8 +93,6 @@ def save_configs(folder: Path, found: dict[str, dict[str, Any]], pad: str) -> Pa
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         content = json.loads((folder / "tokenizer" / name).read_text())
         (folder / "tokenizer" / name).write_text(json.dumps(content | {"pad_token": pad}))
-    index = json.loads((DEMO_MODEL / "model_index.json").read_text())
-    index["scheduler"] = ["diffusers", found["scheduler"]["_class_name"]]
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
 

@@ -410,7 +410,7 @@ def test_a_disk_that_fills_up(folder, tmp_path, monkeypatch, capsys):
     "arguments, message",
     [
         (["--model", "no/such-model-anywhere", "--unguarded"], "no/such-model-anywhere.*(downloaded|cache)"),
-        (["--model", "./nowhere", "--unguarded"], "no such folder, and not a hub id"),
+        (["--model", "./nowhere", "--unguarded"], "no such folder or file, and not a hub id"),
         (["--model", "x"], "--redirector: expected a SafeRedir checkpoint"),
         (["--unguarded", "--redirector", "x.pt"], "found both"),
         (["--redirector", "nowhere.pt"], "nowhere.pt: expected a SafeRedir checkpoint, found no such file"),

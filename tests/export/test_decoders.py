@@ -78,7 +78,7 @@ def demo_vae() -> dict[str, torch.Tensor]:
 
 def vae_tensors(file: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     said: list[str] = []
-    return dict(load_component(find_model(str(DEMO_MODEL), vae=file), "vae", said.append).state_dict()), said
+    return dict(load_component(find_model(str(DEMO_MODEL), vae=str(file)), "vae", said.append).state_dict()), said
 
 
 @pytest.mark.parametrize("kind", ["other", "tiny"])
@@ -120,6 +120,31 @@ def test_files_with_the_original_names(tmp_path, prefix):
     assert said == []
 
 
+def test_a_file_of_a_training(tmp_path):
+    """Its state dict stands beside other things, and has the loss's tensors and the average's beside the network's."""
+    trained = original_names(demo_vae()) | {"loss.logvar": torch.zeros(1), "model_ema.decay": torch.ones(1)}
+    torch.save({"epoch": 3, "state_dict": trained}, tmp_path / "vae-ft-mse.ckpt")
+    found, _ = vae_tensors(tmp_path / "vae-ft-mse.ckpt")
+    assert all(torch.equal(tensor, demo_vae()[name].float()) for name, tensor in found.items())
+
+
+def test_a_model_of_the_hub(tmp_path, tiny, monkeypatch):
+    """What the hub's library has in its cache is read; what it has not is asked for, and here there is no network."""
+    asked = []
+
+    def download(name, allow_patterns):
+        asked.append((name, "config.json" in allow_patterns, "diffusion_pytorch_model.safetensors" in allow_patterns))
+        if name != "owner/tiny":
+            raise OSError("no network")
+        return tiny
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    source = find_model(str(DEMO_MODEL), vae="owner/tiny")
+    assert source.files("vae") == [tiny / "config.json", tiny / WEIGHTS] and asked == [("owner/tiny", True, True)]
+    with pytest.raises(InputError, match="vae 'owner/other': no such folder or file, .* no network. Pass .* folder to --vae"):
+        find_model(str(DEMO_MODEL), vae="owner/other")
+
+
 def test_attention_with_the_original_names(tmp_path):
     """As Stable Diffusion's own autoencoder has it."""
     torch.manual_seed(2)
@@ -136,18 +161,22 @@ def test_attention_with_the_original_names(tmp_path):
             wide = tensor[..., None, None] if tensor.ndim == 2 else tensor
             renamed[name.replace("mid_block.attentions.0", "mid.attn_1").replace(part, parts[part])] = wide.contiguous()
     safetensors.torch.save_file(renamed, tmp_path / "vae.safetensors")
-    found = load_component(find_model(str(model), vae=tmp_path / "vae.safetensors"), "vae", lambda said: None).state_dict()
+    found = load_component(find_model(str(model), vae=str(tmp_path / "vae.safetensors")), "vae", lambda said: None).state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in vae.state_dict().items())
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda tensors: tensors | {"loss.logvar": torch.zeros(1)}, "found 1 that have no counterpart in diffusers: .*loss.logvar"),
+        (
+            lambda tensors: tensors | {"extra.logvar": torch.zeros(1)},
+            "found 1 that have no counterpart in diffusers: .*extra.logvar",
+        ),
         (
             lambda tensors: {name: tensor for name, tensor in tensors.items() if "mid.block_1.conv1" not in name},
             "missing",
         ),
+        (lambda tensors: {"1.weight": torch.zeros(1), "3.conv.0.weight": torch.zeros(1)}, "as TAESD's own release has them"),
         (lambda tensors: {f"other.{name}": tensor for name, tensor in tensors.items()}, "no name fits"),
     ],
 )
@@ -160,8 +189,8 @@ def test_loading_is_strict(tmp_path, change, message):
 @pytest.mark.parametrize(
     "name, config, message",
     [
-        ("nowhere", None, "--vae: expected a folder with config.json and weights, or a .safetensors file, found .*nowhere"),
-        ("vae.ckpt", None, "--vae: expected a folder .* found .*vae.ckpt"),
+        ("nowhere", None, "vae '.*nowhere': no such folder or file, and not a hub id"),
+        ("vae.gguf", None, "--vae: expected a folder .* or a file ending in one of .safetensors, .ckpt, .* found .*vae.gguf"),
         (".", None, "config.json: expected in a diffusers model folder"),
         (".", {"_class_name": "AsymmetricAutoencoderKL"}, "_class_name: expected AutoencoderKL or AutoencoderTiny"),
         (".", {"_class_name": "AutoencoderTiny", "upsampling_scaling_factor": 4}, "upsampling_scaling_factor: expected 2"),
@@ -170,11 +199,11 @@ def test_loading_is_strict(tmp_path, change, message):
     ],
 )
 def test_what_cannot_take_its_place(tmp_path, name, config, message):
-    (tmp_path / "vae.ckpt").write_bytes(b"")
+    (tmp_path / "vae.gguf").write_bytes(b"")
     if config is not None:
         (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=message):
-        find_model(str(DEMO_MODEL), vae=tmp_path / name).weights("vae")
+        find_model(str(DEMO_MODEL), vae=str(tmp_path / name)).weights("vae")
 
 
 def test_engines_do_not_go_into_it(tmp_path, tiny):
@@ -186,7 +215,7 @@ def test_the_size_of_pictures_follows_the_decoder(tmp_path):
     AutoencoderTiny().save_pretrained(tmp_path / "taesd")
     config = json.loads((tmp_path / "taesd" / "config.json").read_text())
     (tmp_path / "taesd" / "config.json").write_text(json.dumps({key: config[key] for key in config if "block_out" not in key}))
-    source = find_model(str(DEMO_MODEL), vae=tmp_path / "taesd")
+    source = find_model(str(DEMO_MODEL), vae=str(tmp_path / "taesd"))
     assert (source.geometry.scale_factor, source.geometry.default_height) == (8, 128)
     latent = torch.randn(1, 4, 4, 6, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

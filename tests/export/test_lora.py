@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
 import peft
 import pytest
 import safetensors.torch
@@ -26,9 +25,10 @@ from export.sources.edits import Lora, edits_of
 from export.sources.load import load_component
 from export.sources.locate import find_model
 from export.sources.lora_names import layers_of
-from runtime import GuardedPipeline
 from saferedir.cli import parse
+from tests.export.pictures import drawn, drawn_by_diffusers
 from tests.export.test_build import built_anew
+from tests.runtime.test_pipeline import levels
 
 STARTS = ("lora_unet_", "lora_te_", "unet", "text_encoder", "base_model.model")
 Tensors = dict[str, torch.Tensor]
@@ -323,14 +323,10 @@ def test_only_the_networks_that_a_lora_touches_are_built(base, demo_engines, tmp
     expected = [{"kind": "lora", "file": "style.safetensors", "sha256": record.sha256, "scale": 0.8}]
     assert manifest.recipe["unet"]["edits"] == expected and "edits" not in manifest.recipe["text_encoder"]
     assert f"lora                 1/style.safetensors, SHA-256 {record.sha256}" in summary(manifest, "")
-    call = {"num_inference_steps": 4, "guidance_scale": 5.0}
-    with GuardedPipeline(folder) as pipeline:
-        found = np.asarray(pipeline("a red star", seed=3, unguarded=True, **call).images[0], np.float32)
+    (found,) = drawn(folder, unguarded=True).images
     reference = StableDiffusionPipeline.from_pretrained(DEMO_MODEL, safety_checker=None)
-    reference.set_progress_bar_config(disable=True)
-    before = reference("a red star", generator=torch.Generator().manual_seed(3), output_type="np", **call).images[0]
+    before = drawn_by_diffusers(reference)
     reference.load_lora_weights(str(tmp_path), weight_name=file.name)
     reference.fuse_lora(lora_scale=0.8)
-    after = reference("a red star", generator=torch.Generator().manual_seed(3), output_type="np", **call).images[0]
-    assert np.abs(found - np.round(after * 255)).max() <= 1 < np.abs(found - np.round(before * 255)).max()
+    assert levels(found, drawn_by_diffusers(reference)) <= 1 < levels(found, before)
     assert json.loads((folder / "manifest.json").read_text())["command"].endswith(f"{file}:0.8")

@@ -13,24 +13,22 @@ from engines.geometry import Geometry
 from engines.networks import NETWORKS, NetworkSpec, TensorSpec, with_derived
 from export.code_digest import ROOMS, code_digest
 from export.exported_networks import EXPORTED_NETWORKS, TOKENIZER, resolve
+from export.jobs import code_modules
 from export.onnx_file import EXAMPLE_SIZES, example, export_network
 from export.tensorrt.shape_profile import Profile, Span
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# Modules by which each row's code is found, as `export.jobs` names them.
-STARTS = {
-    TOKENIZER.name: (TOKENIZER.maker.split(":")[0], "export.sources.model_folder"),
-    **{
-        row.name: ("export.build_network", row.wrapper.split(":")[0], *(["export.sources.locate"] if row.component else []))
-        for row in EXPORTED_NETWORKS
-    },
-}
+STARTS = {row.name: code_modules(row) for row in (TOKENIZER, *EXPORTED_NETWORKS)}
 ALL, GUARD = frozenset(STARTS), frozenset({"guard", "token_mask"})
 MUST_CHANGE = {
     "export/tokenizer.py": {"tokenizer"},
+    "export/sources/tokenizer_files.py": {"tokenizer"},
+    "export/sources/locate.py": ALL - {"sampler_step"} - GUARD,
     "export/sources/model_folder.py": ALL,
-    "export/sources/single_file.py": {"text_encoder", "unet", "vae_decoder"},
-    "export/sources/swapped_vae.py": {"text_encoder", "unet", "vae_decoder"},
+    "export/sources/single_file.py": ALL - {"sampler_step"} - GUARD,
+    "export/sources/swapped_vae.py": ALL - {"sampler_step"} - GUARD,
+    "export/sources/load.py": {"text_encoder", "unet", "vae_decoder"},
+    "export/sources/checkpoints.py": GUARD,
     "engines/networks.py": ALL,
     "engines/parity.py": ALL - {"tokenizer"},
     "engines/store/recorded_cases.py": ALL - {"tokenizer"},
