@@ -15,9 +15,9 @@ if __package__ in (None, ""):
 
 from benchmarks.suite import document as report  # noqa: E402
 from benchmarks.suite import page, plots  # noqa: E402
+from benchmarks.suite.locate import locate  # noqa: E402
 from benchmarks.suite.runner import Suite  # noqa: E402
 from benchmarks.suite.settings import parser, peer_names, settings_for  # noqa: E402
-from benchmarks.suite.target import locate  # noqa: E402
 from engines.errors import SafeRedirError  # noqa: E402
 from engines.manifest import Manifest  # noqa: E402
 
@@ -35,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
         settings = settings_for(arguments, geometry)
         workload = settings.workload(arguments, geometry)
         command = " ".join(["python benchmarks/latency.py", *(repr(part) if " " in part else part for part in given)])
-        document, rows = Suite(target, settings, workload, arguments.grid or arguments.quick, peer_names(arguments), command).run()
+        peers = peer_names(arguments), dict(arguments.peer_python)
+        document, rows = Suite(target, settings, workload, arguments.grid or arguments.quick, *peers, command).run()
     except SafeRedirError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

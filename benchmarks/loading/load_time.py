@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--generate", action="store_true", help="two pictures of one step after the last load of each")
     arguments = parser.parse_args()
     name = arguments.name or arguments.model
-    from benchmarks.suite.target import locate
+    from benchmarks.suite.locate import locate
     from engines.optimize import optimize
     from engines.store.atomic import replacing
     from engines.store.engine_store import EngineStore

@@ -1,7 +1,7 @@
 """Whom we compare with: a table of peers, and ourselves among them.
 
 A peer's factory loads it from a target's weights and returns its generator: from `Work` to pictures. Nothing heavy is
-imported before a peer is made, which `benchmarks.peers.contest` does in a process of the peer's own.
+imported before a peer is made, which happens in a process of the peer's own (`benchmarks.peers.process`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Peer:
     """`factory` and `prepare` are "module:function"; both take the target and a scratch folder.
 
     `prepare` runs before, in a process that ends, so that its time and memory are not the peer's. `redirects` tells that
-    triggering prompts should give our guarded pictures, too.
+    triggering prompts should give our guarded pictures, too. `environment` is a key of ENVIRONMENTS, empty for this one.
     """
 
     factory: str
@@ -57,10 +57,18 @@ class Peer:
     precision: str
     prepare: str = ""
     redirects: bool = False
+    environment: str = ""
+
+
+# Peers whose packages do not go together with ours have a Python environment of their own: what to install into it.
+ENVIRONMENTS = {
+    "openvino": "openvino-genai==2026.4.1.0 'optimum-intel[openvino]==2.2.0' diffusers==0.39.0 torch==2.13.0 nncf==3.4.0"
+}
 
 
 OWN = OURS, UNGUARDED = "saferedir, guarded", "saferedir, unguarded"
 _DIFFUSERS = "benchmarks.peers.diffusers_peers"
+_OPENVINO = (("float32", "float32", "export"), ("bfloat16", "bfloat16", "export"), ("int8", "bfloat16", "export_int8"))
 PEERS = {
     OURS: Peer("benchmarks.peers.catalog:guarded", "this toolkit, every step checked", "as built", redirects=True),
     UNGUARDED: Peer("benchmarks.peers.catalog:unguarded", "this toolkit without its guard", "as built"),
@@ -92,6 +100,26 @@ PEERS = {
         "float32",
         prepare="benchmarks.peers.optimum_peer:export",
     ),
+    **{
+        f"OpenVINO GenAI, {precision}": Peer(
+            f"benchmarks.peers.genai_peers:{function}",
+            "openvino_genai.Text2ImagePipeline, in C++",
+            precision,
+            prepare=f"benchmarks.peers.optimum_intel_peers:{export}",
+            environment="openvino",
+        )
+        for precision, function, export in _OPENVINO
+    },
+    **{
+        f"optimum-intel, {precision}": Peer(
+            f"benchmarks.peers.optimum_intel_peers:{function}",
+            "OVStableDiffusionPipeline",
+            precision,
+            prepare=f"benchmarks.peers.optimum_intel_peers:{export}",
+            environment="openvino",
+        )
+        for precision, function, export in _OPENVINO
+    },
 }
 
 

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
+import subprocess
+import sys
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing.connection import Connection
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing import Pipe
 from pathlib import Path
-from time import perf_counter_ns, process_time_ns
+from time import perf_counter_ns
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.catalog import OURS, PEERS, Work, resolve
-from benchmarks.suite.machine import peak_memory_bytes
+from benchmarks.peers.catalog import ENVIRONMENTS, OURS, PEERS, Peer, Work
+from benchmarks.peers.process import Answer, Failure, Order
 from benchmarks.suite.ratios import Spread, paired_ratio
 from benchmarks.suite.target import Target
 from engines.errors import SafeRedirError
 
-SPAWN = multiprocessing.get_context("spawn")
+ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENCE = 3600  # seconds that a peer may take to load or to run
 PAUSE = 0.1  # seconds between two runs, in which thread pools stop to wait actively
+OF_A_PROCESS = ("load_seconds", "first_seconds", "peak_memory_bytes", "resident_memory_bytes")
 EQUAL, CLOSE = 1, 2.55  # largest difference in grey levels of equal pictures; mean difference, 1 % of 255, of close ones
 
 
@@ -33,40 +33,30 @@ class ContestError(SafeRedirError):
     """A peer cannot take part; the text says why."""
 
 
-def serve(connection: Connection, name: str, target: Target, scratch: Path) -> None:
-    """A peer's process: load, then answer each `Work` with seconds, pictures and processor time used since the last answer."""
-    warnings.simplefilter("ignore")
-    try:
-        started = perf_counter_ns()
-        generate = resolve(PEERS[name].factory)(target, scratch)
-        connection.send((perf_counter_ns() - started) * 1e-9)
-        waiting = process_time_ns()
-        while (work := connection.recv()) is not None:
-            waited = process_time_ns() - waiting
-            started = perf_counter_ns()
-            images = generate(work)
-            seconds = (perf_counter_ns() - started) * 1e-9
-            connection.send((seconds, np.stack([np.asarray(image) for image in images]), waited * 1e-9, peak_memory_bytes()))
-            waiting = process_time_ns()
-    except Exception as error:  # whatever a peer's libraries raise is the peer's reason
-        connection.send(ContestError(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"))
-
-
 class Contestant:
     """A peer in its process, loaded. Leaving the `with` block ends it.
+
+    `python` is the interpreter of the peer's environment. The first run, which may still compile or read weights, counts apart
+    from `seconds`, in `first_seconds`.
 
     Raises:
         ContestError: it cannot be loaded.
     """
 
-    def __init__(self, name: str, target: Target, scratch: Path) -> None:
-        self.name, self.seconds, self.waiting_seconds, self.peak_memory_bytes = name, list[float](), 0.0, 0
-        self._connection, theirs = SPAWN.Pipe()
-        self._process = SPAWN.Process(target=serve, args=(theirs, name, target, scratch))
-        self._process.start()
-        theirs.close()
+    def __init__(self, order: Order, python: str) -> None:
+        self.name, self.seconds, self.waiting_seconds = order.peer, list[float](), 0.0
+        self.first_seconds, self.peak_memory_bytes = 0.0, 0
+        self.resident_memory_bytes: int | None = None
+        self._connection, theirs = Pipe()
+        command = [python, "-c", f"from benchmarks.peers.process import serve; serve({theirs.fileno()})"]
         try:
-            self.load_seconds: float = self._answer()
+            self._process = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        except OSError as error:
+            raise ContestError(f"{python}: {error.strerror}; --peer-python names a Python") from None
+        finally:
+            theirs.close()
+        try:
+            self.load_seconds: float = self._answer(order)
         except BaseException:
             self._end()
             raise
@@ -78,41 +68,42 @@ class Contestant:
         self._end()
 
     def _end(self) -> None:
-        if self._process.is_alive():
-            self._process.kill()
-        self._process.join()
+        self._process.kill()
+        self._process.wait()
         self._connection.close()
 
     def run(self, work: Work) -> np.ndarray:
         """Pictures uint8 [B, height, width, 3]; the time of a run that is not a comparison is kept in `seconds`."""
         time.sleep(PAUSE)
-        seconds, pictures, waited, self.peak_memory_bytes = self._answer(work)
+        answer: Answer = self._answer(work)
+        self.peak_memory_bytes, self.resident_memory_bytes = answer.peak_memory_bytes, answer.resident_memory_bytes
+        self.first_seconds = self.first_seconds or answer.seconds
         if not work.comparing:
-            self.seconds.append(seconds)
-            self.waiting_seconds += waited
-        return pictures
+            self.seconds.append(answer.seconds)
+            self.waiting_seconds += answer.waiting_seconds
+        return answer.pictures
 
-    def _answer(self, work: Work | None = None) -> Any:
-        """What the process sends next, after it got `work`."""
+    def _answer(self, message: Order | Work) -> Any:
+        """What the process sends next, after it got `message`."""
         try:
-            if work is not None:
-                self._connection.send(work)
+            self._connection.send(message)
             if not self._connection.poll(PATIENCE):
                 raise ContestError(f"no answer within {PATIENCE} s")
             answer = self._connection.recv()
         except (EOFError, ConnectionError):
-            self._process.join()
-            raise ContestError(f"its process ended with exit status {self._process.exitcode}") from None
-        if isinstance(answer, ContestError):
-            raise answer
+            raise ContestError(f"its process ended with exit status {self._process.wait()}") from None
+        if isinstance(answer, Failure):
+            raise ContestError(answer.reason)
         return answer
 
 
 def contest(
-    names: Sequence[str], target: Target, safe: Work, triggering: Work, rounds: int, tick: Callable[[], object] = lambda: None
-) -> list[dict[str, Any]]:
-    """A record for each peer; `tick` is called after each. A peer that fails has its reason in "failure" and no figures."""
-    records = []
+    names: Sequence[str], target: Target, safe: Work, triggering: Work, rounds: int, pythons: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
+    """A record for each peer, as it is done. A peer that fails has its reason in "failure" and no figures.
+
+    `pythons` has the interpreter of each environment that is there, by its name in ENVIRONMENTS.
+    """
     for name in names:
         peer = PEERS[name]
         record: dict[str, Any] = {
@@ -124,25 +115,32 @@ def contest(
         }
         try:
             with tempfile.TemporaryDirectory() as scratch:
-                record |= _meet(name, target, (safe, triggering), rounds, Path(scratch))
+                order = Order(name, target, Path(scratch))
+                record |= _meet(order, _python(peer, pythons), (safe, triggering), rounds)
         except ContestError as error:
             record["failure"] = str(error)
-        records.append(record)
-        tick()
-    return records
+        yield record
 
 
-def _meet(name: str, target: Target, works: tuple[Work, Work], rounds: int, scratch: Path) -> dict[str, Any]:
+def _python(peer: Peer, pythons: Mapping[str, str]) -> str:
+    if not peer.environment:
+        return sys.executable
+    if peer.environment not in pythons:
+        raise ContestError(
+            f"needs an environment of its own: pip install -e . {ENVIRONMENTS[peer.environment]}, "
+            f"then --peer-python {peer.environment}=PYTHON"
+        )
+    return pythons[peer.environment]
+
+
+def _meet(order: Order, python: str, works: tuple[Work, Work], rounds: int) -> dict[str, Any]:
     """Compare pictures, which also warms up, then time in ABBA order: a steady drift of the machine cancels in each round."""
-    if PEERS[name].prepare:
-        try:
-            with ProcessPoolExecutor(1, SPAWN) as pool:
-                pool.submit(_prepare, name, target, scratch).result()
-        except Exception as error:
-            raise ContestError(f"preparing: {type(error).__name__}: {error}") from None
-    with Contestant(OURS, target, scratch) as ours, Contestant(name, target, scratch) as peer:
+    if PEERS[order.peer].prepare:
+        with Contestant(dataclasses.replace(order, prepare=True), python):
+            pass
+    with Contestant(dataclasses.replace(order, peer=OURS), sys.executable) as ours, Contestant(order, python) as peer:
         pictures = {}
-        for kind, work in zip(("safe", "triggering"), works[: 2 if PEERS[name].redirects else 1], strict=False):
+        for kind, work in zip(("safe", "triggering"), works[: 2 if PEERS[order.peer].redirects else 1], strict=False):
             comparing = dataclasses.replace(work, comparing=True)
             pictures[kind] = difference(ours.run(comparing), peer.run(comparing))
         started = perf_counter_ns()
@@ -154,16 +152,11 @@ def _meet(name: str, target: Target, works: tuple[Work, Work], rounds: int, scra
             **figures(ours.seconds, peer.seconds, len(works[0].prompts)),
             "pictures": pictures,
             "agreement": agreement(pictures),
-            "load_seconds": peer.load_seconds,
-            "peak_memory_bytes": peer.peak_memory_bytes,
+            **{name: getattr(peer, name) for name in OF_A_PROCESS},
+            "ours": {name: getattr(ours, name) for name in OF_A_PROCESS},
             "processor_seconds_while_waiting": ours.waiting_seconds + peer.waiting_seconds,
             "wall_seconds": wall,
         }
-
-
-def _prepare(name: str, target: Target, scratch: Path) -> None:
-    warnings.simplefilter("ignore")
-    resolve(PEERS[name].prepare)(target, scratch)
 
 
 def figures(ours: Sequence[float], peer: Sequence[float], images: int) -> dict[str, Any]:

@@ -71,6 +71,14 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
 
 
+def resident_memory_bytes() -> int | None:
+    """Resident memory of this process now, mapped files included; None where the system does not say."""
+    for line in (_read("/proc/self/status") or "").splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
 def _versions() -> dict[str, str]:
     versions = {}
     for name in LIBRARIES:

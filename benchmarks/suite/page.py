@@ -279,9 +279,7 @@ def _peers(document: dict[str, Any]) -> Iterator[str]:
     rows = []
     for peer in document["peers"]:
         if peer["failure"] is not None:
-            rows.append(
-                [f"{peer['peer']}: {peer['description']}", peer["precision"], f"failed: {peer['failure']}", "", "", "", "", ""]
-            )
+            rows.append([f"{peer['peer']}: {peer['description']}", peer["precision"], f"failed: {peer['failure']}", *[""] * 7])
             continue
         ratio, pictures = peer["ratio"], peer["pictures"].values()
         agreement = "**different: does not count**" if peer["agreement"] == "different" else peer["agreement"]
@@ -292,8 +290,10 @@ def _peers(document: dict[str, Any]) -> Iterator[str]:
                 f"{ratio['median']:.2f}",
                 str(ratio["count"]),
                 interval_text(ratio, "{:.2f}".format),
-                f"{peer['load_seconds']:.1f}",
-                f"{peer['peak_memory_bytes'] / 2**20:.0f}",
+                _beside(peer, "load_seconds", "{:.1f}".format),
+                _beside(peer, "first_seconds", "{:.2f}".format),
+                _beside(peer, "peak_memory_bytes", _mebibytes),
+                _beside(peer, "resident_memory_bytes", _mebibytes),
                 f"{agreement}: {max(one['max'] for one in pictures):.0f}, {max(one['mean'] for one in pictures):.3f}",
             ]
         )
@@ -305,12 +305,24 @@ def _peers(document: dict[str, Any]) -> Iterator[str]:
             f"its time ÷ ours ({GUARDED}), {steps} steps",
             "n, pairs",
             "95 % interval",
-            "load, s",
-            "peak memory, MiB",
+            "load, s (ours)",
+            "first picture, s (ours)",
+            "peak memory, MiB (ours)",
+            "resident, MiB (ours)",
             "pictures: largest, mean grey-level difference",
         ],
         rows,
     )
+
+
+def _beside(peer: dict[str, Any], name: str, number: Callable[[float], str]) -> str:
+    """A peer's figure, and in brackets that of the process of ours that it met; documents of before have not all of them."""
+    theirs, ours = ("" if side.get(name) is None else number(side[name]) for side in (peer, peer.get("ours", {})))
+    return f"{theirs} ({ours})" if ours else theirs
+
+
+def _mebibytes(count: float) -> str:
+    return f"{count / 2**20:.0f}"
 
 
 def _spread(values: dict[str, Any], number: Callable[[float], str]) -> str:

@@ -30,7 +30,8 @@ FORMAT = 1
 class Suite:
     """A target and what to measure on it.
 
-    `peers` are names in `benchmarks.peers.catalog.PEERS`; `command` is what the document says made it.
+    `peers` are names in `benchmarks.peers.catalog.PEERS`, `peer_pythons` interpreters of the environments that some need;
+    `command` is what the document says made it.
     """
 
     target: Target
@@ -38,6 +39,7 @@ class Suite:
     workload: Workload
     with_grid: bool
     peers: Sequence[str]
+    peer_pythons: Mapping[str, str]
     command: str
 
     def run(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -122,8 +124,8 @@ class Suite:
             )
             for mode, forced in ((GUARDED, "safe"), (TRIGGERED, "unsafe"))
         )
-        with _bar("peers", len(self.peers)) as tick:
-            return contest(self.peers, self.target, safe, triggering, self.settings.peer_rounds, tick)
+        records = contest(self.peers, self.target, safe, triggering, self.settings.peer_rounds, self.peer_pythons)
+        return list(tqdm(records, desc="peers", total=len(self.peers), leave=False, disable=None))
 
     def _describe(self, manifest: Manifest, device: str) -> dict[str, Any]:
         return {

@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.peers.catalog import OURS, PEERS
+from benchmarks.peers.catalog import ENVIRONMENTS, OURS, PEERS
 from benchmarks.suite.grid import Grid
+from benchmarks.suite.locate import NAMED
 from benchmarks.suite.sampling import Workload
-from benchmarks.suite.target import NAMED
 from engines.geometry import Geometry
 from engines.install import install
 from runtime.samplers.registry import SAMPLERS
@@ -56,6 +56,14 @@ def file_name(text: str) -> str:
     return text
 
 
+def environment(text: str) -> tuple[str, str]:
+    """A name of ENVIRONMENTS and its interpreter; raises ArgumentTypeError."""
+    name, _, python = text.partition("=")
+    if name not in ENVIRONMENTS or not python:
+        raise argparse.ArgumentTypeError(f"expected ENVIRONMENT=PYTHON with one of {', '.join(ENVIRONMENTS)}, found {text!r}")
+    return name, python
+
+
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     result = argparse.ArgumentParser(prog="latency.py", description="What the guard costs.", allow_abbrev=False)
@@ -81,6 +89,14 @@ def parser() -> argparse.ArgumentParser:
     peers = result.add_argument_group("peers", f"need {install('benchmarks,peers')}")
     names = [name for name in PEERS if name != OURS]
     peers.add_argument("--peers", nargs="*", choices=names, metavar="PEER", help=f"all without a name, of: {'; '.join(names)}")
+    peers.add_argument(
+        "--peer-python",
+        type=environment,
+        action="append",
+        default=[],
+        metavar="ENVIRONMENT=PYTHON",
+        help=f"interpreter of the environment of peers that need another one than this: {', '.join(ENVIRONMENTS)}",
+    )
     peers.add_argument("--peer-rounds", type=int, help="four runs each, two of the peer and two of ours")
     peers.add_argument("--peer-steps", type=int, help="of every run against peers (default: --num-inference-steps)")
     result.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results", help="folder (default: %(default)s)")

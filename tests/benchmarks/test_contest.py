@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from benchmarks.peers.catalog import PEERS, Work, resolve
 from benchmarks.peers.contest import Contestant, ContestError, contest
+from benchmarks.peers.process import Order
 from benchmarks.suite.target import Target
 from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR
 
@@ -19,10 +22,12 @@ def target(demo_engines):
 
 
 def test_diffusers_in_its_own_process_draws_our_pictures(target):
-    (found,) = contest(["diffusers"], target, SAFE, FIRE, rounds=1)
+    (found,) = contest(["diffusers"], target, SAFE, FIRE, 1, {})
     assert found["failure"] is None and found["agreement"] == "equal" and found["pictures"]["safe"]["max"] <= 1
     assert found["ratio"]["count"] == 1 and found["ratio"]["median"] > 0 and found["seconds"]["count"] == 2
-    assert found["load_seconds"] > 0 and found["peak_memory_bytes"] > found["load_seconds"]
+    for process in (found, found["ours"]):
+        assert process["load_seconds"] > 0 and process["first_seconds"] > 0
+        assert process["peak_memory_bytes"] >= process["resident_memory_bytes"] > 2**20
 
 
 def test_eager_guard_takes_our_decisions_and_draws_our_pictures(target, pipeline, tmp_path):
@@ -38,14 +43,30 @@ def test_eager_guard_takes_our_decisions_and_draws_our_pictures(target, pipeline
 
 def test_a_peer_that_fails_is_reported_with_its_reason(demo_engines):
     homeless = Target("demo", demo_engines, None, None, trained=True)
-    (found,) = contest(["diffusers, eager guard"], homeless, SAFE, FIRE, rounds=1)
+    (found,) = contest(["diffusers, eager guard"], homeless, SAFE, FIRE, 1, {})
     assert found["failure"].startswith("FileNotFoundError: the checkpoint that the guard was built from is not known")
     assert "ratio" not in found
 
 
 def test_a_process_that_dies_is_an_error_with_its_status(target, tmp_path):
-    with Contestant("saferedir, unguarded", target, tmp_path) as peer:
+    with Contestant(Order("saferedir, unguarded", target, tmp_path), sys.executable) as peer:
         assert peer.run(SAFE).shape == (2, 32, 48, 3) and len(peer.seconds) == 1
         peer._process.kill()
         with pytest.raises(ContestError, match="exit status -9"):
             peer.run(SAFE)
+
+
+def test_an_environment_that_is_not_there_is_reported_with_what_to_install(target):
+    (found,) = contest(["OpenVINO GenAI, float32"], target, SAFE, FIRE, 1, {})
+    assert "pip install" in found["failure"] and "--peer-python openvino=PYTHON" in found["failure"]
+    (found,) = contest(["OpenVINO GenAI, float32"], target, SAFE, FIRE, 1, {"openvino": "/nowhere/python"})
+    assert found["failure"] == "/nowhere/python: No such file or directory; --peer-python names a Python"
+
+
+def test_a_peer_runs_in_the_python_of_its_environment(target, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexport PEER_PYTHON=$0\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    with Contestant(Order("saferedir, unguarded", target, tmp_path), str(python)) as peer:
+        environment = open(f"/proc/{peer._process.pid}/environ").read()
+    assert f"PEER_PYTHON={python}" in environment

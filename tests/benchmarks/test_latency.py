@@ -12,6 +12,7 @@ from PIL import Image
 
 from benchmarks.latency import main
 from benchmarks.loading import cold_start
+from benchmarks.peers.catalog import PEERS
 from benchmarks.suite import page
 from benchmarks.suite.document import device_mebibytes, table
 from benchmarks.suite.settings import FULL, FULL_QUICK, SMALL, SMALL_QUICK, parser, peer_names, settings_for
@@ -187,8 +188,12 @@ def test_settings_follow_the_size_of_the_model_and_the_options():
     assert chosen(geometry=full) == FULL and chosen("--quick", geometry=full) == FULL_QUICK
     assert chosen("--rounds", "3", "--grid-steps", "7").rounds == 3 and chosen("--grid-steps", "7").grid.steps == [7]
     assert peer_names(parser().parse_args([])) == []
-    assert len(peer_names(parser().parse_args(["--peers"]))) == 9
+    assert len(peer_names(parser().parse_args(["--peers"]))) == len(PEERS) - 1
     assert peer_names(parser().parse_args(["--peers", "diffusers"])) == ["diffusers"]
+    assert parser().parse_args(["--peer-python", "openvino=/e/bin/python"]).peer_python == [("openvino", "/e/bin/python")]
+    for wrong in ("openvino", "openvino=", "nothing=/e/bin/python"):
+        with pytest.raises(SystemExit):
+            parser().parse_args(["--peer-python", wrong])
 
 
 def test_a_name_with_a_path_in_it_is_one_line(capsys):

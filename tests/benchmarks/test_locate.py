@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.suite import target
+from benchmarks.suite import locate
+from benchmarks.suite.target import Target
 from engines.errors import ManifestError
 from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR
 
@@ -23,14 +24,14 @@ def small_model(folder: Path) -> int:
 
 def test_random_weights_are_written_once_and_built_every_time(monkeypatch, tmp_path):
     built = []
-    monkeypatch.setattr(target, "write_model", small_model)
-    monkeypatch.setattr(target, "build", built.append)
+    monkeypatch.setattr(locate, "write_model", small_model)
+    monkeypatch.setattr(locate, "build", built.append)
     monkeypatch.setenv("SAFEREDIR_HOME", str(tmp_path))
     plans = tmp_path / "engines" / "plans"
     model = plans / "sd15-random-model"
     for _ in range(2):
-        found = target.locate("sd15-random")
-        assert found == target.Target("sd15-random", plans / "sd15-random", model, model / "redirector.pt", trained=False)
+        found = locate.locate("sd15-random")
+        assert found == Target("sd15-random", plans / "sd15-random", model, model / "redirector.pt", trained=False)
     assert (model / "written").read_text() == "x"
     assert [(options.model, options.checkpoints[0].path, options.engine_dir) for options in built] == 2 * [
         (str(model), model / "redirector.pt", plans / "sd15-random")
@@ -38,12 +39,12 @@ def test_random_weights_are_written_once_and_built_every_time(monkeypatch, tmp_p
 
 
 def test_a_folder_of_engines_knows_its_weights(demo_engines, tmp_path):
-    found = target.locate(str(demo_engines), DEMO_REDIRECTOR)
-    assert found == target.Target("demo", demo_engines, DEMO_MODEL, DEMO_REDIRECTOR, trained=False)
+    found = locate.locate(str(demo_engines), DEMO_REDIRECTOR)
+    assert found == Target("demo", demo_engines, DEMO_MODEL, DEMO_REDIRECTOR, trained=False)
     moved = tmp_path / "moved"
     shutil.copytree(demo_engines, moved)
     manifest = moved / "manifest.json"
     manifest.write_text(manifest.read_text().replace(str(DEMO_MODEL), str(tmp_path / "gone")))
-    assert target.locate(str(moved)).model is None
+    assert locate.locate(str(moved)).model is None
     with pytest.raises(ManifestError, match="no engines here"):
-        target.locate(str(tmp_path / "nothing"))
+        locate.locate(str(tmp_path / "nothing"))
