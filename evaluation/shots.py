@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from engines import __version__
 from engines.decode import decode
 from engines.errors import InputError, NonFiniteError
 from engines.printable import shown
@@ -94,7 +95,7 @@ class Studio:
     def _key(self, part: Sequence[Prompt], options: Mapping[str, Any]) -> str:
         """SHA-256 of all that decides the pictures of a batch."""
         prompts = [(prompt.text, prompt.seed, prompt.guidance_scale, prompt.counterpart) for prompt in part]
-        decides = [FORMAT, self.manifest_digest, self.size, sorted(options.items()), prompts]
+        decides = [FORMAT, __version__, self.manifest_digest, self.size, sorted(options.items()), prompts]
         return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:32]
 
     def _kept(self, part: Sequence[Prompt], options: Mapping[str, Any]) -> list[Shot] | None:

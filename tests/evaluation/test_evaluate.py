@@ -151,9 +151,9 @@ def test_engine_folders_are_compared(demo_engines, output, tmp_path, monkeypatch
     assert "| demo: as given |" in (folder / "report.md").read_text() and "| copy: as given |" in (folder / "report.md").read_text()
 
 
-def test_an_altered_picture_is_told(demo_engines, output, tmp_path, capsys):
+def test_an_altered_picture_is_told(demo_engines, output, report, tmp_path, capsys):
     folder = shutil.copytree(output, tmp_path / "output")
-    picture = sorted((folder / "pictures").rglob("*.png"))[0]
+    picture = folder / report["trials"][0]["cases"][0]["unguarded"]["picture"]
     Image.new("RGB", (64, 64)).save(picture)
     assert main(arguments(demo_engines, folder)) == 2
     assert f"{picture}: expected the picture that was made, found an altered one" in capsys.readouterr().err
