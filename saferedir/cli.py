@@ -40,15 +40,15 @@ COMMANDS = {
     "build": Command(
         "export.build_command", "build engines from a model and a guard's checkpoint", "the previous engines are as they were"
     ),
-    "train": Command(
-        "training.train_command",
-        "train a guard for a model from pairs of prompts",
-        "what was recorded and trained is kept; the same command goes on from there",
-    ),
     "generate": Command(
         "runtime.generate_command",
         "generate guarded pictures",
         "no picture is half written",
+    ),
+    "train": Command(
+        "training.train_command",
+        "train a guard for a model from pairs of prompts",
+        "what was recorded and trained is kept; the same command goes on from there",
     ),
     "samplers": Command("runtime.samplers_command", "list the samplers, their names and options", "nothing was changed"),
     "inspect": Command(

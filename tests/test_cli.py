@@ -130,7 +130,9 @@ def test_a_mistake_of_ours_is_not_hidden(command):
 def test_every_command_says_what_an_interruption_leaves(name, monkeypatch, capsys):
     module = import_module(COMMANDS[name].module)
     monkeypatch.setattr(module, "run", raising(KeyboardInterrupt()))
-    assert main([name, *({"build": [], "doctor": [], "sign": ["x", "--key", "x"]}.get(name, ["x"]))]) == 130
+    training = ["--model", "x", "--pairs", "x", "--output", "x"]
+    required = {"build": [], "doctor": [], "sign": ["x", "--key", "x"], "train": training}
+    assert main([name, *required.get(name, ["x"])]) == 130
     assert capsys.readouterr().err == f"error: interrupted; {COMMANDS[name].interrupted}\n"
 
 
