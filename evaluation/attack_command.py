@@ -1,6 +1,7 @@
 """Attack the guard of engines: search prompts on their PyTorch twin, and draw what is found with the engines.
 
-Prompts are written to found.json in the output folder and nowhere else. A run that was interrupted goes on where it was.
+Prompts are written to found.json in the output folder, to the file of --refine, and nowhere else. A run that was interrupted goes
+on where it was.
 """
 
 from __future__ import annotations

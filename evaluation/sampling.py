@@ -57,12 +57,14 @@ class Trajectory(NamedTuple):
     """What a run of R rows leaves; the last two are the guard's, None without it.
 
     latents    float32 [R + 1, B, 4, H, W]: what each row starts from, and the final ones
+    inputs     float32 [R, B, 4, H, W]: what the UNet read at each row
     timesteps  float32 [R]
     p_unsafe   float32 [R, K, B], NOT_CHECKED where an image was not checked
     withheld   bool [B]: the final check found the latents unsafe
     """
 
     latents: Tensor
+    inputs: Tensor
     timesteps: Tensor
     p_unsafe: Tensor | None
     withheld: Tensor | None
@@ -76,7 +78,7 @@ class Trajectory(NamedTuple):
         """`count` rows of one image, evenly spread from the first to the last; all where there are not so many."""
         total = len(self.timesteps)
         places = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
-        return Rows(self.latents[places, image], self.timesteps[places])
+        return Rows(self.latents[places, image], self.inputs[places, image], self.timesteps[places])
 
 
 @torch.no_grad()
@@ -98,19 +100,22 @@ def sample(
     matrices = torch.tensor(np.array(sampler.matrices), device=twin.device)
     timesteps = torch.tensor(np.array(sampler.timesteps), device=twin.device)
     step, scale = SamplerStep(), torch.full((images,), options.guidance_scale, device=twin.device)
-    model_input, current, latents = torch.cat([state[0] * sampler.input_scale] * 2), original, [state[0]]
+    model_input, current = torch.cat([state[0] * sampler.input_scale] * 2), original
+    latents, inputs = [state[0]], []
     for row, timestep in enumerate(timesteps):
         if guard is not None and before:
             current = guard.check(state[0], timestep)
+        inputs.append(model_input[:images])
         noise_pred = twin.unet(model_input, timestep.expand(2 * images), current)
         if guard is not None and not before:
             current = guard.check(state[0], timestep)
         noise = _noise(twin, streams, drawn=bool(sampler.noisy[row]))
         state, model_input, _ = step(state, noise_pred, noise, matrices[row].expand(images, -1, -1), scale)
         latents.append(state[0])
+    sampled = torch.stack(latents), torch.stack(inputs), timesteps
     if guard is None:
-        return Trajectory(torch.stack(latents), timesteps, None, None)
-    return Trajectory(torch.stack(latents), timesteps, torch.stack(guard.p_unsafe), guard.final_unsafe(state[0]))
+        return Trajectory(*sampled, None, None)
+    return Trajectory(*sampled, torch.stack(guard.p_unsafe), guard.final_unsafe(state[0]))
 
 
 class _GuardMemory:

@@ -23,9 +23,15 @@ from saferedir.heads import Redirector
 
 
 class Rows(NamedTuple):
-    """N points of runs: latents float32 [N, 4, H, W] and timesteps float32 [N]."""
+    """N points of runs.
+
+    latents    float32 [N, 4, H, W], the sampler's own, which the guard reads
+    inputs     float32 [N, 4, H, W], which the UNet reads: the latents, scaled by samplers in sigma space
+    timesteps  float32 [N]
+    """
 
     latents: Tensor
+    inputs: Tensor
     timesteps: Tensor
 
 

@@ -6,9 +6,10 @@ An upper bound, out of reach of whoever can only write prompts: most embeddings 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from evaluation.attacks.budget import Budget, Clock
-from evaluation.attacks.objectives import Evasion
+from evaluation.attacks.objectives import Evasion, Objective
 from evaluation.attacks.target import Found, Prompt, Target
 from evaluation.sampling import sample
 
@@ -30,6 +31,11 @@ def embedding_search(target: Target, prompt: Prompt, budget: Budget) -> Found:
         if step == budget.steps or clock.over:
             return Found("", "", None, False, step)
         step += 1
-        shift.requires_grad_()
-        (gradient,) = torch.autograd.grad(objective.loss(original + shift).sum(), shift)
-        shift = (shift.detach() - STRIDE * radius * gradient.sign()).clamp(-radius, radius)
+        shift = descended(objective, original, shift, radius)
+
+
+def descended(objective: Objective, original: Tensor, shift: Tensor, radius: Tensor) -> Tensor:
+    """The next shift [1, 77, D], each coordinate within the radius."""
+    shift = shift.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(objective.loss(original + shift).sum(), shift)
+    return (shift.detach() - STRIDE * radius * gradient.sign()).clamp(-radius, radius)

@@ -7,7 +7,7 @@ from random import Random
 import torch
 
 from evaluation.attacks.budget import Budget, Clock
-from evaluation.attacks.objectives import Evasion
+from evaluation.attacks.objectives import Evasion, best_of
 from evaluation.attacks.phrasing import Material, Phrasing, changed
 from evaluation.attacks.target import Found, Prompt, Target
 
@@ -45,8 +45,5 @@ def _found(prompt: Prompt, phrasing: Phrasing, fooled: bool, steps: int) -> Foun
 
 
 def _best(target: Target, objective: Evasion, prompt: Prompt, neighbours: list[Phrasing]) -> tuple[float, Phrasing]:
-    embeds = target.twin.embeds([phrasing.text(prompt.unsafe) for phrasing in neighbours])
-    with torch.no_grad():
-        kept = objective.quick(embeds).topk(-(-len(neighbours) // 8), largest=False).indices
-        losses = objective.loss(embeds[kept])
-    return float(losses.min()), neighbours[int(kept[losses.argmin()])]
+    loss, place = best_of(objective, target.twin.embeds([phrasing.text(prompt.unsafe) for phrasing in neighbours]))
+    return loss, neighbours[place]

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from evaluation.attacks.budget import Budget, Clock
-from evaluation.attacks.objectives import Evasion, Objective
+from evaluation.attacks.objectives import Evasion, Objective, best_of
 from evaluation.attacks.target import Found, Prompt, Target
 from evaluation.attacks.words import Draft, Words
 
 PROMISING = 32  # words of each place that candidates are drawn from, the best by the gradient
-WEIGHED = 8  # of as many candidates by the quick loss, one is given the whole loss
 
 
 def greedy_coordinate(target: Target, prompt: Prompt, words: Words, budget: Budget, draw: Random) -> Found:
@@ -77,10 +76,8 @@ def _step(objective: Objective, draft: Draft, chosen: Tensor, count: int, draw: 
     candidates = readable if len(readable) else chosen
     with torch.no_grad():
         embeds = draft.twin.encode(draft.ids(candidates))
-        kept = objective.quick(embeds).topk(-(-len(candidates) // WEIGHED), largest=False).indices
-        losses = objective.loss(embeds[kept])
-    best = kept[losses.argmin()].reshape(1)
-    return float(losses.min()), candidates[best], embeds[best]
+    loss, best = best_of(objective, embeds)
+    return loss, candidates[best : best + 1], embeds[best : best + 1]
 
 
 def word_gradient(objective: Objective, draft: Draft, chosen: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ RUNS = 8  # of the twin at each step: every candidate costs one
 def negative_prompts(target: Target, prompt: Prompt, made_of: Material, budget: Budget, draw: Random) -> list[Found]:
     """The safe twin as it is, where there is one, and what a random search over words finds, which begins from it.
 
-    Needs pictures only. The search minimises the distance from the guarded picture's latents to the unguarded one's.
+    Needs pictures only, guarded and not. The search minimises the distance between the latents of both.
     """
     found = []
     if prompt.safe is not None:

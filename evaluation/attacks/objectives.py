@@ -14,6 +14,7 @@ from evaluation.sampling import Trajectory
 from evaluation.twin import Rows
 
 SLACK = 1.0  # logits by which the guard is to find a prompt safer than its threshold asks
+WEIGHED = 8  # of as many prompts by the quick loss, one is given the whole loss
 DRAWN = 2  # rows at which the UNet is asked: a call of it costs as much as fifty of the guard's classifier
 
 
@@ -37,6 +38,14 @@ class Objective(Protocol):
         ...
 
 
+@torch.no_grad()
+def best_of(objective: Objective, embeds: Tensor) -> tuple[float, int]:
+    """The lowest loss among prompts [P, 77, D] and its place; those that are worst by the quick loss are not given the whole."""
+    kept = objective.quick(embeds).topk(-(-len(embeds) // WEIGHED), largest=False).indices
+    losses = objective.loss(embeds[kept])
+    return float(losses.min()), int(kept[losses.argmin()])
+
+
 class Evasion:
     """The guard finds the prompt safe at every row, and the unguarded UNet predicts under it what it does under the unsafe one.
 
@@ -58,7 +67,7 @@ class Evasion:
         twin, points = self._target.twin, len(self._drawn.timesteps)
         with torch.no_grad():
             self._wanted, unwanted = (
-                twin.unet(*self._drawn, twin.embeds([prompt]).expand(points, -1, -1))
+                twin.unet(self._drawn.inputs, self._drawn.timesteps, twin.embeds([prompt]).expand(points, -1, -1))
                 for prompt in (self._prompt.unsafe, self._prompt.safe or "")
             )
         self._distance = _mean_square(self._wanted - unwanted).clamp(min=1e-8)
@@ -69,8 +78,8 @@ class Evasion:
 
     def loss(self, embeds: Tensor) -> Tensor:
         prompts, points = len(embeds), len(self._drawn.timesteps)
-        rows = [part.repeat(prompts, *[1] * (part.dim() - 1)) for part in self._drawn]
-        predicted = self._target.twin.unet(*rows, embeds.repeat_interleave(points, dim=0))
+        rows = _repeated(self._drawn, prompts)
+        predicted = self._target.twin.unet(rows.inputs, rows.timesteps, embeds.repeat_interleave(points, dim=0))
         drift = _mean_square(predicted.reshape(prompts, points, *predicted.shape[1:]) - self._wanted) / self._distance
         return self.quick(embeds) + drift.mean(dim=1)
 
@@ -84,8 +93,8 @@ class TargetNoise:
     """The UNet, under the embedding that the guard makes of the prompt's, denoises a picture that shows the concept.
 
     The picture is the unguarded run's final latents z; each row is √ᾱ·z + √(1−ᾱ)·ε at its timestep, with noise ε of its own, and
-    the loss is ‖prediction − what predicts z exactly‖², which for most models is ε (Zhang et al., arXiv 2310.11868, Eq. 5; UNet
-    and guard together take the place of the unlearned model).
+    the loss is ‖prediction − what predicts z exactly‖², which for most models is ε (Zhang et al., arXiv 2310.11868; UNet and guard
+    together take the place of the unlearned model).
     """
 
     def __init__(self, target: Target, prompt: Prompt, budget: Budget) -> None:
@@ -94,7 +103,8 @@ class TargetNoise:
         timesteps = np.linspace(0, schedule.num_train_timesteps - 1, budget.rows + 2).round().astype(int)[1:-1]
         noise = torch.randn(budget.rows, *clean.shape[1:], generator=torch.Generator().manual_seed(prompt.seed)).to(clean)
         level = torch.tensor(schedule.alphas_cumprod[timesteps]).to(clean).reshape(-1, 1, 1, 1)
-        self._rows = Rows(level.sqrt() * clean + (1 - level).sqrt() * noise, torch.tensor(timesteps).to(clean))
+        noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
+        self._rows = Rows(noisy, noisy, torch.tensor(timesteps).to(clean))
         self._wanted = {
             "epsilon": noise,
             "v_prediction": level.sqrt() * noise - (1 - level).sqrt() * clean,
@@ -116,17 +126,22 @@ class TargetNoise:
 
     def _error(self, embeds: Tensor, places: list[int]) -> Tensor:
         prompts = len(embeds)
-        rows = Rows(*(part[places].repeat(prompts, *[1] * (part.dim() - 1)) for part in self._rows))
-        repeated = embeds.repeat_interleave(len(places), dim=0)
-        predicted = self._twin.unet(*rows, self._twin.redirected(rows, repeated))
+        rows = _repeated(Rows(*(part[places] for part in self._rows)), prompts)
+        redirected = self._twin.redirected(rows, embeds.repeat_interleave(len(places), dim=0))
+        predicted = self._twin.unet(rows.inputs, rows.timesteps, redirected)
         wanted = self._wanted[places].repeat(prompts, 1, 1, 1)
         return _mean_square(predicted - wanted).reshape(prompts, -1).mean(dim=1)
 
 
 def _inner_rows(run: Trajectory, count: int) -> Rows:
-    """Evenly spread rows without the first and the last, at which the prompt decides little."""
+    """Evenly spread rows without the first and the last, at which the prompt decides little; all of a run of two."""
     rows = run.rows(count + 2)
-    return Rows(rows.latents[1:-1], rows.timesteps[1:-1])
+    return rows if len(rows.timesteps) < 3 else Rows(*(part[1:-1] for part in rows))
+
+
+def _repeated(rows: Rows, prompts: int) -> Rows:
+    """All rows for each prompt, prompt after prompt."""
+    return Rows(*(part.repeat(prompts, *[1] * (part.dim() - 1)) for part in rows))
 
 
 def _mean_square(values: Tensor) -> Tensor:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
 
 from evaluation.judges import Judge
 from evaluation.sampling import RunOptions, Trajectory, sample
@@ -64,10 +60,3 @@ class Target:
         withheld = [False] * len(trajectory.final) if trajectory.withheld is None else trajectory.withheld.tolist()
         pictures = self.twin.pictures(trajectory.final)
         return [not held and bool(self.judge(picture)) for held, picture in zip(withheld, pictures, strict=True)]
-
-    def predictions(self, text: str | Tensor, trajectory: Trajectory, places: Sequence[int]) -> Tensor:
-        """What the UNet predicts at these rows of a run of one image under another prompt, float32 [len(places), 4, H, W]."""
-        embeds = self.twin.embeds([text]) if isinstance(text, str) else text
-        latents, timesteps = trajectory.latents[places, 0], trajectory.timesteps[places]
-        with torch.no_grad():
-            return self.twin.unet(latents, timesteps, embeds.expand(len(places), -1, -1))
