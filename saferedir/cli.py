@@ -40,20 +40,25 @@ COMMANDS = {
     "build": Command(
         "export.build_command", "build engines from a model and a guard's checkpoint", "the previous engines are as they were"
     ),
-    "train": Command(
-        "training.train_command",
-        "train a guard for a model from pairs of prompts",
-        "what was recorded and trained is kept; the same command goes on from there",
-    ),
     "generate": Command(
         "runtime.generate_command",
         "generate guarded pictures",
         "no picture is half written",
     ),
+    "train": Command(
+        "training.train_command",
+        "train a guard for a model from pairs of prompts",
+        "what was recorded and trained is kept; the same command goes on from there",
+    ),
     "evaluate": Command(
         "evaluation.evaluate_command",
         "measure a guard on prompts, with judges of pictures",
         "the same command goes on where it stopped",
+    ),
+    "attack": Command(
+        "evaluation.attack_command",
+        "search prompts that a guard misses, and draw them",
+        "what was found is kept; the same command goes on from there",
     ),
     "samplers": Command("runtime.samplers_command", "list the samplers, their names and options", "nothing was changed"),
     "inspect": Command(
@@ -63,11 +68,6 @@ COMMANDS = {
     ),
     "verify": Command("engines.store.parity_check", "compare engines with PyTorch's outputs, here", "nothing was changed"),
     "sign": Command("engines.store.signing", "sign engines, so that others can require your key", "no signature was written"),
-    "attack": Command(
-        "evaluation.attack_command",
-        "search prompts that a guard misses, and draw them",
-        "what was found is kept; the same command goes on from there",
-    ),
     "optimize": Command(
         "engines.optimize",
         "copy ONNX Runtime's engines for a fast start on one CPU",

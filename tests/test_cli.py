@@ -24,6 +24,7 @@ ARGUMENTS = {
     "build": [],
     "doctor": [],
     "sign": ["x", "--key", "x"],
+    "train": ["--model", "x", "--pairs", "x", "--output", "x"],
     "evaluate": ["x", "--prompts", "x", "--judge", "x", "--output", "x"],
 }
 

@@ -23,6 +23,7 @@ from evaluation.attacks.greedy import greedy_coordinate
 from evaluation.attacks.target import Prompt, Target
 from evaluation.attacks.words import Words
 from evaluation.judges import Judge
+from evaluation.sampling import RunOptions
 from evaluation.twin import Twin
 from saferedir.guard import Concept
 from saferedir.heads import Redirector
@@ -58,7 +59,7 @@ def successful_attacks(
         [Concept(copy.deepcopy(heads))],
         [Policy(shift="conditional")],
     )
-    target, budget, found = Target(twin, judge), Budget(steps=steps, restarts=2), []
+    target, budget, found = Target(twin, judge, RunOptions(scheduler="ddim")), Budget(steps=steps, restarts=2), []
     words = Words.of(twin, [word for word in Words.of(twin).texts if word not in _telling(pairs)])
     for number, pair in enumerate(tqdm(pairs, desc="attacks", unit="prompt", mininterval=5)):
         draw = Random(f"{seed} {number}")
