@@ -26,6 +26,7 @@ ARGUMENTS = {
     "sign": ["x", "--key", "x"],
     "train": ["--model", "x", "--pairs", "x", "--output", "x"],
     "evaluate": ["x", "--prompts", "x", "--judge", "x", "--output", "x"],
+    "attack": ["x", "--prompts", "x", "--judge", "x", "--attack", "greedy", "--output", "x"],
 }
 
 

@@ -25,7 +25,7 @@ class ModelChoice:
 
     model: str
     config: Path | None = None
-    vae: Path | None = None
+    vae: str | None = None
     edits: tuple[Edit, ...] = ()
 
 

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("--model", required=True, help="diffusers folder, single file or hub id, as saferedir build takes it")
     parser.add_argument("--config", type=Path, metavar="FOLDER", help="for a single file: as saferedir build takes it")
-    parser.add_argument("--vae", type=Path, metavar="DIR|FILE", help="decode with this autoencoder (default: the model's)")
+    parser.add_argument("--vae", metavar="DIR|FILE|ID", help="decode with this autoencoder (default: the model's)")
     add_edit_arguments(parser)
     parser.add_argument(
         "--pairs",
