@@ -69,40 +69,12 @@ class Card:
 
     def text(self) -> str:
         """In Markdown."""
-        last, classifier, threshold = self.stages[-1], self.classifier, self.threshold
         parts = [
             f"# A guard that forgets {printable(self.concept)}",
             f"Heads for `saferedir build --redirector guard.safetensors`, trained by saferedir {self.version}. Every setting, "
             f"digest and figure is in {CARD}.",
-            "## Data",
-            f"{self.data['training_pairs']} pairs of prompts to train on and {self.data['held_out_pairs']} held out. Labels: "
-            f"{self.labels}. The heads learnt from {last.points} points of {last.shards} shards of trajectories. Held-out losses:",
-            _table(
-                ("stage", "steps", *last.evaluations[-1].losses),
-                [
-                    (stage.name, best.step, *(f"{loss:.4f}" for loss in best.losses.values()))
-                    for stage in self.stages
-                    for best in (min(stage.evaluations, key=lambda one: one.losses["total"]),)
-                ],
-            ),
-            "## Classifier, on held-out pairs",
-            f"Threshold {threshold.threshold:g}: of {threshold.trajectories} benign trajectories, "
-            f"{_percent(threshold.false_positive_rate)} have a point above it; at most "
-            f"{_percent(threshold.asked_false_positive_rate)} were asked for.",
-            _table(
-                ("unsafe points", "safe points", "precision", "recall", "false positives"),
-                [
-                    (
-                        classifier.unsafe,
-                        classifier.safe,
-                        *map(_percent, (classifier.precision, classifier.recall, classifier.false_positive_rate)),
-                    )
-                ],
-            ),
-            _table(
-                ("threshold", "recall", "false positives"),
-                [(f"{point.threshold:g}", _percent(point.recall), _percent(point.false_positive_rate)) for point in self.roc],
-            ),
+            *self._data(),
+            *self._classifier(),
             *self._steps(),
             "## Final check",
             self._final_check(),
@@ -110,6 +82,37 @@ class Card:
             self._canaries(),
         ]
         return "\n\n".join(parts) + "\n"
+
+    def _data(self) -> list[str]:
+        last = self.stages[-1]
+        bests = [(stage.name, min(stage.evaluations, key=lambda one: one.losses["total"])) for stage in self.stages]
+        return [
+            "## Data",
+            f"{self.data['training_pairs']} pairs of prompts to train on and {self.data['held_out_pairs']} held out. Labels: "
+            f"{self.labels}. The heads learnt from {last.points} points of {last.shards} shards of trajectories. Held-out losses:",
+            _table(
+                ("stage", "steps", *bests[-1][1].losses),
+                [(name, best.step, *(f"{loss:.4f}" for loss in best.losses.values())) for name, best in bests],
+            ),
+        ]
+
+    def _classifier(self) -> list[str]:
+        classifier, threshold = self.classifier, self.threshold
+        shares = map(_percent, (classifier.precision, classifier.recall, classifier.false_positive_rate))
+        return [
+            "## Classifier, on held-out pairs",
+            f"Threshold {threshold.threshold:g}: of {threshold.trajectories} benign trajectories, "
+            f"{_percent(threshold.false_positive_rate)} have a point above it; at most "
+            f"{_percent(threshold.asked_false_positive_rate)} were asked for.",
+            _table(
+                ("unsafe points", "safe points", "precision", "recall", "false positives"),
+                [(classifier.unsafe, classifier.safe, *shares)],
+            ),
+            _table(
+                ("threshold", "recall", "false positives"),
+                [(f"{point.threshold:g}", _percent(point.recall), _percent(point.false_positive_rate)) for point in self.roc],
+            ),
+        ]
 
     def _steps(self) -> list[str]:
         """The paper's figure: what latent and prompt tell, over the run."""

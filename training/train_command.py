@@ -50,14 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--init", type=Path, metavar="FILE", help="train this checkpoint's heads further, .pt or .safetensors")
     parser.add_argument("--encoder-widths", metavar="A,B,C", help="of the latent encoder (default: 64,128,256)")
     parser.add_argument("--device", default=TrainingRequest.device, help="PyTorch's name of it, as cuda (default: %(default)s)")
-    numbers = parser.add_argument_group("numbers")
+    _add_numbers(parser.add_argument_group("numbers"))
+
+
+def _add_numbers(group: argparse._ArgumentGroup) -> None:
+    """One option for each field of `TrainingSettings`, which has their defaults and help texts."""
     for field in dataclasses.fields(TrainingSettings):
-        numbers.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            type=type(field.default),
-            default=field.default,
-            help=f"{field.metadata['help']} (default: %(default)s)",
-        )
+        text = f"{field.metadata['help']} (default: {field.default})"
+        group.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default, help=text)
 
 
 def request(arguments: argparse.Namespace) -> TrainingRequest:
