@@ -17,6 +17,7 @@ from export.build import build
 from export.build_request import BuildRequest, Checkpoint
 from export.canaries import read_canaries
 from export.precision.names import precision_name
+from export.quantization_options import add_int8_arguments, quantization_of
 from export.sources.edits import Edit, Lora, Replacement
 from export.tensorrt.plan_builder import COMPATIBILITY, TARGETS, PlanOptions
 from saferedir.metadata import Metadata, read_metadata
@@ -25,6 +26,7 @@ DEMO = Path(__file__).resolve().parent.parent / "demo"  # in a clone; a wheel do
 DEMO_MODEL = DEMO / "model"
 DEMO_REDIRECTOR = DEMO / "redirector.safetensors"
 DEMO_CONCEPT = "fire"
+DEMO_CALIBRATION = DEMO / "calibration.txt"
 REPLACEABLE = ("unet", "text_encoder")  # components whose weights other files may replace
 # Options that mean something to some backends only.
 BACKENDS_OF = {
@@ -70,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         default=BuildRequest.precision,
-        help="float32, float16 or bfloat16, or fp32, fp16, bf16 (default: %(default)s)",
+        help="float32, float16, bfloat16 or int8, or fp32, fp16, bf16 (default: %(default)s)",
     )
     parser.add_argument("--mask-again", action="store_true", help="apply the token mask once more after normalising the shift")
     parser.add_argument(
@@ -87,6 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="build everything again, whatever is there")
     add_policy_arguments(parser, default="the checkpoint's, else {}")
+    add_int8_arguments(parser.add_argument_group("--precision int8", "calibrates, and compares whole runs with float32's"))
     _add_plan_arguments(parser.add_argument_group("TensorRT", "sizes are MIN:OPT:MAX, or one number for a size that never changes"))
 
 
@@ -133,6 +136,7 @@ def options(arguments: argparse.Namespace) -> BuildRequest:
     model, redirector = _sources(arguments)
     _check_backend(arguments)
     metadata = Metadata() if redirector is None else read_metadata(redirector)
+    checkpoints = () if redirector is None else (_checkpoint(arguments, redirector, metadata),)
     return BuildRequest(
         batch_size=arguments.batch_size or BuildRequest.batch_size,
         height=arguments.height,
@@ -147,7 +151,7 @@ def options(arguments: argparse.Namespace) -> BuildRequest:
             arguments.timing_cache,
         ),
         model=model,
-        checkpoints=() if redirector is None else (_checkpoint(arguments, redirector, metadata),),
+        checkpoints=checkpoints,
         config=arguments.config,
         edits=_edits(arguments),
         engine_dir=arguments.engine_dir or engine_folder(_name(arguments.model)),
@@ -158,6 +162,7 @@ def options(arguments: argparse.Namespace) -> BuildRequest:
         force=arguments.force,
         command_line=arguments.command_line,
         judge_scheduler=arguments.judge_scheduler,
+        quantization=quantization_of(arguments, checkpoints, DEMO_CALIBRATION if arguments.model is None else None),
     )
 
 

@@ -60,7 +60,7 @@ def half_model(demo_engines, network, precision):
 def test_names():
     assert [precision_name(name) for name in ("fp32", "fp16", "bf16", "float16")] == ["float32", "float16", "bfloat16", "float16"]
     assert set(LIMITS) == set(OPSETS)
-    with pytest.raises(InputError, match="precision: expected one of float32, float16, bfloat16, fp32, .* found 'half'"):
+    with pytest.raises(InputError, match="precision: expected one of float32, float16, bfloat16, int8, fp32, .* found 'half'"):
         precision_name("half")
 
 
@@ -215,8 +215,11 @@ def test_activations_beyond_float16(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--precision", "fp16"], "expected float32 with --backend onnxruntime, found float16; .* tensorrt or tensorrt-rtx"),
-        (["--precision", "int8", "--backend", "tensorrt-rtx"], "precision: expected one of .* found 'int8'"),
+        (
+            ["--precision", "fp16"],
+            "expected float32 or int8 with --backend onnxruntime, found float16; .* or tensorrt-rtx",
+        ),
+        (["--precision", "int4", "--backend", "tensorrt-rtx"], "precision: expected one of .* found 'int4'"),
     ],
 )
 def test_options(arguments, message, capsys):
