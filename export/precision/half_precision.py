@@ -16,7 +16,7 @@ export.
 from __future__ import annotations
 
 import torch
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, shape_inference
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper, shape_inference
 
 from export.precision.names import OPSETS
 
@@ -90,7 +90,8 @@ def _convert_weights(graph: GraphProto, floats: set[str], computes: list[bool], 
     converted = set()
     for weight in graph.initializer:
         if weight.name in floats and readers.get(weight.name) == {True}:
-            values = torch.frombuffer(bytearray(weight.raw_data), dtype=torch.float32)
+            values = torch.from_numpy(numpy_helper.to_array(weight).copy())
+            weight.ClearField("float_data")
             weight.raw_data = values.to(getattr(torch, precision)).view(torch.int16).numpy().tobytes()
             weight.data_type = ELEMENTS[precision]
             converted.add(weight.name)

@@ -27,7 +27,7 @@ from engines.networks import NETWORKS
 from engines.parity import LIMITS, compare
 from evaluation.decisions import compare_decisions
 from export import quantization
-from export.build import build
+from export.build import FLOAT32, build
 from export.build_command import DEMO_CALIBRATION, options
 from export.exported_networks import EXPORTED_NETWORKS
 from export.inputs import library_versions, read_inputs
@@ -232,9 +232,14 @@ def test_what_computes_beside_int8():
 
 
 @pytest.fixture
-def unquantized(monkeypatch):
-    """Builds whose int8 files are float32 ones: nothing is quantised, all else is as ever."""
+def unquantized(demo_engines, monkeypatch):
+    """Builds whose int8 files are float32 ones, and which do not make the float32 engines that are there already."""
+
+    def reference(options, folder, *others):
+        return shutil.copytree(demo_engines, folder / FLOAT32 / "engines")
+
     monkeypatch.setattr("export.precision.int8.quantize", lambda path, samples, kept, around: None)
+    monkeypatch.setattr("export.build._float32_engines", reference)
 
 
 def test_engines_that_decide_otherwise_are_refused_and_the_previous_stay(
@@ -260,8 +265,8 @@ def test_engines_that_decide_otherwise_are_refused_and_the_previous_stay(
 
 
 @pytest.mark.usefixtures("unquantized")
-def test_without_prompts_it_is_said_that_only_outputs_were_compared(tmp_path, calibration, capsys):
-    folder, canaries = tmp_path / "demo", tmp_path / "none.json"
+def test_without_prompts_it_is_said_that_only_outputs_were_compared(built, tmp_path, calibration, capsys):
+    folder, canaries = shutil.copytree(built[0], tmp_path / "demo"), tmp_path / "none.json"
     canaries.write_text('{"fire": []}')
     lines = build_with("--engine-dir", str(folder), "--canaries", str(canaries), "--calibration-prompts", str(calibration))
     assert "decisions: not compared with float32's, for there are neither canaries nor --gate-prompts; only outputs were" in lines
