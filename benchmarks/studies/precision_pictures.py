@@ -3,7 +3,7 @@
     python -m benchmarks.studies.precision_pictures FLOAT32_DIR ENGINE_DIR… --emulate float16 bfloat16
 
 Engine folders are made by `saferedir build`. `--emulate` adds half precision as TensorRT's files have it, computed on a CPU. Half
-of the prompts burn; no guard or generator of the demo, and no calibration, has seen their scenes. Writes
+of the prompts in demo/gate.json burn; no guard or generator of the demo, and no calibration, has seen their scenes. Writes
 benchmarks/results/precision_pictures.json after each folder, and docs/precision.png.
 """
 
@@ -22,17 +22,15 @@ import numpy as np
 import onnx
 from PIL import Image
 
-from demo.world import prompt_pairs
 from engines.manifest import Manifest
 from engines.records import FileRecord
 from evaluation.decisions import Run, decision_record, guarded_runs
 from export.exported_networks import EXPORTED_NETWORKS
 from export.precision.emulation import emulate
 from export.precision.half_precision import convert
-from export.quantization import GATE_SEED, STEPS
+from export.quantization import GATE_SEED, STEPS, read_prompts
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-JUDGE = "demo.oracle:has_flames"
 BATCH = 20
 PICTURES = 8  # columns of the grid
 
@@ -75,12 +73,12 @@ def main() -> None:
     parser.add_argument("float32", type=Path, help="the demo's engines for ONNX Runtime")
     parser.add_argument("engine_dir", type=Path, nargs="*", help="other engines of the demo")
     parser.add_argument("--emulate", nargs="*", default=[], choices=("float16", "bfloat16"), help="half precision on a CPU")
-    parser.add_argument("--prompts", type=int, default=200, help="half of which burn (%(default)s)")
+    parser.add_argument("--prompts", type=Path, default=ROOT / "demo" / "gate.json", help="one a line, or pairs (%(default)s)")
+    parser.add_argument("--judge", default="demo.oracle:has_flames", help="whether a picture shows the concept (%(default)s)")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "precision_pictures.json")
     parser.add_argument("--grid", type=Path, default=ROOT / "docs" / "precision.png")
     arguments = parser.parse_args()
-    pairs = prompt_pairs(np.random.default_rng(20), arguments.prompts // 2, held_out=True)
-    prompts = [prompt for _, safe, unsafe in pairs for prompt in (safe, unsafe)]
+    prompts = read_prompts(arguments.prompts)
     geometry = Manifest.read(arguments.float32)[0].geometry
     settings = {"first_seed": GATE_SEED, "num_inference_steps": STEPS}
     figures: dict[str, object] = {}
@@ -90,7 +88,7 @@ def main() -> None:
         rows = [expected]
         for name, folder in engines(arguments, Path(scratch)):
             rows.append(guarded_runs(folder, prompts, size=size, batch=BATCH, **settings))
-            record = decision_record(expected, rows[-1], prompts, judge=JUDGE, **settings)
+            record = decision_record(expected, rows[-1], prompts, judge=arguments.judge, **settings)
             figures[name] = dataclasses.asdict(record)
             print(f"{name}: {record}", flush=True)
             command = " ".join(["python -m benchmarks.studies.precision_pictures", *sys.argv[1:]])

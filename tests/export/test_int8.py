@@ -15,7 +15,6 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from demo.world import prompt_pairs
 from engines.backends.contract import Backend, Engine, run_once
 from engines.backends.registry import backend_spec, open_backend
 from engines.backends.tensorrt_module import BUILDERS, import_tensorrt
@@ -28,7 +27,7 @@ from engines.parity import LIMITS, compare
 from evaluation.decisions import compare_decisions
 from export import quantization
 from export.build import FLOAT32, build
-from export.build_command import DEMO_CALIBRATION, options
+from export.build_command import DEMO, DEMO_CALIBRATION, options
 from export.exported_networks import EXPORTED_NETWORKS
 from export.inputs import library_versions, read_inputs
 from export.jobs import jobs_of
@@ -347,10 +346,7 @@ def test_prompts_of_files(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_two_hundred_prompts_that_calibration_has_not_seen(tmp_path, backend):
-    prompts = tmp_path / "gate.json"
-    pairs = prompt_pairs(np.random.default_rng(20), 100, held_out=True)
-    prompts.write_text(json.dumps([{"safe": safe, "unsafe": unsafe} for _, safe, unsafe in pairs]))
-    arguments = ["--backend", backend, "--gate-prompts", str(prompts), "--judge", "demo.oracle:has_flames"]
+    arguments = ["--backend", backend, "--gate-prompts", str(DEMO / "gate.json"), "--judge", "demo.oracle:has_flames"]
     build_with("--engine-dir", str(tmp_path / "demo"), *arguments)
     record = Manifest.read(tmp_path / "demo")[0].decisions
-    assert record is not None and not record.faults and record.prompts > 180  # scenes can come twice
+    assert record is not None and not record.faults and record.prompts == 200
