@@ -10,7 +10,8 @@ SafeRedirError
 │   ├── DigestError           an engine file is missing or is not the one that was built
 │   ├── BackendError          the backend is not installed, or refused an engine
 │   ├── ParityError           an engine does not compute what PyTorch computes
-│   └── CanaryError           a guard judges a canary wrongly, or not as at its build
+│   ├── CanaryError           a guard judges a canary wrongly, or not as at its build
+│   └── DecisionError         quantised engines decide otherwise than float32 ones in whole runs
 ├── PlanError             TensorRT cannot read or build a network (export.tensorrt.plan_builder)
 ├── ContestError          a peer cannot take part in a benchmark (benchmarks.peers.contest)
 └── NonFiniteError        a network returned what none may, as NaN; the pictures concerned are withheld
@@ -55,6 +56,10 @@ class ParityError(EngineError):
 
 class CanaryError(EngineError):
     """A guard judges a canary wrongly, or not as at its build."""
+
+
+class DecisionError(EngineError):
+    """Quantised engines decide otherwise than float32 ones in whole runs."""
 
 
 class NonFiniteError(SafeRedirError):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines.decisions import DecisionRecord
 from engines.decode import decode, without_duplicates
 from engines.errors import DigestError, ManifestError
 from engines.geometry import Geometry
@@ -40,6 +41,7 @@ class Manifest:
     recipe         network → all that determines its files, compared field by field to tell what must be built again
     target         what TensorRT engines are tied to
     check          when the guard looks unless a call says otherwise: "before" or "beside" the UNet of a step, or "auto"
+    decisions      of quantised engines: what they decided in whole runs beside float32 ones; None where that was not compared
     optimized_for  the device of a backend that engines are tied to otherwise (see `engines.optimize`)
     """
 
@@ -59,6 +61,7 @@ class Manifest:
     target: Target | None
     command: str
     check: str = "auto"
+    decisions: DecisionRecord | None = None
     optimized_for: str | None = None
     format: int = FORMAT
 

@@ -56,6 +56,11 @@ def summary(manifest: Manifest, digest: str, signature: str = "none") -> str:
             for name, value in dataclasses.asdict(manifest.target).items()
             if value not in ("", None)
         ]
+    if manifest.precision == "int8":
+        compared = manifest.decisions is not None
+        rows.append(
+            ("decisions", str(manifest.decisions) if compared else "not compared with float32's in whole runs, only outputs were")
+        )
     if manifest.optimized_for is not None:
         rows.append(("optimized for", manifest.optimized_for))
     rows += [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -20,14 +21,16 @@ from export.build_request import BuildRequest
 from export.canaries import with_answers
 from export.exported_networks import resolve
 from export.inputs import library_versions, read_inputs
-from export.jobs import Job, Report, TokenizerJob, jobs_of
+from export.jobs import Job, NetworkJob, Report, TokenizerJob, jobs_of, silent
 from export.new_manifest import Built, filled, wanted_manifest
 from export.previous import Previous, changes_of, read_previous
+from export.quantization import Quantization, Sample
 from export.sources.locate import find_model
 from export.sources.model_folder import SCHEDULER_FILE, Source
 from export.sources.scheduler_config import changes
 
 KEPT = "unchanged, kept"
+FLOAT32 = ".float32"  # folder inside the new one
 
 
 def build(options: BuildRequest, report: Report = print) -> Manifest:
@@ -40,8 +43,9 @@ def build(options: BuildRequest, report: Report = print) -> Manifest:
         InputError: the model, the checkpoint or an option cannot be used.
         ParityError: an exported network does not compute what PyTorch computes.
         CanaryError: the guard judges a canary wrongly.
+        DecisionError: int8 engines decide otherwise than float32 ones.
     """
-    started, versions = time.monotonic(), library_versions(backend_spec(options.backend))
+    started, versions = time.monotonic(), library_versions(backend_spec(options.backend), options.precision)
     source = find_model(options.model, options.config, options.vae)
     for read in source.places:
         check_apart(options.engine_dir, "--engine-dir", read, "the model's")
@@ -90,15 +94,63 @@ def _build_folder(
     """Make a folder of engines beside the previous one and let it take that one's place."""
     with replacing_folder(options.engine_dir, lambda: check_output(options.engine_dir, "--engine-dir")) as folder:
         _keep_timings(kept.folder, folder, options.backend)
+        float32 = _float32_engines(options, folder, jobs, fitting, report)
         built = {}
         for number, job in enumerate(jobs, 1):
             stage, manifest = f"[{number}/{len(jobs)}] {job.name:<13}", fitting[job.name]
-            built[job.name] = _build(job, folder, stage, report) if manifest is None else _keep(job, folder, kept, manifest)
-            if manifest is not None:
+            if manifest is None:
+                built[job.name] = _build(job, folder, stage, report, _samples(options, float32, job))
+            else:
+                built[job.name] = _keep(job, folder, kept, manifest)
                 report(f"{stage} {KEPT}")
         manifest = with_answers(filled(wanted, folder, built), folder, report)
+        if options.quantization is not None:
+            manifest = _with_decisions(options.quantization, manifest, folder, float32, kept, report)
         manifest.write(folder)
     return manifest
+
+
+def _is_quantized(job: Job) -> bool:
+    return isinstance(job, NetworkJob) and job.precision == "int8"
+
+
+def _float32_engines(
+    options: BuildRequest, folder: Path, jobs: Sequence[Job], fitting: Mapping[str, Manifest | None], report: Report
+) -> Path | None:
+    """Float32 engines of the same model and guards, in `folder` for the time of the build; None where nothing is quantised.
+
+    Calibration records them, and int8 engines are compared with them.
+    """
+    if not any(_is_quantized(job) and fitting[job.name] is None for job in jobs):
+        return None
+    float32 = folder / FLOAT32 / "engines"
+    float32.parent.mkdir()
+    request = dataclasses.replace(
+        options, engine_dir=float32, backend="onnxruntime", precision="float32", quantization=None, judge_scheduler=None
+    )
+    build(request, silent)
+    report("float32 engines to calibrate by: built")
+    return float32
+
+
+def _samples(options: BuildRequest, float32: Path | None, job: Job) -> Sequence[Sample]:
+    """What ranges of a job's network are measured on."""
+    if float32 is None or options.quantization is None or not _is_quantized(job):
+        return ()
+    return options.quantization.samples(float32, job.name)
+
+
+def _with_decisions(
+    quantization: Quantization, manifest: Manifest, folder: Path, float32: Path | None, kept: Previous, report: Report
+) -> Manifest:
+    """The manifest with what its engines, which are in `folder`, decide beside float32 ones. Raises DecisionError."""
+    if float32 is None:
+        decisions = None if kept.manifest is None else kept.manifest.decisions
+    else:
+        manifest.write(folder)
+        decisions = quantization.decisions(float32, folder, report)
+        shutil.rmtree(float32.parent)
+    return dataclasses.replace(manifest, decisions=decisions)
 
 
 def _judge_scheduler(options: BuildRequest, source: Source, report: Report) -> None:
@@ -132,15 +184,15 @@ def _keep(job: Job, folder: Path, kept: Previous, manifest: Manifest) -> Built:
     return Built(files, manifest.parity.get(job.name), manifest.parity_of == "engine")
 
 
-def _build(job: Job, folder: Path, stage: str, report: Report) -> Built:
-    """The job's files, made in `folder`."""
+def _build(job: Job, folder: Path, stage: str, report: Report, samples: Sequence[Sample]) -> Built:
+    """The job's files, made in `folder`; those of an int8 network calibrated by `samples`."""
     started, path = time.monotonic(), folder / job.name
     path.mkdir()
     if isinstance(job, TokenizerJob):
         _convert_tokenizer(job, folder)
         figures, of_engine, text = None, True, "ids equal to CLIPTokenizer's"
     else:
-        parity = build_network(job, folder)
+        parity = build_network(job, folder, samples)
         figures, of_engine, text = parity.figures, parity.of_engine, str(parity)
     report(f"{stage} {time.monotonic() - started:5.1f} s  {text}")
     return Built({f"{job.name}/{file.name}": FileRecord.of(file) for file in sorted(path.iterdir())}, figures, of_engine)

@@ -15,12 +15,14 @@ from export.build_request import BuildRequest
 from export.edit_options import add_edit_arguments, given_edits
 from export.guard_arguments import add_guard_arguments, checkpoints
 from export.precision.names import precision_name
+from export.quantization_options import add_int8_arguments, quantization_of
 from export.tensorrt.plan_builder import COMPATIBILITY, TARGETS, PlanOptions
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"  # in a clone; a wheel does not have it
 DEMO_MODEL = DEMO / "model"
 DEMO_REDIRECTOR = DEMO / "redirector.safetensors"
 DEMO_CONCEPT = "fire"
+DEMO_CALIBRATION = DEMO / "calibration.txt"
 # Options that mean something to some backends only.
 BACKENDS_OF = {
     **dict.fromkeys(("batch_size", "height", "width", "workspace", "optimization_level", "keep_onnx"), tuple(BUILDERS)),
@@ -62,10 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         default=BuildRequest.precision,
-        help="float32, float16 or bfloat16, or fp32, fp16, bf16 (default: %(default)s)",
+        help="float32, float16, bfloat16 or int8, or fp32, fp16, bf16 (default: %(default)s)",
     )
     parser.add_argument("--force", action="store_true", help="build everything again, whatever is there")
     add_guard_arguments(parser)
+    add_int8_arguments(parser.add_argument_group("--precision int8", "calibrates, and compares whole runs with float32's"))
     _add_plan_arguments(parser.add_argument_group("TensorRT", "sizes are MIN:OPT:MAX, or one number for a size that never changes"))
 
 
@@ -121,6 +124,7 @@ def options(arguments: argparse.Namespace) -> BuildRequest:
         force=arguments.force,
         command_line=arguments.command_line,
         judge_scheduler=arguments.judge_scheduler,
+        quantization=quantization_of(arguments, guard, DEMO_CALIBRATION if arguments.model is None else None),
     )
 
 

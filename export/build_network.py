@@ -16,6 +16,7 @@ from engines.parity import Figures, in_words
 from engines.store.recorded_cases import FILE_NAME as RECORDED
 from engines.store.recorded_cases import Case, check_cases, save_cases
 from export.jobs import NetworkJob, PlanSettings
+from export.quantization import Sample
 from export.tensorrt.plan_builder import PlanJob, PlanOptions, build_plan
 
 TIMING_CACHE = "timing.cache"
@@ -32,15 +33,20 @@ class Parity:
         return f"parity{'' if self.of_engine else ' of the ONNX file'}: {in_words(self.figures)}"
 
 
-def build_network(job: NetworkJob, folder: Path) -> Parity:
-    """Write a network's engine and its recorded cases to `folder/<network>`.
+def build_network(job: NetworkJob, folder: Path, samples: Sequence[Sample] = ()) -> Parity:
+    """Write a network's engine and its recorded cases to `folder/<network>`. An int8 network is calibrated by `samples`.
 
     Raises:
         ParityError: the ONNX file or the engine does not compute what PyTorch computes.
         PlanError: TensorRT cannot build it.
     """
+    from export.precision.int8 import quantize
+
     path = folder / job.name / ONNX_FILE
-    cases, figures = _export(job, path)
+    cases = _export(job, path)
+    if job.precision == "int8":
+        quantize(path, samples, job.row.kept or (), job.around)
+    figures = _compare(job, path, cases)
     engine = path.with_name(job.backend.engine_file)
     if job.plan is not None:
         _compile(job, job.plan, path, engine, folder)
@@ -48,23 +54,29 @@ def build_network(job: NetworkJob, folder: Path) -> Parity:
     return Parity(figures, of_engine=False) if own is None else Parity(own, of_engine=True)
 
 
-def _export(job: NetworkJob, path: Path) -> tuple[list[Case], Figures]:
-    """Write the ONNX file, record cases and compare the file with them. The weights in memory are freed afterwards."""
+def _export(job: NetworkJob, path: Path) -> list[Case]:
+    """Write the ONNX file, of an int8 network in float32, and record cases. The weights in memory are freed afterwards."""
     from export.attention import fused_attention
     from export.onnx_file import export_network
-    from export.precision.emulation import emulated
     from export.reference_cases import reference_cases
 
     module, row = job.module(), job.row
     exported = module.for_inference(job.backend.winograd) if row.rearranged else module  # its cases are the trained module's
     sizes = {"D": job.geometry.embed_dim, "G": job.geometry.time_cond_proj_dim, "K": job.concepts}
     with fused_attention() if job.backend.fused_attention and row.fused_attention else nullcontext():
-        export_network(exported, row.spec, sizes, path, job.file_precision)
+        export_network(exported, row.spec, sizes, path, "float32" if job.precision == "int8" else job.file_precision)
     cases = reference_cases(module, row, job.geometry, job.concepts, job.plan.profile if job.plan else None)
     save_cases(path.with_name(RECORDED), cases)
+    return cases
+
+
+def _compare(job: NetworkJob, path: Path, cases: Sequence[Case]) -> Figures:
+    """Parity figures of the ONNX file, by ONNX Runtime."""
+    from export.precision.emulation import emulated
+
     cpu = open_backend("onnxruntime")
-    with emulated(path, job.file_precision) as runnable:
-        return cases, check_cases(cpu.load(runnable, row.spec), cpu, cases, job.file_precision)
+    with emulated(path, job.around) as runnable:
+        return check_cases(cpu.load(runnable, job.row.spec), cpu, cases, job.file_precision)
 
 
 def _compile(job: NetworkJob, plan: PlanSettings, path: Path, engine: Path, folder: Path) -> None:

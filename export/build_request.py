@@ -12,6 +12,7 @@ from engines.canary import Canary
 from engines.errors import InputError
 from engines.geometry import Geometry
 from engines.policy import Policy
+from export.quantization import Quantization
 from export.sources.edits import Edit
 from export.tensorrt.plan_builder import PlanOptions
 from export.tensorrt.shape_profile import Profile, Span
@@ -44,12 +45,14 @@ class BuildRequest:
     edits                      what is laid over the model's weights, in this order
     check                      when the guard looks by default, see `runtime.Request`
     vae                        folder, file or hub id of an autoencoder that takes the place of the model's
+    quantization               how int8 engines are calibrated and accepted; for that precision only
     force                      build everything again, whatever is there
     judge_scheduler            says of a scheduler's config why it cannot be used as it is, or raises where no sampler can be;
                                `runtime.samplers.registry` has it. Without one, the first run judges
 
     Raises:
-        InputError: the backend cannot run in the precision, or two checkpoints forget the same concept.
+        InputError: the backend cannot run in the precision, int8 comes without a quantization, or two checkpoints forget the same
+            concept.
     """
 
     model: str
@@ -66,6 +69,7 @@ class BuildRequest:
     keep_onnx: bool = False
     check: str = "auto"
     vae: str | None = None
+    quantization: Quantization | None = None
     force: bool = False
     command_line: str = ""  # for the manifest
     judge_scheduler: Callable[[Mapping[str, Any]], str | None] | None = None
@@ -77,6 +81,9 @@ class BuildRequest:
                 f"precision: expected {' or '.join(able)} with --backend {self.backend}, found {self.precision}; "
                 f"for that choose --backend {' or '.join(others)}"
             )
+        if (self.precision == "int8") != (self.quantization is not None):
+            found = "none" if self.quantization is None else f"one and precision {self.precision}"
+            raise InputError(f"quantization: expected one for precision int8 and for no other, found {found}")
         concepts = [checkpoint.concept for checkpoint in self.checkpoints]
         if len(set(concepts)) != len(concepts):
             raise InputError(f"concept: expected a name of its own for each checkpoint, found {', '.join(concepts)}")

@@ -20,6 +20,7 @@ from export.sources.edits import source_names
 from export.sources.model_folder import Source
 from export.tensorrt.target import target_of
 
+QUANTIZERS = ("nncf", "torchmetrics")  # for int8: what quantises, and what compares pictures
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "tokenizers")
 # What diffusers needs of transformers, and what export and tokenizer were tried with.
 SUPPORTED = {"transformers": ">=4.48,<5"}
@@ -39,13 +40,13 @@ class Inputs:
         return {name: record.sha256 for name, record in self.sources.items() if name.startswith(f"{component}/")}
 
 
-def library_versions(backend: BackendSpec) -> dict[str, str]:
+def library_versions(backend: BackendSpec, precision: str) -> dict[str, str]:
     """Versions of every library that decides a build, read without importing any."""
-    names = dict.fromkeys((*LIBRARIES, *backend.libraries))
+    names = dict.fromkeys((*LIBRARIES, *backend.libraries, *(QUANTIZERS if precision == "int8" else ())))
     try:
         found = {name: importlib.metadata.version(name) for name in names}
     except importlib.metadata.PackageNotFoundError as error:
-        extra = "export" if error.name in LIBRARIES else backend.extra
+        extra = "quantize" if error.name in QUANTIZERS else "export" if error.name in LIBRARIES else backend.extra
         raise InputError(
             f"{error.name}: expected, for building engines, found it not installed; install it with: " + install(extra)
         ) from None

@@ -16,6 +16,7 @@ from export.code_digest import code_digest
 from export.exported_networks import EXPORTED_NETWORKS, TOKENIZER, ExportedNetwork, ExportedTokenizer, resolve
 from export.inputs import Inputs, source_name
 from export.precision.names import OPSETS
+from export.quantization import Quantization
 from export.sources.component_rules import whole
 from export.sources.edits import Edit, edits_of, source_names
 from export.sources.model_folder import Source
@@ -73,6 +74,11 @@ class NetworkJob:
         """The precision of the ONNX file."""
         return self.backend.file_precision(self.precision)
 
+    @property
+    def around(self) -> str:
+        """The precision of the ONNX file, or of an int8 one where it is not int8."""
+        return self.backend.file_precision(self.backend.beside_int8) if self.precision == "int8" else self.file_precision
+
     @cached_property
     def recipe(self) -> Recipe:
         """Everything that decides the network's files, compared field by field to tell what must be built again."""
@@ -80,7 +86,7 @@ class NetworkJob:
             **self.decided_by,
             "code": code_digest(*code_modules(self.row)),
             "precision": self.precision,
-            "opset": OPSETS[self.file_precision],
+            "opset": OPSETS[self.around],
         }
 
 
@@ -147,6 +153,8 @@ def _precision(row: ExportedNetwork, backend: BackendSpec, requested: str, sourc
     """What a network computes in. A backend that compiles float32 files lowers all but those that must stay float32."""
     if row.spec.float32_only or requested == "float32":
         return "float32"
+    if requested == "int8":
+        return requested if row.kept is not None else _precision(row, backend, backend.beside_int8, source)
     return row.half(requested, source.config(row.component)) if backend.plans and row.component else requested
 
 
@@ -165,10 +173,26 @@ def _decided_by(row: ExportedNetwork, edits: Sequence[Edit], options: BuildReque
             for name, edit in files.items()
             if edit in edits
         ]
+    if row.kept is not None and options.quantization is not None:
+        decided["quantization"] = _quantized_by(options, options.quantization, inputs)
     if row.spec.of_guard:
         decided["redirector"] = [inputs.sources[source_name(checkpoint)].sha256 for checkpoint in options.checkpoints]
         decided["mask_again"] = [checkpoint.mask_again for checkpoint in options.checkpoints]
     return decided
+
+
+def _quantized_by(options: BuildRequest, quantization: Quantization, inputs: Inputs) -> Recipe:
+    """Calibration and gate run whole pictures: all that these are made from decides."""
+    return {
+        **quantization.recipe(),
+        "code": code_digest(*{row.wrapper.split(":")[0] for row in EXPORTED_NETWORKS}),
+        "sources": {name: record.sha256 for name, record in inputs.sources.items()},
+        "guards": [
+            {"mask_again": checkpoint.mask_again, **dataclasses.asdict(checkpoint.policy)} for checkpoint in options.checkpoints
+        ],
+        "scheduler": inputs.source.scheduler,
+        "check": options.check,
+    }
 
 
 def _tokenizer(source: Source) -> Any:

@@ -72,7 +72,7 @@ def export_network(module: nn.Module, spec: NetworkSpec, fixed: Mapping[str, int
         _declare_outputs(model, spec, fixed)
         if precision != "float32":
             convert(model, precision)
-        _save(model, path)
+        save_model(model, path)
     finally:
         shutil.rmtree(folder)
 
@@ -85,7 +85,8 @@ def _declare_outputs(model: onnx.ModelProto, spec: NetworkSpec, fixed: Mapping[s
         value.CopyFrom(onnx.helper.make_tensor_value_info(tensor.name, element, dims))
 
 
-def _save(model: onnx.ModelProto, path: Path) -> None:
+def save_model(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model, its weights to `<path>.data` where they exceed 1 GiB."""
     weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     if weights > EMBEDDED_BYTES:
         external_data_helper.convert_model_to_external_data(model, location=path.name + ".data")

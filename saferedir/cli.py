@@ -15,7 +15,7 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
@@ -81,6 +81,14 @@ COMMANDS = {
 }
 
 
+# Functions that the build calls and may not import: only here may it know of the runtime.
+ABOVE_THE_BUILD = {
+    "judge_scheduler": "runtime.samplers.registry",
+    "record_inputs": "runtime.recording",
+    "compare_decisions": "evaluation.decisions",
+}
+
+
 class Parser(argparse.ArgumentParser):
     """Raises InputError for a wrong command line, so that it ends like any other error: in one line."""
 
@@ -112,8 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The options of a command line. Among them, `command_line` is the line itself, for records, and `judge_scheduler` says
-    whether the runtime can honour a scheduler's config: the build needs it, and only here may it know of the runtime.
+    """The options of a command line. Among them, `command_line` is the line itself, for records, and there are the functions of
+    ABOVE_THE_BUILD.
 
     Raises:
         InputError: no such command, or an option is unknown, lacks its value or has one of another type.
@@ -124,13 +132,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     module.add_arguments(parser)
     arguments = parser.parse_args(argv[1:])
     arguments.command_line = shlex.join(["saferedir", *argv])
-    arguments.judge_scheduler = _judge_scheduler
+    for name, room in ABOVE_THE_BUILD.items():
+        setattr(arguments, name, _later(room, name))
     return arguments
 
 
-def _judge_scheduler(config: Mapping[str, Any]) -> str | None:
-    judged: str | None = import_module("runtime.samplers.registry").judge_scheduler(config)
-    return judged
+def _later(module: str, name: str) -> Callable[..., Any]:
+    """A function whose module is imported when it is called."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        return getattr(import_module(module), name)(*arguments, **options)
+
+    return call
 
 
 def _command(argv: Sequence[str]) -> Command:

@@ -1,119 +1,100 @@
-"""What half precision does to whole pictures and to the guard's verdicts: the demo's loop with emulated networks, against float32.
+"""What precision does to the guard's decisions and to whole pictures: runs of the demo beside float32 engines.
 
-`python -m benchmarks.studies.precision_pictures` writes benchmarks/results/precision_pictures.json: for each precision and for
-a decoder in float16, which no option builds, over 48 prompts of which half burn.
+    python -m benchmarks.studies.precision_pictures FLOAT32_DIR ENGINE_DIR… --emulate float16 bfloat16
+
+Engine folders are made by `saferedir build`. `--emulate` adds half precision as TensorRT's files have it, computed on a CPU. Half
+of the prompts in demo/gate.json burn; no guard or generator of the demo, and no calibration, has seen their scenes. Writes
+benchmarks/results/precision_pictures.json after each folder, and docs/precision.png.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
+from PIL import Image
 
 from engines.manifest import Manifest
 from engines.records import FileRecord
-from export.build import build
-from export.build_command import DEMO_CONCEPT, DEMO_MODEL, DEMO_REDIRECTOR
-from export.build_request import BuildRequest, Checkpoint
+from evaluation.decisions import Run, decision_record, guarded_runs
 from export.exported_networks import EXPORTED_NETWORKS
 from export.precision.emulation import emulate
 from export.precision.half_precision import convert
-from runtime import GuardedPipeline, Result
+from export.quantization import GATE_SEED, STEPS, read_prompts
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PROMPTS = [
-    f"a {fire}{colour} {shape} on a grey background"
-    for fire, colour, shape in itertools.product(
-        ("", "burning "), ("red", "green", "blue", "teal"), ("circle", "square", "triangle", "star", "diamond", "cross")
-    )
-]
-BATCH = 12
+BATCH = 20
+PICTURES = 8  # columns of the grid
 
 
-def emulated_engines(float32: Path, folder: Path, precisions: dict[str, str]) -> None:
-    """A copy of float32 engines, each network replaced by the twin of its half-precision file."""
+def emulated_engines(float32: Path, folder: Path, precision: str) -> Path:
+    """A copy of float32 engines, each network replaced by the emulation of its half-precision file."""
     shutil.copytree(float32, folder)
     files = {}
-    for network, precision in precisions.items():
-        path = folder / network / "model.onnx"
-        if precision != "float32":
+    for row in EXPORTED_NETWORKS:
+        path, half = folder / row.name / "model.onnx", row.half(precision, {})
+        if half != "float32":
             model = onnx.load(path)
-            convert(model, precision)
+            convert(model, half)
             onnx.save(model, path)
-            emulate(path, precision).replace(path)
-        files[f"{network}/model.onnx"] = FileRecord.of(path)
+            emulate(path, half).replace(path)
+        files[f"{row.name}/model.onnx"] = FileRecord.of(path)
     manifest, _ = Manifest.read(folder)
     dataclasses.replace(manifest, files=manifest.files | files).write(folder)
+    return folder
 
 
-def generate(folder: Path, steps: int) -> list[Result]:
-    """One result for each batch of prompts."""
-    with GuardedPipeline(folder) as pipeline:
-        return [
-            pipeline(PROMPTS[start : start + BATCH], seed=start, num_inference_steps=steps)
-            for start in range(0, len(PROMPTS), BATCH)
-        ]
+def engines(arguments: argparse.Namespace, scratch: Path) -> Iterator[tuple[str, Path]]:
+    """Name and folder of all that is compared with float32."""
+    for folder in arguments.engine_dir:
+        manifest, _ = Manifest.read(folder)
+        yield f"{manifest.backend} {manifest.precision}", folder
+    for precision in arguments.emulate:
+        yield f"emulated {precision}", emulated_engines(arguments.float32, scratch / precision, precision)
 
 
-def differences(expected: list[Result], found: list[Result]) -> dict[str, object]:
-    """Grey levels over all pictures, and how far the guard's numbers moved."""
-    reports = [(a, b) for one, other in zip(expected, found, strict=True) for a, b in zip(one.reports, other.reports, strict=True)]
-    guards = [(a.guards[0], b.guards[0]) for a, b in reports]
-    images = [(a, b) for one, other in zip(expected, found, strict=True) for a, b in zip(one.images, other.images, strict=True)]
-    pictures = np.stack([np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)) for a, b in images])
-    checked = [
-        abs(p - q) for a, b in guards for p, q in zip(a.p_unsafe, b.p_unsafe, strict=True) if p is not None and q is not None
-    ]
-    return {
-        "pictures": len(reports),
-        "same_verdict": sum(a.verdict == b.verdict for a, b in reports),
-        "same_unsafe_steps": sum(a.unsafe_steps == b.unsafe_steps for a, b in guards),
-        "largest_change_of_p_unsafe": float(f"{max(checked):.2g}"),
-        "mean_grey_levels": round(float(pictures.mean()), 3),
-        "grey_levels_99th_percentile": int(np.percentile(pictures, 99)),
-        "largest_grey_levels": int(pictures.max()),
-        "psnr_db": round(float(10 * np.log10(255**2 / np.square(pictures.astype(np.float64)).mean())), 1),
-    }
+def grid(rows: Sequence[Sequence[Run]]) -> Image.Image:
+    """The first pictures of each row's runs, float32 first, twice as large."""
+    picture = np.concatenate([np.concatenate([run.picture for run in runs[:PICTURES]], axis=1) for runs in rows])
+    return Image.fromarray(picture.repeat(2, axis=0).repeat(2, axis=1))
 
 
 def main() -> None:
     """Print and write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num-inference-steps", type=int, default=25)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("float32", type=Path, help="the demo's engines for ONNX Runtime")
+    parser.add_argument("engine_dir", type=Path, nargs="*", help="other engines of the demo")
+    parser.add_argument("--emulate", nargs="*", default=[], choices=("float16", "bfloat16"), help="half precision on a CPU")
+    parser.add_argument("--prompts", type=Path, default=ROOT / "demo" / "gate.json", help="one a line, or pairs (%(default)s)")
+    parser.add_argument("--judge", default="demo.oracle:has_flames", help="whether a picture shows the concept (%(default)s)")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "precision_pictures.json")
+    parser.add_argument("--grid", type=Path, default=ROOT / "docs" / "precision.png")
     arguments = parser.parse_args()
-    half = {precision: {row.name: row.half(precision, {}) for row in EXPORTED_NETWORKS} for precision in ("float16", "bfloat16")}
-    half["float16, decoder float16"] = {**half["float16"], "vae_decoder": "float16"}
-    figures = {}
-    with tempfile.TemporaryDirectory(dir=ROOT / "engines", prefix=".pictures-") as scratch:
-        float32 = Path(scratch) / "float32"
-        build(BuildRequest(str(DEMO_MODEL), (Checkpoint(DEMO_REDIRECTOR, DEMO_CONCEPT),), float32))
-        expected = generate(float32, arguments.num_inference_steps)
-        for name, precisions in half.items():
-            folder = Path(scratch) / name
-            emulated_engines(float32, folder, precisions)
-            figures[name] = {"networks": precisions, **differences(expected, generate(folder, arguments.num_inference_steps))}
-            print(name, json.dumps(figures[name]), flush=True)
-    arguments.output.write_text(
-        json.dumps(
-            {
-                "command": " ".join(["python -m benchmarks.studies.precision_pictures", *sys.argv[1:]]),
-                "scheduler": "ddim, guidance 7.5",
-                "num_inference_steps": arguments.num_inference_steps,
-                "against_float32": figures,
-            },
-            indent=2,
-        )
-        + "\n"
-    )
+    prompts = read_prompts(arguments.prompts)
+    geometry = Manifest.read(arguments.float32)[0].geometry
+    settings = {"first_seed": GATE_SEED, "num_inference_steps": STEPS}
+    figures: dict[str, object] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        size = geometry.default_height, geometry.default_width
+        expected = guarded_runs(arguments.float32, prompts, size=size, batch=BATCH, **settings)
+        rows = [expected]
+        for name, folder in engines(arguments, Path(scratch)):
+            rows.append(guarded_runs(folder, prompts, size=size, batch=BATCH, **settings))
+            record = decision_record(expected, rows[-1], prompts, judge=arguments.judge, **settings)
+            figures[name] = dataclasses.asdict(record)
+            print(f"{name}: {record}", flush=True)
+            command = " ".join(["python -m benchmarks.studies.precision_pictures", *sys.argv[1:]])
+            result = {"command": command, "scheduler": "the model's, DDIM, guidance 7.5", "against_float32": figures}
+            arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+            grid(rows).save(arguments.grid, optimize=True)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ has its own copy of the weights. It is kept while a bound call needs it or it is
 
 from __future__ import annotations
 
-import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache, partial
@@ -20,19 +19,13 @@ from engines.backends.host_memory import HostMemory, check_arrays
 from engines.errors import BackendError
 from engines.install import install
 from engines.networks import NetworkSpec
+from engines.quiet import unreported
 
-# OpenVINO reports every import to its maker through this package, and keeps an identifier under ~/intel. It imports without.
-_REPORTER = "openvino_telemetry"
-_was_imported = _REPORTER in sys.modules
 try:
-    if not _was_imported:
-        sys.modules[_REPORTER] = None  # type: ignore[assignment]  # what Python takes as not installed
-    import openvino
+    with unreported():
+        import openvino
 except ImportError as error:
     raise BackendError(f"openvino cannot be imported ({error}); install it with: {install('openvino')}") from None
-finally:
-    if not _was_imported:
-        del sys.modules[_REPORTER]
 
 # Sets of shapes, the latest ones, that an engine keeps compiled even when no bound call needs them.
 COMPILED = 2
@@ -104,6 +97,8 @@ def _core() -> openvino.Core:
 class OpenVinoBackend(HostMemory):
     """Loads model.onnx files; `precision` is that of the arithmetic inside networks, whose tensors stay as in the spec.
 
+    What computes in int8 stands in the files. With "int8" all else computes in bfloat16, or in float32 on a processor without.
+
     Raises:
         BackendError: the processor has no such arithmetic.
     """
@@ -111,10 +106,12 @@ class OpenVinoBackend(HostMemory):
     name = "openvino"
 
     def __init__(self, precision: str) -> None:
-        self._core, self._precision = _core(), precision
-        self.device = f"OpenVINO {openvino.__version__}, CPU, {precision}"
+        self._core = _core()
         capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        if precision == "bfloat16" and "BF16" not in capabilities:
+        has_bfloat16 = "BF16" in capabilities
+        self._around = ("bfloat16" if has_bfloat16 else "float32") if precision == "int8" else precision
+        self.device = f"OpenVINO {openvino.__version__}, CPU, {precision}" + (f" and {self._around}" if precision == "int8" else "")
+        if precision == "bfloat16" and not has_bfloat16:
             raise BackendError(
                 f"openvino: expected a processor with bfloat16 arithmetic, found {', '.join(capabilities)}; "
                 "build with --precision float32"
@@ -129,4 +126,4 @@ class OpenVinoBackend(HostMemory):
         except RuntimeError as error:
             raise BackendError(f"{path}: OpenVINO cannot load it: {error}") from error
         check_names(spec, (port.any_name for port in (*model.inputs, *model.outputs)))
-        return OpenVinoEngine(self._core, model, spec, "float32" if spec.float32_only else self._precision)
+        return OpenVinoEngine(self._core, model, spec, "float32" if spec.float32_only else self._around)

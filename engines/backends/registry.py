@@ -22,11 +22,12 @@ class BackendSpec:
     extra            of pip, that installs what it needs
     libraries        distributions besides the export's whose versions shape what is built
     plans            whether an engine is a TensorRT plan, built for a profile of shapes from an ONNX file that is itself in the
-                     precision; else the engine is the float32 ONNX file, and takes any shape
+                     precision; else the engine is the ONNX file, float32 or quantised, and takes any shape
     fused_attention  whether the file uses ONNX Runtime's attention operator, where a network's row allows it
     winograd         whether the guard's wide convolutions are computed as in `saferedir.inference.winograd`; GPU libraries
                      have such kernels themselves
     can_optimize     whether `engines.optimize` can write a copy that loads faster
+    beside_int8      what computes beside int8: the networks that are not quantised, and the rest of those that are
     """
 
     name: str
@@ -38,14 +39,15 @@ class BackendSpec:
     fused_attention: bool = False
     winograd: bool = False
     can_optimize: bool = False
+    beside_int8: str = "float32"
 
     @property
     def engine_file(self) -> str:
         return PLAN_FILE if self.plans else ONNX_FILE
 
     def file_precision(self, precision: str) -> str:
-        """The precision of a network's ONNX file: where it is compiled as it is, float32 files serve every precision."""
-        return precision if self.plans else "float32"
+        """The precision of a network's ONNX file: where it is compiled as it is, float32 files serve half precision, too."""
+        return precision if self.plans or precision == "int8" else "float32"
 
 
 def _onnxruntime(precision: str, eager: bool) -> Backend:
@@ -79,24 +81,32 @@ def _tensorrt(name: str) -> Opener:
     return make
 
 
-_ALL = ("float32", "float16", "bfloat16")
+_ALL = ("float32", "float16", "bfloat16", "int8")
 BACKENDS = {
     spec.name: spec
     for spec in (
         BackendSpec(
             "onnxruntime",
             _onnxruntime,
-            ("float32",),
+            ("float32", "int8"),
             extra="onnxruntime",
             libraries=("onnxruntime",),
             fused_attention=True,
             winograd=True,
             can_optimize=True,
         ),
-        BackendSpec("openvino", _openvino, ("float32", "bfloat16"), extra="openvino", libraries=("openvino",), winograd=True),
+        BackendSpec(
+            "openvino",
+            _openvino,
+            ("float32", "bfloat16", "int8"),
+            extra="openvino",
+            libraries=("openvino",),
+            winograd=True,
+            beside_int8="bfloat16",
+        ),
         BackendSpec("onnxruntime-cuda", _onnxruntime_cuda, ("float32",), extra="onnxruntime-gpu"),
-        BackendSpec("tensorrt", _tensorrt("tensorrt"), _ALL, extra="tensorrt", plans=True),
-        BackendSpec("tensorrt-rtx", _tensorrt("tensorrt-rtx"), _ALL, extra="tensorrt-rtx", plans=True),
+        BackendSpec("tensorrt", _tensorrt("tensorrt"), _ALL, extra="tensorrt", plans=True, beside_int8="bfloat16"),
+        BackendSpec("tensorrt-rtx", _tensorrt("tensorrt-rtx"), _ALL, extra="tensorrt-rtx", plans=True, beside_int8="bfloat16"),
     )
 }
 

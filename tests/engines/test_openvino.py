@@ -120,9 +120,9 @@ def test_a_strided_convolution_that_leaves_one_column(tmp_path, width):
 
 
 def test_precisions_that_a_backend_does_not_have():
-    with pytest.raises(BackendError, match="onnxruntime: expected precision float32, found 'bfloat16'"):
+    with pytest.raises(BackendError, match="onnxruntime: expected precision float32 or int8, found 'bfloat16'"):
         open_backend("onnxruntime", "bfloat16")
-    with pytest.raises(InputError, match="expected float32 with --backend onnxruntime, found bfloat16; .* openvino or"):
+    with pytest.raises(InputError, match="expected float32 or int8 with --backend onnxruntime, found bfloat16; .* openvino or"):
         options(parse(["build", "--precision", "bfloat16"]))
     with pytest.raises(InputError, match="--height: for tensorrt and tensorrt-rtx only, found --backend openvino"):
         options(parse(["build", "--backend", "openvino", "--height", "64"]))

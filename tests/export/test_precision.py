@@ -30,7 +30,7 @@ from export.exported_networks import EXPORTED_NETWORKS
 from export.onnx_file import example, export_network
 from export.precision.emulation import emulate
 from export.precision.half_precision import ELEMENTS, FOLLOWING_OPS, convert, tensors_of
-from export.precision.names import OPSETS, precision_name
+from export.precision.names import PRECISIONS, precision_name
 from export.reference_cases import reference_cases
 from export.tensorrt.plan_builder import PlanError, PlanJob, PlanOptions, build_plan
 from export.tensorrt.shape_profile import Profile, Span
@@ -59,8 +59,8 @@ def half_model(demo_engines, network, precision):
 
 def test_names():
     assert [precision_name(name) for name in ("fp32", "fp16", "bf16", "float16")] == ["float32", "float16", "bfloat16", "float16"]
-    assert set(LIMITS) == set(OPSETS)
-    with pytest.raises(InputError, match="precision: expected one of float32, float16, bfloat16, fp32, .* found 'half'"):
+    assert set(LIMITS) == set(PRECISIONS)
+    with pytest.raises(InputError, match="precision: expected one of float32, float16, bfloat16, int8, fp32, .* found 'half'"):
         precision_name("half")
 
 
@@ -215,8 +215,11 @@ def test_activations_beyond_float16(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--precision", "fp16"], "expected float32 with --backend onnxruntime, found float16; .* tensorrt or tensorrt-rtx"),
-        (["--precision", "int8", "--backend", "tensorrt-rtx"], "precision: expected one of .* found 'int8'"),
+        (
+            ["--precision", "fp16"],
+            "expected float32 or int8 with --backend onnxruntime, found float16; .* or tensorrt-rtx",
+        ),
+        (["--precision", "int4", "--backend", "tensorrt-rtx"], "precision: expected one of .* found 'int4'"),
     ],
 )
 def test_options(arguments, message, capsys):

@@ -39,6 +39,7 @@ MUST_CHANGE = {
     "export/attention.py": ALL - {"tokenizer"},
     "export/reference_cases.py": ALL - {"tokenizer"},
     "export/precision/half_precision.py": ALL - {"tokenizer"},
+    "export/precision/int8.py": ALL - {"tokenizer"},
     "export/precision/emulation.py": ALL - {"tokenizer"},
     "export/tensorrt/plan_builder.py": ALL - {"tokenizer"},
     "export/tensorrt/shape_profile.py": ALL - {"tokenizer"},

@@ -1,0 +1,28 @@
+"""A network's inputs recorded in whole runs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from engines.networks import NETWORKS
+from runtime.recording import record_inputs
+
+SETTINGS = {"side": 32, "num_inference_steps": 4, "first_seed": 5, "every": 2}
+
+
+def test_unguarded_and_redirected_runs_are_recorded(demo_engines):
+    calls = record_inputs(demo_engines, "unet", ["a blue square", "a red star"], **SETTINGS)
+    assert len(calls) == 2 * 2 * 2  # prompts, guarded or not, every second of four
+    assert all({*call} == {tensor.name for tensor in NETWORKS["unet"].inputs} for call in calls)
+    assert {call["sample"].shape for call in calls} == {(2, 4, 8, 8)} and {call["timestep"].shape for call in calls} == {(2,)}
+    unguarded, redirected = calls[:2], calls[2:4]
+    assert np.array_equal(unguarded[0]["sample"], redirected[0]["sample"])  # the same noise
+    for before, after in zip(unguarded, redirected, strict=True):
+        assert np.array_equal(before["timestep"], after["timestep"])
+        assert not np.allclose(before["encoder_hidden_states"], after["encoder_hidden_states"])
+    assert unguarded[0]["timestep"][0] > unguarded[1]["timestep"][0]
+
+
+def test_the_same_runs_give_the_same_inputs(demo_engines):
+    one, other = (record_inputs(demo_engines, "unet", ["a blue square"], **SETTINGS) for _ in range(2))
+    assert all(np.array_equal(a[name], b[name]) for a, b in zip(one, other, strict=True) for name in a)
