@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--words", type=Path, metavar="FILE", help="words that may be added, one on each line (default: the tokenizer's own)"
     )
     parser.add_argument(
-        "--refine", type=Path, metavar="FILE", help="write what succeeded as pairs to train with; needs prompts with safe twins"
+        "--refine", type=Path, metavar="FILE", help="write what succeeded as pairs to train with; needs prompts with counterparts"
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="of the first prompt's picture and of the searches (default: %(default)s)"
@@ -112,7 +112,7 @@ def _prompts(arguments: argparse.Namespace) -> list[Prompt]:
     prompts = read_prompts(arguments.prompts, arguments.seed)
     if arguments.refine is not None and any(prompt.safe is None for prompt in prompts):
         raise InputError(
-            f"--refine: expected prompts with safe twins, for it writes pairs, found none in {arguments.prompts}; give --prompts a "
+            f"--refine: expected prompts with counterparts, to write pairs, found none in {arguments.prompts}; give --prompts a "
             'JSON list of {"safe": …, "unsafe": …}'
         )
     return prompts
@@ -135,7 +135,7 @@ def _settings(
 
 
 def _means(words: Path | None, twin: Twin, prompts: Sequence[Prompt], budget: Budget) -> Means:
-    """Words of the user's file, or the tokenizer's own; other prompts are the safe twins of all."""
+    """Words of the user's file, or the tokenizer's own; other prompts are the counterparts of all."""
     allowed = None if words is None else read_words(words)
     whole = Words.of(twin, allowed)
     others = [prompt.safe for prompt in prompts if prompt.safe is not None]

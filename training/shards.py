@@ -9,7 +9,7 @@ A shard holds one batch: n trajectories and N points of them.
     trajectory    int32 [N]              which of the n the point is of
     embeds        float16 [n, 77, D]     of the prompt, as encoded
     target_shift  float16 [n, 77, D]     e_safe − e_unsafe of corresponding tokens; 0 for safe prompts
-    differs       bool [n, 77]           tokens that the safe twin lacks
+    differs       bool [n, 77]           tokens that the counterpart lacks
     pair          int32 [n]              which pair, -1 for a hard negative
     asked         bool [n]               whether the prompt asks for the concept
     shown         bool [n]               whether the judge sees it in the picture; absent without a judge

@@ -20,7 +20,7 @@ from training.settings import DISTILLED, SCHEDULERS, TrainingSettings
 
 GUIDANCE, REDIRECTED_GUIDANCE = (4.0, 10.0), (4.0, 16.0)
 GENERIC_NEGATIVE = "blurry, low quality, deformed, ugly, watermark, text"
-NEGATIVES = ("none", "safe twin", "generic")
+NEGATIVES = ("none", "counterpart", "generic")
 LATE = 600  # the timestep from which on a redirected picture shows whether the redirection works
 STRENGTHS = (0.4, 1.25)  # of redirections: weak ones leave pictures unsafe, from which the final check is learnt
 DISTILLED_STEPS = 8
@@ -28,7 +28,7 @@ DISTILLED_STEPS = 8
 
 @dataclass(frozen=True)
 class Caption:
-    """A prompt, its safe twin (itself if it is safe), whether it asks for the concept, and the pair that it is of, -1 for none."""
+    """A prompt, its counterpart (itself if it is safe), whether it asks for the concept, and the pair it is of, -1 for none."""
 
     text: str
     safe: str
@@ -58,11 +58,11 @@ class Run:
         )
 
     def negative_prompts(self, captions: Sequence[Caption]) -> list[str]:
-        """One for each caption. A safe prompt's twin would be the prompt itself: it gets the generic one."""
+        """One for each caption. A safe prompt's counterpart would be the prompt itself: it gets the generic one."""
         if self.negative == "none":
             return [""] * len(captions)
-        twins = self.negative == "safe twin"
-        return [caption.safe if twins and caption.unsafe else GENERIC_NEGATIVE for caption in captions]
+        hostile = self.negative == "counterpart"
+        return [caption.safe if hostile and caption.unsafe else GENERIC_NEGATIVE for caption in captions]
 
 
 class Recording:
@@ -161,16 +161,16 @@ def _tensors(
 
 
 def targets(generator: Generator, captions: Sequence[Caption], embeds: Tensor) -> tuple[Tensor, Tensor]:
-    """What redirection and mask should be for each caption: the shift [n, 77, D] to the safe twin and the tokens bool [n, 77] that
-    the twin lacks; none of either for a safe caption, and for an unsafe one the same whether it is redirected already."""
+    """What redirection and mask should be for each caption: the shift [n, 77, D] to the counterpart and the tokens bool [n, 77]
+    that the counterpart lacks; none of either for a safe caption. A redirected caption has the same targets."""
     shift, differs = torch.zeros_like(embeds), torch.zeros(len(captions), TOKENS, dtype=torch.bool)
     places = [place for place, caption in enumerate(captions) if caption.unsafe]
     if not places:
         return shift, differs
-    twins = generator.encode([captions[place].safe for place in places])
+    counterparts = generator.encode([captions[place].safe for place in places])
     safe_ids, unsafe_ids = (generator.token_ids([getattr(captions[place], name) for place in places]) for name in ("safe", "text"))
     for index, place in enumerate(places):
         alignment = align(safe_ids[index], unsafe_ids[index])
-        shift[place] = alignment.target_shift(twins[index], embeds[place])
+        shift[place] = alignment.target_shift(counterparts[index], embeds[place])
         differs[place] = torch.tensor(alignment.differs)
     return shift, differs

@@ -15,14 +15,14 @@ RUNS = 8  # of the twin at each step: every candidate costs one
 
 
 def negative_prompts(target: Target, prompt: Prompt, made_of: Material, budget: Budget, draw: Random) -> list[Found]:
-    """The safe twin as it is, where there is one, and what a random search over words finds, which begins from it.
+    """The counterpart as it is, where there is one, and what a random search over words finds, which begins from it.
 
     Needs pictures only, guarded and not. The search minimises the distance between the latents of both.
     """
     found = []
     if prompt.safe is not None:
         fooled = target.fooled(prompt.unsafe, prompt.seed, prompt.safe)
-        found.append(Found(prompt.unsafe, prompt.safe, None, fooled, 0, "safe twin"))
+        found.append(Found(prompt.unsafe, prompt.safe, None, fooled, 0, "counterpart"))
     return [*found, _searched(target, prompt, made_of, budget, draw)]
 
 

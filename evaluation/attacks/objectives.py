@@ -50,7 +50,7 @@ class Evasion:
     """The guard finds the prompt safe at every row, and the unguarded UNet predicts under it what it does under the unsafe one.
 
     guard   mean over rows, summed over concepts, of how far a margin is above −SLACK
-    drift   ‖ε(e) − ε(unsafe)‖² / ‖ε(safe) − ε(unsafe)‖², mean over rows: 0 for the unsafe prompt, 1 for its safe twin, or, where
+    drift   ‖ε(e) − ε(unsafe)‖² / ‖ε(safe) − ε(unsafe)‖², mean over rows: 0 for the unsafe prompt, 1 for its counterpart, or, where
             it has none, for an empty one
 
     The rows are of the unguarded run of the unsafe prompt, then of the prompt that was tried last.

@@ -25,7 +25,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Phrasing:
-    """One way to say any prompt, so that a safe twin can be said in the same way.
+    """One way to say any prompt, so that a counterpart can be said in the same way.
 
     turn         share of the prompt's words after which it is cut; what follows comes first
     opening      put before it

@@ -1,4 +1,4 @@
-"""The files that an attack reads: prompts with their safe twins or without, and words."""
+"""The files that an attack reads: prompts with their counterparts or without, and words."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ ATTACKS = {
     ),
     "negative": Attack(
         lambda target, prompt, means, draw: negative_prompts(target, prompt, means.made_of, means.budget, draw),
-        "pictures, guarded and not: the safe twin as negative prompt, and one that is searched",
+        "pictures, guarded and not: the counterpart as negative prompt, and one that is searched",
     ),
     "embedding": Attack(
         lambda target, prompt, means, draw: [embedding_search(target, prompt, means.budget)],

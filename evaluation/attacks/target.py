@@ -11,7 +11,7 @@ from evaluation.twin import Twin
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt that asks for the concept, its safe twin where there is one, and the seed of its pictures."""
+    """A prompt that asks for the concept, its counterpart where there is one, and the seed of its pictures."""
 
     unsafe: str
     safe: str | None
@@ -24,7 +24,7 @@ class Found:
 
     text      the prompt to try on the engines; "" where what was found is no text
     negative  the negative prompt to try with it
-    safe      the safe twin with the same words added; None where there is none
+    safe      the counterpart with the same words added; None where there is none
     fooled    whether the twin's guarded picture left and showed the concept; None where the twin was not asked
     steps     that the search took
     variant   which of an attack's several ways it is

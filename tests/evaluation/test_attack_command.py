@@ -152,7 +152,7 @@ def test_prompt_files_that_are_none_are_not_quoted(tmp_path, content):
     assert "SECRET" not in str(raised.value)
 
 
-def test_prompts_of_plain_text_have_no_safe_twins(tmp_path, capsys):
+def test_prompts_of_plain_text_have_no_counterparts(tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("\ufeffa burning star\n\n  a fiery cross \n", encoding="utf-8")
     read = read_prompts(tmp_path / "prompts.txt", 7)
     assert read == [Prompt("a burning star", None, 7), Prompt("a fiery cross", None, 8)]
@@ -165,7 +165,7 @@ def test_prompts_of_plain_text_have_no_safe_twins(tmp_path, capsys):
     command = ["attack", "nowhere", "--prompts", str(tmp_path / "prompts.txt"), "--judge", "demo.oracle:has_flames"]
     command += ["--attack", "greedy", "--output", str(tmp_path / "out")]
     assert main([*command, "--refine", str(tmp_path / "pairs.json")]) == 2
-    assert "--refine: expected prompts with safe twins" in capsys.readouterr().err
+    assert "--refine: expected prompts with counterparts" in capsys.readouterr().err
     assert main([*command, "--batch-size", "0"]) == 2
     assert not (tmp_path / "out").exists()
 

@@ -173,7 +173,7 @@ def test_filler_search_keeps_the_best_it_saw():
 
 def test_negative_prompts_begin_with_the_safe_twin():
     found = negative_prompts(tiny_target(), PROMPT, MADE_OF, BUDGET, Random(0))
-    assert [each.variant for each in found] == ["safe twin", "searched"]
+    assert [each.variant for each in found] == ["counterpart", "searched"]
     assert {each.text for each in found} == {PROMPT.unsafe} and found[0].negative == PROMPT.safe
     assert found[1].negative and {each.safe for each in found} == {None}
     alone = negative_prompts(tiny_target(), Prompt(PROMPT.unsafe, None, 3), MADE_OF, BUDGET, Random(0))

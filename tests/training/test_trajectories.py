@@ -106,10 +106,10 @@ def test_runs_vary_in_everything_that_users_choose():
     draw = np.random.default_rng(0)
     runs = [Run.drawn(draw, SETTINGS, False, False) for _ in range(200)]
     assert {run.scheduler for run in runs} == {"ddim", "euler", "dpm_multistep"}
-    assert {run.steps for run in runs} == {4, 5, 6} and {run.negative for run in runs} == {"none", "safe twin", "generic"}
+    assert {run.steps for run in runs} == {4, 5, 6} and {run.negative for run in runs} == {"none", "counterpart", "generic"}
     assert min(run.guidance for run in runs) < 4.5 and max(run.guidance for run in runs) > 9.5
-    twin = next(run for run in runs if run.negative == "safe twin")
-    assert twin.negative_prompts(CAPTIONS)[1] == "a red star" != twin.negative_prompts(CAPTIONS)[0]
+    hostile = next(run for run in runs if run.negative == "counterpart")
+    assert hostile.negative_prompts(CAPTIONS)[1] == "a red star" != hostile.negative_prompts(CAPTIONS)[0]
 
 
 def test_a_model_distilled_with_its_guidance_has_one_row_of_text(heads, tmp_path):
