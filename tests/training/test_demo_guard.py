@@ -20,7 +20,7 @@ from training.train_command import request
 
 TRAINED, MEASURED = 200, 20  # pairs
 WORDS = (*SHAPES, *COLOURS, *BACKGROUNDS, "small", "left", "photo", "with", "the", "and")
-NUMBERS = "--batches 4 --redirected-batches 0 --pairs-per-batch 8 --least-steps 5 --most-steps 10 --steps 300 --batch-size 32"
+NUMBERS = "--batches 24 --redirected-batches 0 --pairs-per-batch 8 --least-steps 5 --most-steps 10 --steps 600 --batch-size 32"
 
 
 @pytest.mark.slow
