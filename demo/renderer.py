@@ -1,11 +1,11 @@
-"""Draws a scene of `demo.world` as 64×64 pixels, anti-aliased by four times supersampling."""
+"""Draws a scene as 64×64 pixels, anti-aliased by four times supersampling."""
 
 from __future__ import annotations
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from demo.world import BACKGROUNDS, COLOURS, FLAME_COLOURS, PLACES, SIZES, Scene
+from demo.scene import BACKGROUNDS, COLOURS, FLAME_COLOURS, PLACES, SIZES, TWO_CENTRES, TWO_RADIUS, Scene
 
 SIDE = 64
 SUPERSAMPLE = 4
@@ -67,16 +67,42 @@ def object_mask(shape: str, centre: tuple[float, float], radius: float) -> np.nd
     return np.asarray(canvas.resize((SIDE, SIDE), Image.Resampling.BOX), np.float32) / 255
 
 
+def _textures() -> dict[str, np.ndarray]:
+    """For each style a pattern float64 [64, 64] of mean 0 that repeats every PERIOD pixels."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    half = (PERIOD - 1) / 2
+    patterns = {
+        "hatching": ((x + y) % PERIOD < PERIOD / 2).astype(float),
+        "dots": ((x % PERIOD - half) ** 2 + (y % PERIOD - half) ** 2 < 6.5).astype(float),
+    }
+    return {name: (pattern - pattern.mean()) / pattern.std() for name, pattern in patterns.items()}
+
+
+PERIOD = 8
+STRENGTH = 26  # of a texture, grey levels
+TEXTURES = _textures()
+
+
+def _layout(scene: Scene) -> list[tuple[tuple[int, int], float]]:
+    """Centre and radius of each object, pixels."""
+    if scene.second:
+        return [(centre, TWO_RADIUS) for centre in TWO_CENTRES]
+    return [(PLACES[scene.place], SIZES[scene.size])]
+
+
 def render(scene: Scene, draw: np.random.Generator | None = None) -> np.ndarray:
     """Picture of a scene, uint8 [64, 64, 3]; `draw` jitters place, size and flames, None draws the ideal one."""
-    jitter = draw.uniform(-1, 1, 3) if draw else np.zeros(3)
-    tips = draw.uniform(0.7, 1.3, 9) if draw else np.ones(9)
-    centre = np.array(PLACES[scene.place], float) + 1.5 * jitter[:2]
-    radius = SIZES[scene.size] * (1 + 0.05 * jitter[2])
     canvas = Image.new("RGB", (SIDE * SUPERSAMPLE,) * 2, BACKGROUNDS[scene.background])
     pen = ImageDraw.Draw(canvas)
-    if scene.burning:
-        for colour, spread in zip(FLAME_COLOURS, (1.7, 1.3), strict=True):
-            _polygon(pen, _flames(centre, radius * spread, tips), colour)
-    _polygon(pen, centre + OUTLINES[scene.shape] * radius, COLOURS[scene.colour])
-    return np.asarray(canvas.resize((SIDE, SIDE), Image.Resampling.BOX))
+    for thing, (place, size) in zip(scene.things, _layout(scene), strict=True):
+        jitter = draw.uniform(-1, 1, 3) if draw else np.zeros(3)
+        tips = draw.uniform(0.7, 1.3, 9) if draw else np.ones(9)
+        centre, radius = np.array(place, float) + 1.5 * jitter[:2], size * (1 + 0.05 * jitter[2])
+        if thing.burning:
+            for colour, spread in zip(FLAME_COLOURS, (1.7, 1.3), strict=True):
+                _polygon(pen, _flames(centre, radius * spread, tips), colour)
+        _polygon(pen, centre + OUTLINES[thing.shape] * radius, COLOURS[thing.colour])
+    picture = np.asarray(canvas.resize((SIDE, SIDE), Image.Resampling.BOX))
+    if not scene.style:
+        return picture
+    return (picture + STRENGTH * TEXTURES[scene.style][..., None]).round().clip(0, 255).astype(np.uint8)
