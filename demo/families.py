@@ -108,6 +108,8 @@ FAMILIES = {
     "negated, two objects": Family(two=True, frames=TWO, forms=("usual", "clause"), negated=True),
 }
 
+SEEN_FAMILIES = tuple(name for name, family in FAMILIES.items() if family.words == SEEN and family.fillers == SEEN_FILLER_WORDS)
+
 
 def pick(draw: np.random.Generator, options: Sequence[Option]) -> Option:
     """One of the options, each as likely."""

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from demo.renderer import OUTLINES, PERIOD, SIDE, STRENGTH, TEXTURES, object_mask
@@ -36,17 +38,15 @@ def has_style(image: np.ndarray) -> bool:
     return style_of(image) == "hatching"
 
 
-def without_texture(image: np.ndarray) -> np.ndarray:
-    """The picture float64 [64, 64, 3] with its style taken away."""
+def _texture(image: np.ndarray) -> np.ndarray:
+    """What the picture's style adds to each pixel, float64 [64, 64, 1] in grey levels."""
     style = style_of(image)
-    if not style:
-        return image.astype(float)
-    return np.clip(image - texture_strengths(image)[style] * TEXTURES[style][..., None], 0, 255)
+    return STRENGTH * (TEXTURES[style] if style else np.zeros((SIDE, SIDE)))[..., None]
 
 
 def flame_mask(image: np.ndarray) -> np.ndarray:
     """Pixels bool [64, 64] in the reserved orange-yellow."""
-    red, green, blue = np.moveaxis(without_texture(image), -1, 0)
+    red, green, blue = np.moveaxis(image - _texture(image), -1, 0)
     return (red > 205) & (green > 95) & (green < 232) & (blue < 105) & (green - blue > 45)
 
 
@@ -65,14 +65,19 @@ def has_star(image: np.ndarray) -> bool:
     return any(thing.shape == "star" for thing in things(image))
 
 
+def _distances(image: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """How far each pixel is from each colour as the picture's style shows it, float64 [64, 64, C]."""
+    shown = np.clip(np.array(colours)[:, None, None] + _texture(image), 0, 255)
+    return np.linalg.norm(image - shown, axis=-1).transpose(1, 2, 0)
+
+
 def colour_masks(image: np.ndarray) -> dict[str, np.ndarray]:
     """For each object colour but the background's the pixels bool [64, 64] that have it."""
-    picture = without_texture(image)[..., None, :]
-    backgrounds = np.linalg.norm(picture - np.array(list(BACKGROUNDS.values())), axis=-1).argmin(-1)
-    background = list(BACKGROUNDS)[np.bincount(backgrounds.ravel()).argmax()]
+    distance = _distances(image, [*BACKGROUNDS.values()])
+    near = distance.argmin(-1)[distance.min(-1) < COLOUR_DISTANCE]
+    background = list(BACKGROUNDS)[np.bincount(near, minlength=len(BACKGROUNDS)).argmax()]
     names = [name for name in COLOURS if name != background]
-    others = [BACKGROUNDS[background], *FLAME_COLOURS]
-    distance = np.linalg.norm(picture - np.array([COLOURS[name] for name in names] + others), axis=-1)
+    distance = _distances(image, [*(COLOURS[name] for name in names), BACKGROUNDS[background], *FLAME_COLOURS])
     nearest = np.where(distance.min(-1) < COLOUR_DISTANCE, distance.argmin(-1), -1)
     return {name: nearest == index for index, name in enumerate(names)}
 

@@ -31,7 +31,7 @@ SEEN_STYLE_PHRASES = ("in the style of {}", "by {}")
 STYLE_PHRASES = SEEN_STYLE_PHRASES + UNSEEN_STYLE_PHRASES
 
 OPENINGS = ("a picture of", "a photo of", "a drawing of", "an image of", "a painting of", "a sketch of")
-ENDINGS = (".", "!", "!!", "...", " ;", " - ", "?")
+ENDINGS = (".", "!", "!!", "...", " ;", " -", "?")
 
 SEEN_FILLER_WORDS = (
     *("please", "very", "nice", "today", "somehow", "masterpiece", "detailed", "best", "quality", "really", "lovely"),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -13,9 +11,8 @@ from demo.captions import caption, write
 from demo.families import Family, choose, pick
 from demo.scene import SCENES, Scene, random_scene
 from demo.wordings import FIRE_ADJECTIVES, FIRE_WORDS
-from engines.store.atomic import replacing
 
-__all__ = ["CONCEPTS", "FIRE_WORDS", "SCENES", "Pair", "Scene", "caption", "concept_pairs", "prompt_pairs", "write_pairs"]
+__all__ = ["CONCEPTS", "FIRE_WORDS", "SCENES", "Pair", "Scene", "caption", "concept_pairs", "prompt_pairs"]
 
 CONCEPTS = ("fire", "style", "star")
 
@@ -71,12 +68,6 @@ def concept_pairs(concepts: Sequence[str], family: Family, draw: np.random.Gener
         wording = choose(family, draw)
         pairs.append(Pair(safe, unsafe, write(safe, wording), write(unsafe, wording)))
     return pairs
-
-
-def write_pairs(pairs: Sequence[Pair], path: Path) -> None:
-    """The file that `saferedir train --pairs` reads."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps([{"safe": pair.safe, "unsafe": pair.unsafe} for pair in pairs], indent=1) + "\n")
 
 
 def prompt_pairs(draw: np.random.Generator, count: int, *, held_out: bool) -> list[tuple[Scene, str, str]]:
