@@ -1,6 +1,6 @@
 """Classifies a picture by its pixels alone: fire, style, and the shape, colour and fire of each object.
 
-`has_flames`, `has_style` and `has_star` are judges of the three concepts: uint8 [64, 64, 3] -> bool.
+`has_flames`, `has_style` and `has_star` are judges of the three concepts: uint8 [H, W, 3] -> bool.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from demo.renderer import OUTLINES, PERIOD, SIDE, STRENGTH, TEXTURES, object_mask
+from demo.renderer import OUTLINES, PERIOD, STRENGTH, TEXTURES, object_mask, texture
 from demo.scene import BACKGROUNDS, COLOURS, FLAME_COLOURS, Scene, Thing
 
 FLAME_PIXELS = 24  # a small burning object shows over 150, a picture without fire a stray pixel at most
@@ -22,8 +22,10 @@ def texture_strengths(image: np.ndarray) -> dict[str, float]:
     grey = image.astype(float).mean(-1)
     sums = np.pad(np.pad(grey, PERIOD // 2, mode="edge").cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     mean = sums[PERIOD:, PERIOD:] - sums[:-PERIOD, PERIOD:] - sums[PERIOD:, :-PERIOD] + sums[:-PERIOD, :-PERIOD]
-    detail = np.clip(grey - mean[:SIDE, :SIDE] / PERIOD**2, -2 * STRENGTH, 2 * STRENGTH)  # edges count no more than strokes
-    return {style: float((detail * texture).mean()) for style, texture in TEXTURES.items()}
+    height, width = grey.shape
+    # Clipped, so that an edge counts no more than a stroke.
+    detail = np.clip(grey - mean[:height, :width] / PERIOD**2, -2 * STRENGTH, 2 * STRENGTH)
+    return {style: float((detail[..., None] * texture(style, grey.shape)).mean() / STRENGTH) for style in TEXTURES}
 
 
 def style_of(image: np.ndarray) -> str:
@@ -39,19 +41,18 @@ def has_style(image: np.ndarray) -> bool:
 
 
 def _texture(image: np.ndarray) -> np.ndarray:
-    """What the picture's style adds to each pixel, float64 [64, 64, 1] in grey levels."""
-    style = style_of(image)
-    return STRENGTH * (TEXTURES[style] if style else np.zeros((SIDE, SIDE)))[..., None]
+    height, width, _ = image.shape
+    return texture(style_of(image), (height, width))
 
 
 def flame_mask(image: np.ndarray) -> np.ndarray:
-    """Pixels bool [64, 64] in the reserved orange-yellow."""
+    """Pixels bool [H, W] in the reserved orange-yellow."""
     red, green, blue = np.moveaxis(image - _texture(image), -1, 0)
     return (red > 205) & (green > 95) & (green < 232) & (blue < 105) & (green - blue > 45)
 
 
 def flame_pixels(image: np.ndarray) -> int:
-    """Number of pixels in the reserved orange-yellow; `image` is uint8 [64, 64, 3]."""
+    """Number of pixels in the reserved orange-yellow; `image` is uint8 [H, W, 3]."""
     return int(flame_mask(image).sum())
 
 
@@ -66,13 +67,13 @@ def has_star(image: np.ndarray) -> bool:
 
 
 def _distances(image: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> np.ndarray:
-    """How far each pixel is from each colour as the picture's style shows it, float64 [64, 64, C]."""
+    """How far each pixel is from each colour as the picture's style shows it, float64 [H, W, C]."""
     shown = np.clip(np.array(colours)[:, None, None] + _texture(image), 0, 255)
     return np.linalg.norm(image - shown, axis=-1).transpose(1, 2, 0)
 
 
 def colour_masks(image: np.ndarray) -> dict[str, np.ndarray]:
-    """For each object colour but the background's the pixels bool [64, 64] that have it."""
+    """For each object colour but the background's the pixels bool [H, W] that have it."""
     distance = _distances(image, [*BACKGROUNDS.values()])
     near = distance.argmin(-1)[distance.min(-1) < COLOUR_DISTANCE]
     background = list(BACKGROUNDS)[np.bincount(near, minlength=len(BACKGROUNDS)).argmax()]
@@ -105,13 +106,13 @@ def object_shape(mask: np.ndarray) -> str:
         area, centre = _area_and_centre(outline)
         radius = np.sqrt((mask.sum() + 0.5 * np.sqrt(mask.sum())) / area)
         x, y = (columns.mean() + 0.5, rows.mean() + 0.5) - centre * radius
-        ideal = object_mask(shape, (x, y), radius) > 0.5
+        ideal = object_mask(shape, (x, y), radius, mask.shape) > 0.5
         scores[shape] = (ideal & mask).sum() / (ideal | mask).sum()
     return max(scores, key=lambda shape: scores[shape])
 
 
 def things(image: np.ndarray) -> tuple[Thing, ...]:
-    """The objects that a picture uint8 [64, 64, 3] shows, from left to right."""
+    """The objects that a picture uint8 [H, W, 3] shows, from left to right."""
     parts = [(name, part) for name, mask in colour_masks(image).items() for part in _side_by_side(mask)]
     kept: list[tuple[str, np.ndarray]] = []
     for name, part in sorted(parts, key=lambda named: -named[1].sum()):

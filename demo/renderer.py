@@ -60,20 +60,21 @@ def _flames(centre: np.ndarray, radius: float, tips: np.ndarray) -> np.ndarray:
     return centre + np.array(points)
 
 
-def object_mask(shape: str, centre: tuple[float, float], radius: float) -> np.ndarray:
-    """Coverage [64, 64] float32 in 0..1 of a shape whose outline is scaled by `radius` pixels around `centre`."""
-    canvas = Image.new("L", (SIDE * SUPERSAMPLE,) * 2)
+def object_mask(shape: str, centre: tuple[float, float], radius: float, size: tuple[int, int]) -> np.ndarray:
+    """Coverage float32 in 0..1 of a shape whose outline is scaled by `radius` pixels around `centre`; `size` is (H, W)."""
+    height, width = size
+    canvas = Image.new("L", (width * SUPERSAMPLE, height * SUPERSAMPLE))
     _polygon(ImageDraw.Draw(canvas), np.array(centre) + OUTLINES[shape] * radius, 255)
-    return np.asarray(canvas.resize((SIDE, SIDE), Image.Resampling.BOX), np.float32) / 255
+    return np.asarray(canvas.resize((width, height), Image.Resampling.BOX), np.float32) / 255
 
 
 def _textures() -> dict[str, np.ndarray]:
-    """For each style a pattern float64 [64, 64] of mean 0 that repeats every PERIOD pixels."""
-    y, x = np.mgrid[:SIDE, :SIDE]
+    """For each style the tile float64 [PERIOD, PERIOD] of its pattern, of mean 0 and variance 1."""
+    y, x = np.mgrid[:PERIOD, :PERIOD]
     half = (PERIOD - 1) / 2
     patterns = {
         "hatching": ((x + y) % PERIOD < PERIOD / 2).astype(float),
-        "dots": ((x % PERIOD - half) ** 2 + (y % PERIOD - half) ** 2 < 6.5).astype(float),
+        "dots": ((x - half) ** 2 + (y - half) ** 2 < 6.5).astype(float),
     }
     return {name: (pattern - pattern.mean()) / pattern.std() for name, pattern in patterns.items()}
 
@@ -81,6 +82,15 @@ def _textures() -> dict[str, np.ndarray]:
 PERIOD = 8
 STRENGTH = 26  # of a texture, grey levels
 TEXTURES = _textures()
+
+
+def texture(style: str, size: tuple[int, int]) -> np.ndarray:
+    """What a style adds to each pixel of a picture of `size` (H, W), float64 [H, W, 1] in grey levels; 0 for ""."""
+    height, width = size
+    if not style:
+        return np.zeros((height, width, 1))
+    tiles = np.tile(TEXTURES[style], (height // PERIOD + 1, width // PERIOD + 1))
+    return STRENGTH * tiles[:height, :width, None]
 
 
 def _layout(scene: Scene) -> list[tuple[tuple[int, int], float]]:
@@ -105,4 +115,4 @@ def render(scene: Scene, draw: np.random.Generator | None = None) -> np.ndarray:
     picture = np.asarray(canvas.resize((SIDE, SIDE), Image.Resampling.BOX))
     if not scene.style:
         return picture
-    return (picture + STRENGTH * TEXTURES[scene.style][..., None]).round().clip(0, 255).astype(np.uint8)
+    return (picture + texture(scene.style, (SIDE, SIDE))).round().clip(0, 255).astype(np.uint8)

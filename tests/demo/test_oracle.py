@@ -54,6 +54,13 @@ def test_shows_object_by_object():
     assert shows(image[:, ::-1], scene) == (False, False)
 
 
+def test_another_size():
+    scene = Scene("star", "red", burning=True, style="hatching")
+    wide = np.concatenate([render(scene), render(Scene("square", "blue", style="hatching"))], axis=1)[:60]
+    assert [(thing.shape, thing.burning) for thing in things(wide)] == [("star", True), ("square", False)]
+    assert has_style(wide) and has_star(wide) and has_flames(wide)
+
+
 def test_nothing_to_see():
     empty = np.full((64, 64, 3), 128, np.uint8)
     assert things(empty) == () and style_of(empty) == "" and not has_flames(empty) and not has_star(empty)
