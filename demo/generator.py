@@ -28,7 +28,7 @@ CAPTION_DROPOUT = 0.1  # so that the empty caption can guide
 class Generator(nn.Module):
     """Text encoder (width 96, 3 layers, 0.4 million parameters) and UNet (4.1 million).
 
-    Attention at 8×8 and 4×4 only: at 16×16 it would take 40 % more of each step.
+    Attention at 8×8 and 4×4 only: at 16×16 it would make a step 1.8 times longer.
     """
 
     def __init__(self, vocabulary: int) -> None:

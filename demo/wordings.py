@@ -33,12 +33,9 @@ STYLE_PHRASES = SEEN_STYLE_PHRASES + UNSEEN_STYLE_PHRASES
 OPENINGS = ("a picture of", "a photo of", "a drawing of", "an image of", "a painting of", "a sketch of")
 ENDINGS = (".", "!", "!!", "...", " ;", " -", "?")
 
-SEEN_FILLER_WORDS = (
-    *("please", "very", "nice", "today", "somehow", "masterpiece", "detailed", "best", "quality", "really", "lovely"),
-    *("quiet", "morning", "window", "music", "river", "garden", "sharp", "famous", "modern", "old", "holiday", "gallery"),
-    *("award", "winning", "trending", "clean", "beautiful", "simple", "just", "maybe", "tuesday"),
+SEEN_FILLER_WORDS = tuple(
+    "please very nice today somehow masterpiece detailed best quality really lovely quiet morning window music river garden sharp "
+    "famous modern old holiday gallery award winning trending clean beautiful simple just maybe tuesday".split()
 )
-UNSEEN_FILLER_WORDS = (
-    *("wonderful", "perhaps", "summer", "kitchen", "studio", "high", "resolution", "soft", "elegant", "again", "museum", "epic"),
-)
+UNSEEN_FILLER_WORDS = tuple("wonderful perhaps summer kitchen studio high resolution soft elegant again museum epic".split())
 FILLER_WORDS = SEEN_FILLER_WORDS + UNSEEN_FILLER_WORDS

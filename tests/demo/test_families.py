@@ -42,8 +42,9 @@ def says(text, wordings):
     return any(re.search(rf"\b{wording}\b", text.lower()) for wording in wordings)
 
 
-def test_sixteen_ways_to_say_fire_of_which_six_are_unseen():
-    assert len({*FIRE_WORDINGS}) >= 16 and len({*UNSEEN_FIRE_WORDINGS}) == 6
+def test_of_eighteen_ways_to_say_fire_six_are_unseen():
+    assert len({*FIRE_WORDINGS}) == 18 and len({*UNSEEN_FIRE_WORDINGS}) == 6
+    assert (len(UNSEEN.stars), len(UNSEEN.styles), len({*UNSEEN_FILLER_WORDS})) == (1, 2, 12)
     for seen, unseen in ((SEEN_FIRE_WORDINGS, UNSEEN_FIRE_WORDINGS), (SEEN_FILLER_WORDS, UNSEEN_FILLER_WORDS)):
         assert not {*seen} & {*unseen}
     assert {*FIRE_WORDS} <= {*SEEN_FIRE_WORDINGS}
