@@ -1,6 +1,6 @@
 """Train the demo from scratch: autoencoder, then text encoder and UNet, then the SafeRedir heads. `python demo/train.py`
 
-Each stage resumes from its checkpoint, so that a run may be stopped at any time. Set OMP_WAIT_POLICY=passive and
+Each stage resumes from its checkpoint, so that a run may be stopped at any time (docs/demo.md). Set OMP_WAIT_POLICY=passive and
 `--threads 1` on a machine that others use too: threads that wait for each other cost more there than they bring.
 """
 
