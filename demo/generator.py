@@ -18,7 +18,7 @@ from demo.scene import training_scenes
 from demo.trainer import TrainingSetup, save_atomically, train
 from demo.vocabulary import token_ids
 
-SETUP = TrainingSetup(steps=18_000, learning_rate=1.2e-3, average=0.999)
+SETUP = TrainingSetup(steps=16_000, learning_rate=1.2e-3, average=0.999)
 BATCH = 32
 PICTURES = 40_000
 ENCODED = 50  # pictures at a time
