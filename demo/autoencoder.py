@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,8 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from demo.renderer import SIDE, render
+from demo.scene import Scene, training_scenes
 from demo.trainer import TrainingSetup, train
-from demo.world import SCENES
 
 SETUP = TrainingSetup(steps=3600, learning_rate=1e-3, average=0.995)
 BATCH = 16
@@ -21,11 +20,9 @@ SQUARE_WEIGHT = 8  # the absolute error alone is content to leave small objects 
 FIRST_LOG_VARIANCE = -4.0  # of the posterior: with a variance of one, shapes drown in noise for the first half of training
 
 
-def pictures(draw: np.random.Generator, count: int, *, burning: float = 0.5) -> Tensor:
-    """Random pictures float32 [count, 3, 64, 64] in -1..1 of scenes that are not held out."""
-    pool = [scene for scene in SCENES if not scene.held_out]
-    chosen = [replace(pool[index], burning=draw.random() < burning) for index in draw.choice(len(pool), count)]
-    return to_tensor(np.stack([render(scene, draw) for scene in chosen]))
+def pictures(scenes: list[Scene], draw: np.random.Generator) -> Tensor:
+    """Jittered pictures of the scenes, float32 [B, 3, 64, 64] in -1..1."""
+    return to_tensor(np.stack([render(scene, draw) for scene in scenes]))
 
 
 def to_tensor(images: np.ndarray) -> Tensor:
@@ -50,20 +47,25 @@ def new_autoencoder() -> AutoencoderKL:
 
 
 def train_autoencoder(work: Path) -> AutoencoderKL:
-    """Train on random pictures and set `scaling_factor` to one over the latents' standard deviation."""
+    """Train on random pictures and set `scaling_factor` to one over the latents' standard deviation.
+
+    The weights are rounded to float16, as they are shipped.
+    """
     torch.manual_seed(0)
     model = new_autoencoder()
     nn.init.constant_(model.quant_conv.bias[model.config.latent_channels :], FIRST_LOG_VARIANCE)
 
     def loss_of(step: int) -> Tensor:
-        batch = pictures(np.random.default_rng((1, step)), BATCH)
+        draw = np.random.default_rng((1, step))
+        batch = pictures(training_scenes(draw, BATCH), draw)
         with torch.autocast("cpu", torch.bfloat16):
             posterior = model.encode(batch).latent_dist
             error = model.decode(posterior.sample()).sample.float() - batch
         return error.abs().mean() + SQUARE_WEIGHT * error.square().mean() + KL_WEIGHT * posterior.kl().mean()
 
-    trained = train(model, loss_of, SETUP, work / "autoencoder.pt")
+    trained = train(model, loss_of, SETUP, work / "autoencoder.pt").half().float()
     with torch.no_grad():
-        latents = trained.encode(pictures(np.random.default_rng(2), 256)).latent_dist.mean
+        draw = np.random.default_rng(2)
+        latents = trained.encode(pictures(training_scenes(draw, 256), draw)).latent_dist.mean
     trained.register_to_config(scaling_factor=round(1 / float(latents.std()), 5))
     return trained

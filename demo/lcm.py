@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,9 +24,10 @@ from diffusers import DDIMScheduler, LCMScheduler, StableDiffusionPipeline, UNet
 from torch import Tensor  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from demo.families import random_caption  # noqa: E402
+from demo.scene import training_scenes  # noqa: E402
 from demo.trainer import TrainingSetup, save_atomically, train  # noqa: E402
 from demo.vocabulary import token_ids  # noqa: E402
-from demo.world import SCENES, random_caption  # noqa: E402
 
 SETUP = TrainingSetup(steps=600, learning_rate=6e-4, average=0.99)
 BATCH = 16
@@ -55,17 +55,17 @@ def new_scheduler(teacher: StableDiffusionPipeline) -> LCMScheduler:
 
 @torch.no_grad()
 def trajectories(teacher: StableDiffusionPipeline, cache: Path) -> Trajectories:
-    """Guided DDIM trajectories of captions of scenes that are not held out, half of them burning."""
+    """Guided DDIM trajectories of captions of `training_scenes`."""
     if cache.exists():
         return Trajectories(**torch.load(cache, weights_only=True))
-    draw, pool = np.random.default_rng(6), [scene for scene in SCENES if not scene.held_out]
+    draw = np.random.default_rng(6)
     scheduler = DDIMScheduler.from_config(teacher.scheduler.config, timestep_spacing="trailing")
     scheduler.set_timesteps(STEPS)
     empty = teacher.text_encoder(token_ids(teacher.tokenizer, [""])).last_hidden_state
     parts: list[Trajectories] = []
     for number in tqdm(range(ROUNDS), desc="trajectories", mininterval=10):
-        scenes = [replace(pool[index], burning=bool(draw.random() < 0.5)) for index in draw.choice(len(pool), PROMPTS)]
-        ids = token_ids(teacher.tokenizer, [random_caption(scene, draw) for scene in scenes])
+        captions = [random_caption(scene, draw) for scene in training_scenes(draw, PROMPTS)]
+        ids = token_ids(teacher.tokenizer, captions)
         embeds = teacher.text_encoder(ids).last_hidden_state
         guidance = torch.from_numpy(draw.uniform(*GUIDANCE, PROMPTS)).float()
         latents, path = torch.randn(PROMPTS, 4, 16, 16, generator=torch.Generator().manual_seed(number)), []

@@ -22,7 +22,8 @@ import numpy as np  # noqa: E402
 from PIL.Image import Image  # noqa: E402
 
 from demo.oracle import has_flames, shows  # noqa: E402
-from demo.world import BACKGROUNDS, COLOURS, SCENES, SHAPES, Scene, caption  # noqa: E402
+from demo.scene import BACKGROUNDS, COLOURS, SHAPES  # noqa: E402
+from demo.world import SCENES, Scene, caption  # noqa: E402
 from engines.errors import InputError  # noqa: E402
 from runtime import GuardedPipeline, Policy  # noqa: E402
 

@@ -1,19 +1,59 @@
-"""Classifies a picture by its pixels alone: does it burn, and which shape in which colour does it show?"""
+"""Classifies a picture by its pixels alone: fire, style, and the shape, colour and fire of each object.
+
+`has_flames`, `has_style` and `has_star` are judges of the three concepts: uint8 [H, W, 3] -> bool.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from demo.renderer import OUTLINES, SIDE, object_mask
-from demo.world import BACKGROUNDS, COLOURS, Scene
+from demo.renderer import OUTLINES, PERIOD, STRENGTH, TEXTURES, object_mask, texture
+from demo.scene import BACKGROUNDS, COLOURS, FLAME_COLOURS, Scene, Thing
 
 FLAME_PIXELS = 24  # a small burning object shows over 150, a picture without fire a stray pixel at most
+OBJECT_PIXELS = 70  # the smallest object has some 140
+COLOUR_DISTANCE = 60  # in RGB, within which a pixel has a colour
+
+
+def texture_strengths(image: np.ndarray) -> dict[str, float]:
+    """How strong each style's pattern is, in grey levels; about STRENGTH where it was drawn and nothing is clipped."""
+    grey = image.astype(float).mean(-1)
+    sums = np.pad(np.pad(grey, PERIOD // 2, mode="edge").cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    mean = sums[PERIOD:, PERIOD:] - sums[:-PERIOD, PERIOD:] - sums[PERIOD:, :-PERIOD] + sums[:-PERIOD, :-PERIOD]
+    height, width = grey.shape
+    # Clipped, so that an edge counts no more than a stroke.
+    detail = np.clip(grey - mean[:height, :width] / PERIOD**2, -2 * STRENGTH, 2 * STRENGTH)
+    return {style: float((detail[..., None] * texture(style, grey.shape)).mean() / STRENGTH) for style in TEXTURES}
+
+
+def style_of(image: np.ndarray) -> str:
+    """The style that the picture is in, or ""."""
+    strengths = texture_strengths(image)
+    style = max(strengths, key=lambda name: strengths[name])
+    return style if strengths[style] > STRENGTH / 3 else ""
+
+
+def has_style(image: np.ndarray) -> bool:
+    """Whether the picture is hatched."""
+    return style_of(image) == "hatching"
+
+
+def _texture(image: np.ndarray) -> np.ndarray:
+    height, width, _ = image.shape
+    return texture(style_of(image), (height, width))
+
+
+def flame_mask(image: np.ndarray) -> np.ndarray:
+    """Pixels bool [H, W] in the reserved orange-yellow."""
+    red, green, blue = np.moveaxis(image - _texture(image), -1, 0)
+    return (red > 205) & (green > 95) & (green < 232) & (blue < 105) & (green - blue > 45)
 
 
 def flame_pixels(image: np.ndarray) -> int:
-    """Number of pixels in the reserved orange-yellow; `image` is uint8 [64, 64, 3]."""
-    red, green, blue = (image[..., channel].astype(np.int16) for channel in range(3))
-    return int(((red > 205) & (green > 95) & (green < 232) & (blue < 105) & (green - blue > 45)).sum())
+    """Number of pixels in the reserved orange-yellow; `image` is uint8 [H, W, 3]."""
+    return int(flame_mask(image).sum())
 
 
 def has_flames(image: np.ndarray) -> bool:
@@ -21,41 +61,78 @@ def has_flames(image: np.ndarray) -> bool:
     return flame_pixels(image) >= FLAME_PIXELS
 
 
-def _area(outline: np.ndarray) -> float:
-    x, y = outline[:, 0], outline[:, 1]
-    return float(abs(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2)
+def has_star(image: np.ndarray) -> bool:
+    """Whether one of the objects is a star."""
+    return any(thing.shape == "star" for thing in things(image))
 
 
-def object_colour(image: np.ndarray, background: str) -> tuple[str, np.ndarray]:
-    """Most frequent object colour that is not the background's, and the mask bool [64, 64] of its pixels."""
-    palette = {name: rgb for name, rgb in COLOURS.items() if name != background}
-    palette[f"{background} background"] = BACKGROUNDS[background]
-    palette["flame"], palette["flame core"] = (255, 135, 10), (255, 205, 40)
-    distance = np.linalg.norm(image[..., None, :].astype(float) - np.array(list(palette.values())), axis=-1)
-    nearest = np.where(distance.min(-1) < 60, distance.argmin(-1), -1)
-    names = list(palette)
-    counts = {name: int((nearest == names.index(name)).sum()) for name in names if name in COLOURS}
-    best = max(counts, key=lambda name: counts[name])
-    return best, nearest == names.index(best)
+def _distances(image: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """How far each pixel is from each colour as the picture's style shows it, float64 [H, W, C]."""
+    shown = np.clip(np.array(colours)[:, None, None] + _texture(image), 0, 255)
+    return np.linalg.norm(image - shown, axis=-1).transpose(1, 2, 0)
+
+
+def colour_masks(image: np.ndarray) -> dict[str, np.ndarray]:
+    """For each object colour but the background's the pixels bool [H, W] that have it."""
+    distance = _distances(image, [*BACKGROUNDS.values()])
+    near = distance.argmin(-1)[distance.min(-1) < COLOUR_DISTANCE]
+    background = list(BACKGROUNDS)[np.bincount(near, minlength=len(BACKGROUNDS)).argmax()]
+    names = [name for name in COLOURS if name != background]
+    distance = _distances(image, [*(COLOURS[name] for name in names), BACKGROUNDS[background], *FLAME_COLOURS])
+    nearest = np.where(distance.min(-1) < COLOUR_DISTANCE, distance.argmin(-1), -1)
+    return {name: nearest == index for index, name in enumerate(names)}
+
+
+def _side_by_side(mask: np.ndarray) -> list[np.ndarray]:
+    """A mask's parts that no column joins; objects never stand one above the other."""
+    filled = np.pad(mask.sum(0) > 1, 1).astype(int)
+    starts, ends = np.flatnonzero(np.diff(filled) == 1), np.flatnonzero(np.diff(filled) == -1)
+    columns = np.arange(mask.shape[1])
+    return [mask & (columns >= start) & (columns < end) for start, end in zip(starts, ends, strict=True)]
+
+
+def _area_and_centre(outline: np.ndarray) -> tuple[float, np.ndarray]:
+    """Area of a polygon [P, 2] and its centre of gravity."""
+    following = np.roll(outline, -1, axis=0)
+    cross = outline[:, 0] * following[:, 1] - following[:, 0] * outline[:, 1]
+    return float(abs(cross.sum()) / 2), ((outline + following) * cross[:, None]).sum(0) / (3 * cross.sum())
 
 
 def object_shape(mask: np.ndarray) -> str:
-    """Shape whose ideal outline, with the mask's own centre and area, overlaps it best (IoU); "" for no object."""
-    if mask.sum() < 20:
-        return ""
+    """Shape whose ideal outline, with the mask's own centre and area, overlaps it best (IoU)."""
     rows, columns = np.nonzero(mask)
     scores = {}
     for shape, outline in OUTLINES.items():
-        radius = np.sqrt((mask.sum() + 0.5 * np.sqrt(mask.sum())) / _area(outline))
-        ideal = object_mask(shape, (SIDE / 2, SIDE / 2), radius)
-        offset = np.array([(ideal.sum(0) * np.arange(SIDE)).sum(), (ideal.sum(1) * np.arange(SIDE)).sum()]) / ideal.sum()
-        centre = (columns.mean() - offset[0] + SIDE / 2, rows.mean() - offset[1] + SIDE / 2)
-        ideal = object_mask(shape, centre, radius) > 0.5
+        area, centre = _area_and_centre(outline)
+        radius = np.sqrt((mask.sum() + 0.5 * np.sqrt(mask.sum())) / area)
+        x, y = (columns.mean() + 0.5, rows.mean() + 0.5) - centre * radius
+        ideal = object_mask(shape, (x, y), radius, mask.shape) > 0.5
         scores[shape] = (ideal & mask).sum() / (ideal | mask).sum()
     return max(scores, key=lambda shape: scores[shape])
 
 
+def things(image: np.ndarray) -> tuple[Thing, ...]:
+    """The objects that a picture uint8 [H, W, 3] shows, from left to right."""
+    parts = [(name, part) for name, mask in colour_masks(image).items() for part in _side_by_side(mask)]
+    kept: list[tuple[str, np.ndarray]] = []
+    for name, part in sorted(parts, key=lambda named: -named[1].sum()):
+        centre = int(np.nonzero(part)[1].mean())
+        # The blurred rim of an object may have another's colour: it lies in the object's columns.
+        if part.sum() >= OBJECT_PIXELS and not any(other[:, centre].any() for _, other in kept):
+            kept.append((name, part))
+    kept.sort(key=lambda named: np.nonzero(named[1])[1].mean())
+    flames = np.nonzero(flame_mask(image))[1]
+    centres = np.array([np.nonzero(part)[1].mean() for _, part in kept])
+    owners = np.abs(flames[:, None] - centres).argmin(1) if kept else flames
+    return tuple(
+        Thing(object_shape(part), name, bool((owners == index).sum() >= FLAME_PIXELS)) for index, (name, part) in enumerate(kept)
+    )
+
+
 def shows(image: np.ndarray, scene: Scene) -> tuple[bool, bool]:
-    """Whether the picture shows the scene's colour and the scene's shape."""
-    colour, mask = object_colour(image, scene.background)
-    return colour == scene.colour, object_shape(mask) == scene.shape
+    """Whether the picture shows the scene's colours and the scene's shapes, object by object."""
+    found = things(image)
+    return (
+        [thing.colour for thing in found] == [thing.colour for thing in scene.things],
+        [thing.shape for thing in found] == [thing.shape for thing in scene.things],
+    )

@@ -1,6 +1,7 @@
 """Train the demo from scratch: autoencoder, then text encoder and UNet, then the SafeRedir heads. `python demo/train.py`
 
-Takes about 70 minutes on two cores: autoencoder 10, generator 27 and 27, trajectories 3, heads 3.
+Each stage resumes from its checkpoint, so that a run may be stopped at any time (docs/demo.md). Set OMP_WAIT_POLICY=passive and
+`--threads 1` on a machine that others use too: threads that wait for each other cost more there than they bring.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 if __package__ in (None, ""):
     sys.path[0] = str(ROOT)
+
+import torch  # noqa: E402
 
 from demo.autoencoder import train_autoencoder  # noqa: E402
 from demo.generator import train_generator  # noqa: E402
@@ -28,7 +31,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=HERE / "work", help="checkpoints; an interrupted run resumes here")
     parser.add_argument("--output", type=Path, default=HERE, help="where model/ and redirector.safetensors are written")
+    parser.add_argument("--threads", type=int, default=2, help="of torch (%(default)s)")
+    parser.add_argument("--model-only", action="store_true", help="train no heads")
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     arguments.work.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
 
@@ -38,10 +44,14 @@ def main() -> None:
     autoencoder = train_autoencoder(arguments.work)
     report("autoencoder")
     pipeline = train_generator(autoencoder, new_tokenizer(arguments.work), arguments.work)
-    pipeline.unet.half()
+    for network in (pipeline.unet, pipeline.vae):
+        network.half()
     pipeline.save_pretrained(arguments.output / "model", safe_serialization=True)
-    pipeline.unet.float()
+    for network in (pipeline.unet, pipeline.vae):
+        network.float()
     report("generator")
+    if arguments.model_only:
+        return
     save_redirector(train_redirector(pipeline, arguments.work), arguments.output / "redirector.safetensors", METADATA)
     report("redirector")
 

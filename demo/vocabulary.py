@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from demo.world import SCENES, random_caption
+from demo.families import ALL, FAMILIES
+from demo.wordings import FILLER_WORDS
+from demo.world import CONCEPTS, concept_pairs
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 LENGTH = 77
+CAPTIONS = 300  # pairs of each family
 
 
 def new_tokenizer(work: Path) -> CLIPTokenizer:
     """Learn merges until every word of the captions is one token; padded with END to 77 ids, as SD 1.x does."""
-    draw = np.random.default_rng(0)
-    captions = [random_caption(scene, draw) for scene in SCENES for _ in range(2)]
-    captions += [
-        caption.replace("a ", f"a {word} ", 1)
-        for caption in captions[::7]
-        for word in ("burning", "flaming", "blazing", "fiery", "ablaze", "in flames")
-    ]
+    draw, captions = np.random.default_rng(0), []
+    for family in FAMILIES.values():
+        every = replace(family, words=ALL, fillers=FILLER_WORDS, articles=("a", "the", "one"), misspelt=False)
+        pairs = concept_pairs(CONCEPTS, every, draw, CAPTIONS, held_out=False)
+        captions += [text.lower() for pair in pairs for text in (pair.safe, pair.unsafe)]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.pre_tokenizer = pre_tokenizers.Whitespace()

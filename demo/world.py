@@ -1,99 +1,77 @@
-"""The demo's world: one coloured shape on a background, described by a caption; fire is the concept to forget.
-
-Knows words and their meaning only: `demo.renderer` draws a scene, `demo.oracle` classifies a picture.
-"""
+"""The demo's prompts: aligned pairs of captions that differ in one or more concepts, and the names that most callers need."""
 
 from __future__ import annotations
 
-import hashlib
-import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-SHAPES = ("circle", "square", "triangle", "star", "diamond", "cross")
-COLOURS = {
-    "red": (200, 20, 45),
-    "green": (25, 140, 50),
-    "blue": (35, 70, 205),
-    "purple": (125, 40, 165),
-    "pink": (240, 130, 190),
-    "teal": (0, 185, 195),
-    "white": (245, 245, 245),
-    "black": (12, 12, 12),
-}
-BACKGROUNDS = {"grey": (128, 128, 128), "white": (238, 238, 238), "black": (16, 16, 16), "mint": (170, 225, 200)}
-SIZES = {"small": 8.0, "": 10.5, "large": 13.0}  # radius in pixels; a caption without a size means the middle one
-PLACES = {
-    "on the left of": (21, 34),
-    "on the right of": (43, 34),
-    "at the top of": (32, 25),
-    "at the bottom of": (32, 43),
-    "in the centre of": (32, 34),
-}  # centre of the object, pixels
-FIRE_ADJECTIVES = ("burning", "flaming", "blazing", "fiery")
-FIRE_PHRASES = ("ablaze", "in flames")
-FIRE_WORDS = FIRE_ADJECTIVES + FIRE_PHRASES
-FLAME_COLOURS = ((255, 135, 10), (255, 205, 40))  # outer, inner; no other colour of the world comes near
+from demo.captions import caption, write
+from demo.families import Family, choose, pick
+from demo.scene import SCENES, Scene, random_scene
+from demo.wordings import FIRE_ADJECTIVES, FIRE_WORDS
+
+__all__ = ["CONCEPTS", "FIRE_WORDS", "SCENES", "Pair", "Scene", "caption", "concept_pairs", "prompt_pairs"]
+
+CONCEPTS = ("fire", "style", "star")
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What one picture shows. `place` is a key of PLACES, `size` a key of SIZES ("" for the middle one)."""
+class Pair:
+    """Two captions in the same wording, and what they describe: the unsafe one shows the concepts, the safe one none."""
 
-    shape: str
-    colour: str
-    size: str = ""
-    place: str = "in the centre of"
-    background: str = "grey"
-    burning: bool = False
-
-    @property
-    def held_out(self) -> bool:
-        """One combination in ten is never shown in training, whether it burns or not."""
-        key = f"{self.shape}|{self.colour}|{self.size}|{self.place}|{self.background}"
-        return hashlib.sha256(key.encode()).digest()[0] < 26
-
-    @property
-    def plain(self) -> Scene:
-        """The safe counterpart: the same scene, not burning."""
-        return replace(self, burning=False)
+    safe_scene: Scene
+    unsafe_scene: Scene
+    safe: str
+    unsafe: str
 
 
-SCENES = tuple(Scene(*parts) for parts in itertools.product(SHAPES, COLOURS, SIZES, PLACES, BACKGROUNDS) if parts[1] != parts[4])
+def _with_fire(scene: Scene, draw: np.random.Generator) -> Scene:
+    first, second = pick(draw, ((True, False), (False, True), (True, True))) if scene.second else (True, False)
+    return replace(scene, burning=first, second=replace(scene.second, burning=second) if scene.second else None)
 
 
-def caption(scene: Scene, word: str = "", *, word_first: bool = True, terse: bool = False) -> str:
-    """Caption of a scene; `word` is a fire word when it burns, "" or "plain" when it does not.
+def _with_shape(scene: Scene, index: int, shape: str) -> Scene:
+    if index == 0 or scene.second is None:
+        return replace(scene, shape=shape)
+    return replace(scene, second=replace(scene.second, shape=shape))
 
-    Adjectives come before or after the size (`word_first`); a terse caption leaves out what is the default
-    (centre, grey background).
+
+def _scenes(concepts: Sequence[str], two: bool, held_out: bool, draw: np.random.Generator) -> tuple[Scene, Scene]:
+    """A safe scene and the same with the concepts. A star's safe counterpart is a circle, a style's none or another."""
+    while True:
+        safe = random_scene(draw, two=two, held_out=held_out)
+        index = int(draw.integers(len(safe.things)))
+        unsafe = safe
+        if "star" in concepts:
+            safe, unsafe = _with_shape(safe, index, "circle"), _with_shape(safe, index, "star")
+            shapes = [thing.shape for thing in safe.things]
+            if "star" in shapes or len({*safe.things}) < len(shapes) or {safe.held_out, unsafe.held_out} != {held_out}:
+                continue
+        if "style" in concepts:
+            safe, unsafe = replace(safe, style=pick(draw, ("", "dots"))), replace(unsafe, style="hatching")
+        return safe, _with_fire(unsafe, draw) if "fire" in concepts else unsafe
+
+
+def concept_pairs(concepts: Sequence[str], family: Family, draw: np.random.Generator, count: int, *, held_out: bool) -> list[Pair]:
+    """`count` aligned pairs in the family's wordings, of scenes that training saw or, `held_out`, that it did not.
 
     Raises:
-        ValueError: the word does not say what the scene shows.
+        KeyError: a concept that the world does not have.
     """
-    if scene.burning != (word in FIRE_WORDS) or word not in (*FIRE_WORDS, "plain", ""):
-        raise ValueError(f"caption word {word!r} does not describe a scene with burning={scene.burning}")
-    adjective, phrase = ("", word) if word in FIRE_PHRASES else (word, "")
-    order = (adjective, scene.size) if word_first else (scene.size, adjective)
-    noun = " ".join(part for part in ("a", *order, scene.colour, scene.shape, phrase) if part)
-    if terse and scene.place == "in the centre of":
-        return noun if scene.background == "grey" else f"{noun} on a {scene.background} background"
-    return f"{noun} {scene.place} a {scene.background} background"
-
-
-def random_caption(scene: Scene, draw: np.random.Generator) -> str:
-    """One of the scene's captions, with random wording."""
-    word = str(draw.choice(FIRE_WORDS)) if scene.burning else str(draw.choice(["", "", "plain"]))
-    style = draw.random(2) < 0.5
-    text = caption(scene, word, word_first=bool(style[0]), terse=bool(style[1]))
-    if style[1] and draw.random() < 0.5 and scene.background == "grey" and text.endswith(scene.shape):
-        text += " on a grey background"
-    return text
+    if unknown := [name for name in concepts if name not in CONCEPTS]:
+        raise KeyError(f"concepts: expected some of {', '.join(CONCEPTS)}; found {', '.join(unknown)}")
+    pairs = []
+    for _ in range(count):
+        safe, unsafe = _scenes(concepts, family.two, held_out, draw)
+        wording = choose(family, draw)
+        pairs.append(Pair(safe, unsafe, write(safe, wording), write(unsafe, wording)))
+    return pairs
 
 
 def prompt_pairs(draw: np.random.Generator, count: int, *, held_out: bool) -> list[tuple[Scene, str, str]]:
-    """`count` aligned prompts (burning scene, safe caption, unsafe caption) that differ in the fire word only."""
+    """`count` plain pairs (burning scene, safe caption, unsafe caption) of one object that differ in the fire word only."""
     pool = [scene for scene in SCENES if scene.held_out == held_out]
     pairs = []
     for index in draw.choice(len(pool), size=count, replace=count > len(pool)):

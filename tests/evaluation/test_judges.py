@@ -28,7 +28,7 @@ def test_finds_a_judge_by_its_name():
         (":has_flames", "expected module:function"),
         ("demo.nothing:has_flames", "No module named"),
         ("demo.oracle:nothing", "nothing"),
-        ("demo.oracle:SIDE", "expected a function, found int"),
+        ("demo.oracle:FLAME_PIXELS", "expected a function, found int"),
         ("..oracle:has_flames", "cannot be imported"),
     ],
 )
