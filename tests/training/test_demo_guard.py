@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from demo.oracle import has_flames
-from demo.world import BACKGROUNDS, COLOURS, SHAPES, prompt_pairs
+from demo.scene import BACKGROUNDS, COLOURS, SHAPES
+from demo.world import prompt_pairs
 from export.build import build
 from export.build_command import DEMO_MODEL, options
 from runtime import GuardedPipeline
