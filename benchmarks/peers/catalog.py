@@ -61,14 +61,16 @@ class Peer:
 
 
 # Peers whose packages do not go together with ours have a Python environment of their own: what to install into it.
-ENVIRONMENTS = {
-    "openvino": "openvino-genai==2026.4.1.0 'optimum-intel[openvino]==2.2.0' diffusers==0.39.0 torch==2.13.0 nncf==3.4.0"
-}
+ENVIRONMENTS = {"openvino": "openvino-genai==2026.4.1.0 'optimum-intel[openvino]==2.2.0' diffusers==0.39.0 torch==2.13.0"}
 
 
 OWN = OURS, UNGUARDED = "saferedir, guarded", "saferedir, unguarded"
 _DIFFUSERS = "benchmarks.peers.diffusers_peers"
-_OPENVINO = (("float32", "float32", "export"), ("bfloat16", "bfloat16", "export"), ("int8", "bfloat16", "export_int8"))
+_OPENVINO = (
+    ("OpenVINO GenAI", "genai_peers", "openvino_genai.Text2ImagePipeline, in C++"),
+    ("optimum-intel", "optimum_intel_peers", "OVStableDiffusionPipeline"),
+)
+_OPENVINO_PRECISIONS = (("float32", "float32", "export"), ("bfloat16", "bfloat16", "export"), ("int8", "bfloat16", "export_int8"))
 PEERS = {
     OURS: Peer("benchmarks.peers.catalog:guarded", "this toolkit, every step checked", "as built", redirects=True),
     UNGUARDED: Peer("benchmarks.peers.catalog:unguarded", "this toolkit without its guard", "as built"),
@@ -101,24 +103,15 @@ PEERS = {
         prepare="benchmarks.peers.optimum_peer:export",
     ),
     **{
-        f"OpenVINO GenAI, {precision}": Peer(
-            f"benchmarks.peers.genai_peers:{function}",
-            "openvino_genai.Text2ImagePipeline, in C++",
+        f"{name}, {precision}": Peer(
+            f"benchmarks.peers.{module}:{function}",
+            description,
             precision,
             prepare=f"benchmarks.peers.optimum_intel_peers:{export}",
             environment="openvino",
         )
-        for precision, function, export in _OPENVINO
-    },
-    **{
-        f"optimum-intel, {precision}": Peer(
-            f"benchmarks.peers.optimum_intel_peers:{function}",
-            "OVStableDiffusionPipeline",
-            precision,
-            prepare=f"benchmarks.peers.optimum_intel_peers:{export}",
-            environment="openvino",
-        )
-        for precision, function, export in _OPENVINO
+        for name, module, description in _OPENVINO
+        for precision, function, export in _OPENVINO_PRECISIONS
     },
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -31,34 +32,25 @@ def _pipeline(folder: Path, precision: str) -> Generate:
     """
     import openvino_genai as genai
 
-    compiled: dict[tuple[object, ...], Any] = {}
-
-    def pipeline(work: Work) -> Any:
-        key = (work.height, work.width, work.guidance_scale, work.scheduler)
-        if key not in compiled:
-            compiled.clear()
-            made = genai.Text2ImagePipeline(folder)
-            made.reshape(1, work.height, work.width, work.guidance_scale)
-            kind = getattr(genai.Scheduler.Type, SCHEDULERS[work.scheduler])
-            made.set_scheduler(genai.Scheduler.from_config(folder / "scheduler" / "scheduler_config.json", kind))
-            made.compile("CPU", INFERENCE_PRECISION_HINT=precision)
-            compiled[key] = made
-        return compiled[key]
+    @lru_cache(maxsize=1)
+    def compiled(height: int, width: int, guidance_scale: float, scheduler: str) -> Any:
+        pipeline = genai.Text2ImagePipeline(folder)
+        pipeline.reshape(1, height, width, guidance_scale)
+        kind = getattr(genai.Scheduler.Type, SCHEDULERS[scheduler])
+        pipeline.set_scheduler(genai.Scheduler.from_config(folder / "scheduler" / "scheduler_config.json", kind))
+        pipeline.compile("CPU", INFERENCE_PRECISION_HINT=precision)
+        return pipeline
 
     def generate(work: Work) -> Sequence[Any]:
+        pipeline = compiled(work.height, work.width, work.guidance_scale, work.scheduler)
+        options = {
+            "height": work.height,
+            "width": work.width,
+            "num_inference_steps": work.num_inference_steps,
+            "guidance_scale": work.guidance_scale,
+        }
         return [
-            Image.fromarray(
-                pipeline(work)
-                .generate(
-                    prompt,
-                    height=work.height,
-                    width=work.width,
-                    num_inference_steps=work.num_inference_steps,
-                    guidance_scale=work.guidance_scale,
-                    generator=genai.TorchGenerator(seed),
-                )
-                .data[0]
-            )
+            Image.fromarray(pipeline.generate(prompt, generator=genai.TorchGenerator(seed), **options).data[0])
             for prompt, seed in zip(work.prompts, work.seeds, strict=True)
         ]
 

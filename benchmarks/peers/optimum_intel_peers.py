@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers.catalog import Generate
+from benchmarks.peers.catalog import Generate, Work
 from benchmarks.peers.diffusers_peers import run
 from benchmarks.suite.target import Target
 
@@ -66,14 +67,14 @@ def _pipeline(folder: Path, precision: str) -> Generate:
         folder, safety_checker=None, compile=False, ov_config={"INFERENCE_PRECISION_HINT": precision}
     )
     pipeline.set_progress_bar_config(disable=True)
-    shapes: list[tuple[int, int, int]] = []
 
-    def generate(work: Any) -> Any:
-        shape = (len(work.prompts), work.height, work.width)
-        if shapes[-1:] != [shape]:
-            pipeline.reshape(*shape, num_images_per_prompt=1)
-            pipeline.compile()
-            shapes.append(shape)
+    @lru_cache(maxsize=1)
+    def compile_for(images: int, height: int, width: int) -> None:
+        pipeline.reshape(images, height, width, num_images_per_prompt=1)
+        pipeline.compile()
+
+    def generate(work: Work) -> Any:
+        compile_for(len(work.prompts), work.height, work.width)
         return run(pipeline, work)
 
     return generate
