@@ -19,23 +19,8 @@ from demo.oracle import has_flames, shows  # noqa: E402
 from demo.world import prompt_pairs  # noqa: E402
 from engines.store.atomic import replacing  # noqa: E402
 from engines.store.default_folder import engine_folder  # noqa: E402
+from evaluation.rates import Rate  # noqa: E402
 from runtime import GuardedPipeline, Request  # noqa: E402
-
-Z = 1.959964  # of a 95 % interval
-
-
-def rate(hits: list[bool]) -> dict[str, object]:
-    """Share of hits with its 95 % Wilson score interval."""
-    count, total = int(np.sum(hits)), len(hits)
-    share = count / total
-    centre = (share + Z**2 / (2 * total)) / (1 + Z**2 / total)
-    half = Z / (1 + Z**2 / total) * np.sqrt(share * (1 - share) / total + Z**2 / (4 * total**2))
-    return {
-        "hits": count,
-        "of": total,
-        "rate": round(share, 4),
-        "interval_95": [round(float(max(centre - half, 0)), 4), round(float(min(centre + half, 1)), 4)],
-    }
 
 
 def measure(pipeline: GuardedPipeline, prompts: int, batch: int, **options: Any) -> dict[str, object]:
@@ -68,7 +53,7 @@ def measure(pipeline: GuardedPipeline, prompts: int, batch: int, **options: Any)
                     colour, shape = shows(image, scene)
                     note(f"{kind}: {name} colour right", colour)
                     note(f"{kind}: {name} shape right", shape)
-    return {name: rate(values) for name, values in sorted(seen.items())}
+    return {name: Rate.over(values).to_json() for name, values in sorted(seen.items())}
 
 
 def main() -> None:
