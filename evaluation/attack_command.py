@@ -19,12 +19,13 @@ from engines.exit_status import DONE
 from engines.policy import CHECKS
 from engines.printable import printable
 from engines.store.atomic import replacing
+from engines.store.digests import file_digest
 from engines.store.engine_store import EngineStore
 from engines.store.signature import add_trusted_key_argument
 from evaluation.attacks.budget import Budget
 from evaluation.attacks.campaign import draw_all, refined, search_all
 from evaluation.attacks.phrasing import Material
-from evaluation.attacks.prompts import digest, read_prompts, read_words
+from evaluation.attacks.prompts import read_prompts, read_words
 from evaluation.attacks.record import continued
 from evaluation.attacks.registry import ATTACKS, Means
 from evaluation.attacks.report import write_report
@@ -125,8 +126,8 @@ def _settings(
     return {
         "manifest_digest": store.digest,
         "prompts": prompts,
-        "prompts_digest": digest(arguments.prompts),
-        "words_digest": None if arguments.words is None else digest(arguments.words),
+        "prompts_digest": file_digest(arguments.prompts),
+        "words_digest": None if arguments.words is None else file_digest(arguments.words),
         "judge": arguments.judge,
         "seed": arguments.seed,
         "run": dataclasses.asdict(options),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -41,11 +40,6 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: expected a file of UTF-8 text, cannot be read: {getattr(error, 'strerror', error)}") from None
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file that has been read."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _pairs(path: Path, content: str) -> list[dict[str, Any]]:
