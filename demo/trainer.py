@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from training.heads_training import update_average
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -76,7 +78,7 @@ def train(model: Model, loss_of: Callable[[int], Tensor], setup: TrainingSetup, 
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             schedule.step()
-            _average(averaged, model, min(setup.average, (1 + step) / (10 + step)))
+            update_average(averaged, model, min(setup.average, (1 + step) / (10 + step)))
             smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
             bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
             bar.update()
@@ -86,11 +88,3 @@ def train(model: Model, loss_of: Callable[[int], Tensor], setup: TrainingSetup, 
     if done < setup.steps:
         save(setup.steps)
     return averaged
-
-
-@torch.no_grad()
-def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
-    for mean, weight in zip(averaged.parameters(), model.parameters(), strict=True):
-        mean.lerp_(weight, 1 - decay)
-    for kept, buffer in zip(averaged.buffers(), model.buffers(), strict=True):
-        kept.copy_(buffer)

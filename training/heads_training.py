@@ -52,7 +52,7 @@ def train_heads(
             batch = batches(step)
             _descend(heads, batch, optimiser, step)
             rate.step()
-            _update(average, heads, min(AVERAGE, (1 + step) / (10 + step)))
+            update_average(average, heads, min(AVERAGE, (1 + step) / (10 + step)))
             bar.update()
             if (step + 1) % settings.evaluate_every and step + 1 < settings.steps:
                 continue
@@ -96,8 +96,9 @@ def held_out_losses(heads: Redirector, held_out: Dataset, device: torch.device) 
 
 
 @torch.no_grad()
-def _update(average: nn.Module, heads: nn.Module, decay: float) -> None:
-    for mean, weight in zip(average.parameters(), heads.parameters(), strict=True):
+def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move an exponential average of a model's weights towards them; buffers are copied."""
+    for mean, weight in zip(average.parameters(), model.parameters(), strict=True):
         mean.lerp_(weight, 1 - decay)
-    for kept, buffer in zip(average.buffers(), heads.buffers(), strict=True):
+    for kept, buffer in zip(average.buffers(), model.buffers(), strict=True):
         kept.copy_(buffer)
