@@ -7,27 +7,19 @@ import pytest
 import torch
 
 from saferedir.heads import RedirectorConfig
-from tests.export.miniature import WIDTH, configs, save_model
+from tests.export.miniature import WIDTH
 from tests.random_heads import random_heads
 from training.augmentation import Augmentation
 from training.captions import pair_captions, unsafe_captions
 from training.dataset import Batches, Dataset
-from training.generator import Generator
 from training.losses import Batch
 from training.pairs import Pair
-from training.settings import ModelChoice, TrainingSettings
+from training.settings import TrainingSettings
 from training.shards import record_shards
 from training.trajectories import LATE, record
 
 PAIRS = [Pair(f"a {colour} star", f"a burning {colour} star") for colour in ("red", "green", "blue", "pink")]
 SETTINGS = TrainingSettings(kept_steps=4, least_steps=4, most_steps=4)
-
-
-@pytest.fixture(scope="module")
-def generator(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dataset") / "model"
-    save_model(folder, configs("sd1"), "<|endoftext|>")
-    return Generator(ModelChoice(str(folder)), say=lambda line: None)
 
 
 @pytest.fixture(scope="module")

@@ -28,13 +28,6 @@ SETTINGS = TrainingSettings(kept_steps=3, least_steps=4, most_steps=6)
 
 
 @pytest.fixture(scope="module")
-def generator(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trajectories") / "model"
-    save_model(folder, configs("sd1"), "<|endoftext|>")
-    return Generator(ModelChoice(str(folder)), say=lambda line: None)
-
-
-@pytest.fixture(scope="module")
 def heads():
     return random_heads(RedirectorConfig(embed_dim=WIDTH, encoder_widths=(4, 4, 8)))
 
