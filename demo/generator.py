@@ -61,9 +61,11 @@ class Generator(nn.Module):
             norm_num_groups=16,
         )
         self.unet.set_attn_processor(AttnProcessor())  # on a CPU torch's fused attention makes a step 1.4 times longer
+        self.unet.to(memory_format=torch.channels_last)  # a step takes 0.84 of the time
 
     def forward(self, noisy: Tensor, timesteps: Tensor, ids: Tensor) -> Tensor:
         """Predicted noise [B, 4, 16, 16]."""
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
         return self.unet(noisy, timesteps, self.text_encoder(ids).last_hidden_state).sample
 
 
@@ -96,16 +98,20 @@ def scaled_latents(autoencoder: AutoencoderKL, cache: Path) -> Tensor:
     return stored.float()
 
 
-def train_generator(autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, work: Path) -> StableDiffusionPipeline:
+def train_generator(
+    autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, work: Path, compiled: bool = False
+) -> StableDiffusionPipeline:
     """Train and return the whole pipeline. The UNet's weights are rounded to float16, as they are shipped.
 
-    A picture gets a new caption each time it is drawn: there are far more captions than steps.
+    A picture gets a new caption each time it is drawn: there are far more captions than steps. `compiled` runs the forward
+    and backward pass through torch.compile, which needs a C++ compiler.
     """
     latents, scenes = scaled_latents(autoencoder, work / "latents.pt"), training_scenes(np.random.default_rng(3), PICTURES)
     empty = token_ids(tokenizer, [""])
     alphas = new_scheduler().alphas_cumprod
     torch.manual_seed(0)
     model = Generator(len(tokenizer))
+    predict = torch.compile(model) if compiled else model
 
     def loss_of(step: int) -> Tensor:
         draw, words = torch.Generator().manual_seed(step), np.random.default_rng((5, step))
@@ -117,7 +123,7 @@ def train_generator(autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, work: 
         alpha = alphas[timesteps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * latents[rows] + (1 - alpha).sqrt() * noise
         with torch.autocast("cpu", torch.bfloat16):
-            predicted = model(noisy, timesteps, torch.where(dropped, empty, ids))
+            predicted = predict(noisy, timesteps, torch.where(dropped, empty, ids))
         return nn.functional.mse_loss(predicted.float(), noise)
 
     trained = train(model, loss_of, SETUP, work / "generator.pt")
@@ -126,7 +132,7 @@ def train_generator(autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer, work: 
 
 def assembled(trained: Generator, autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:
     """The pipeline of a trained generator, its weights rounded as they are shipped."""
-    trained.unet.half().float()
+    trained.unet.half().float().to(memory_format=torch.contiguous_format)
     return StableDiffusionPipeline(
         vae=autoencoder,
         text_encoder=trained.text_encoder,

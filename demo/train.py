@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=HERE / "work", help="checkpoints; an interrupted run resumes here")
     parser.add_argument("--output", type=Path, default=HERE, help="where model/ and redirector.safetensors are written")
     parser.add_argument("--threads", type=int, default=2, help="of torch (%(default)s)")
+    parser.add_argument("--compile", action="store_true", help="train the generator by torch.compile; needs a C++ compiler")
     parser.add_argument("--model-only", action="store_true", help="train no heads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -43,7 +44,7 @@ def main() -> None:
 
     autoencoder = train_autoencoder(arguments.work)
     report("autoencoder")
-    pipeline = train_generator(autoencoder, new_tokenizer(arguments.work), arguments.work)
+    pipeline = train_generator(autoencoder, new_tokenizer(arguments.work), arguments.work, arguments.compile)
     for network in (pipeline.unet, pipeline.vae):
         network.half()
     pipeline.save_pretrained(arguments.output / "model", safe_serialization=True)
