@@ -14,7 +14,7 @@ from tqdm import tqdm
 from engines.errors import InputError
 from saferedir.heads import Redirector
 from training.dataset import Dataset
-from training.losses import Batch, LossWeights, batch_losses, weighted
+from training.losses import Batch, LossWeights, losses, weighted
 from training.settings import TrainingSettings
 
 AVERAGE = 0.99  # decay of the moving average of the weights
@@ -67,7 +67,7 @@ def train_heads(
 
 def _descend(heads: Redirector, batch: Batch, optimiser: torch.optim.Optimizer, step: int) -> None:
     """One step of the optimiser."""
-    loss = weighted(batch_losses(heads(batch.latents, batch.timesteps, batch.embeds), batch), LossWeights())
+    loss = weighted(losses(heads(batch.latents, batch.timesteps, batch.embeds), batch), LossWeights())
     if not torch.isfinite(loss):
         raise InputError(f"learning_rate: the loss became {loss.item()} at step {step}; choose a lower one")
     optimiser.zero_grad()
@@ -89,7 +89,7 @@ def held_out_losses(heads: Redirector, held_out: Dataset, device: torch.device) 
     rows = np.random.default_rng(0).permutation(len(held_out))[:MEASURED]
     sums: dict[str, float] = {}
     for part, batch in chunks(held_out, rows, device):
-        terms = batch_losses(heads(batch.latents, batch.timesteps, batch.embeds), batch)
+        terms = losses(heads(batch.latents, batch.timesteps, batch.embeds), batch)
         for name, term in {**terms, "total": weighted(terms, LossWeights())}.items():
             sums[name] = sums.get(name, 0.0) + float(term) * len(part) / len(rows)
     return sums

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from saferedir.heads import HeadsOutput, Redirector
+from saferedir.heads import HeadsOutput
 
 
 @dataclass(frozen=True)
@@ -46,52 +46,12 @@ class Batch(NamedTuple):
         return Batch(*(values.to(device) for values in self))
 
 
-@dataclass(frozen=True)
-class Records:
-    """Points of recorded trajectories and the pair of prompts that each belongs to.
-
-    `latents` float32 [N, 4, H, W], `timesteps` float32 [N], `unsafe` bool [N], `pair` int64 [N] index into the pairs
-    `safe_embeds`, `unsafe_embeds` and `target_shift` float32 [P, 77, D] and `differs` bool [P, 77]. The target shift is
-    e_safe − e_unsafe of tokens that correspond to each other; `differs` marks the tokens that only the unsafe prompt has.
-    """
-
-    latents: Tensor
-    timesteps: Tensor
-    unsafe: Tensor
-    pair: Tensor
-    safe_embeds: Tensor
-    unsafe_embeds: Tensor
-    target_shift: Tensor
-    differs: Tensor
-
-    def __len__(self) -> int:
-        return len(self.latents)
-
-    def embeds(self, rows: Tensor) -> Tensor:
-        """Prompt embeddings [len(rows), 77, D] under which the rows were sampled."""
-        pair = self.pair[rows]
-        return torch.where(self.unsafe[rows].view(-1, 1, 1), self.unsafe_embeds[pair], self.safe_embeds[pair])
-
-    def batch(self, rows: Tensor) -> Batch:
-        """The rows by themselves."""
-        embeds, pair = self.embeds(rows), self.pair[rows]
-        return Batch(
-            self.latents[rows],
-            self.timesteps[rows],
-            embeds,
-            self.unsafe[rows],
-            embeds,
-            self.target_shift[pair],
-            self.differs[pair],
-        )
-
-
 def shift_of(output: HeadsOutput, embeds: Tensor) -> Tensor:
     """The redirection [B, 77, D] that the rule applies at alpha_scale 1: α · δ/‖δ‖ · ‖e‖."""
     return output.alpha * nn.functional.normalize(output.delta, dim=2) * embeds.norm(dim=2, keepdim=True)
 
 
-def batch_losses(output: HeadsOutput, batch: Batch) -> dict[str, Tensor]:
+def losses(output: HeadsOutput, batch: Batch) -> dict[str, Tensor]:
     """The terms of Eq. 14, unweighted.
 
     Shifts are compared on unsafe points, in units of their target's size, so that no term depends on the scale of the text
@@ -114,29 +74,6 @@ def batch_losses(output: HeadsOutput, batch: Batch) -> dict[str, Tensor]:
     return terms
 
 
-def losses(output: HeadsOutput, records: Records, rows: Tensor) -> dict[str, Tensor]:
-    """`batch_losses` on a batch of records."""
-    return batch_losses(output, records.batch(rows))
-
-
 def weighted(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:
     """The sum of Eq. 14."""
     return sum((getattr(weights, name) * term for name, term in terms.items()), start=torch.zeros(()))
-
-
-@torch.no_grad()
-def classifier_figures(model: Redirector, records: Records, rows: Tensor) -> dict[str, float]:
-    """Precision, recall and false positive rate of the classifier on the given records."""
-    predicted = torch.cat(
-        [
-            model(records.latents[part], records.timesteps[part], records.embeds(part)).logits.argmax(1).bool()
-            for part in rows.split(256)
-        ]
-    )
-    unsafe = records.unsafe[rows]
-    hits = float((predicted & unsafe).sum())
-    return {
-        "precision": hits / max(float(predicted.sum()), 1),
-        "recall": hits / max(float(unsafe.sum()), 1),
-        "false_positive_rate": float((predicted & ~unsafe).sum()) / max(float((~unsafe).sum()), 1),
-    }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from demo.redirector import correspond
 from demo.world import FIRE_WORDS, SCENES, prompt_pairs
 
 
@@ -17,7 +16,3 @@ def test_pairs_differ_in_the_fire_word_only():
 
 def test_held_out_scenes_are_a_tenth():
     assert 0.08 < np.mean([scene.held_out for scene in SCENES]) < 0.12
-
-
-def test_corresponding_tokens():
-    assert correspond([0, 5, 6, 9, 9], [0, 4, 5, 6, 9]) == ([0, 1, 1, 2, 3], [False, True, False, False, False])

@@ -1,0 +1,61 @@
+"""Last stage: a guard for each concept, made by `saferedir train` from pairs of captions of seen families and scenes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from demo.families import FAMILIES, SEEN_FAMILIES
+from demo.pairs import write_pairs, write_prompts
+from demo.world import Pair, concept_pairs
+from saferedir.checkpoint import load_redirector, save_redirector
+from saferedir.metadata import read_metadata
+from training.guard_files import GUARD
+from training.request import TrainingRequest
+from training.settings import ModelChoice, TrainingSettings
+from training.train import train_guard
+
+JUDGES = {"fire": "demo.oracle:has_flames", "style": "demo.oracle:has_style", "star": "demo.oracle:has_star"}
+PAIRS, BENIGN, NEGATED = 100, 60, 400  # of each seen family; of each again; of each negated family
+ENCODER_WIDTHS = (32, 64, 96)
+SETTINGS = TrainingSettings(
+    batches=60,
+    redirected_batches=80,
+    least_steps=4,
+    steps=4000,
+    evaluate_every=500,
+    adversarial_rounds=2,
+)
+
+
+def train_demo_guard(concept: str, model: Path, work: Path, output: Path) -> None:
+    """Train the guard of a concept of `JUDGES` for the demo's model, and write it to `output`, rounded to float16.
+
+    What is recorded stays in `work`, from which an interrupted run goes on.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    draw = np.random.default_rng(6)
+    negated = [name for name in SEEN_FAMILIES if FAMILIES[name].negated]
+    write_pairs(_pairs(concept, SEEN_FAMILIES, draw, PAIRS), work / "pairs.json")
+    write_prompts([pair.safe for pair in _pairs(concept, SEEN_FAMILIES, draw, BENIGN)], work / "benign.txt")
+    write_prompts([pair.safe for pair in _pairs(concept, negated, draw, NEGATED)], work / "safe.txt")
+    train_guard(
+        TrainingRequest(
+            model=ModelChoice(str(model)),
+            pairs=(work / "pairs.json",),
+            output=work / "guard",
+            settings=SETTINGS,
+            judge=JUDGES[concept],
+            benign=work / "benign.txt",
+            safe_prompts=work / "safe.txt",
+            concept=concept,
+            encoder_widths=ENCODER_WIDTHS,
+        )
+    )
+    trained = work / "guard" / GUARD
+    save_redirector(load_redirector(trained).half(), output, read_metadata(trained))
+
+
+def _pairs(concept: str, families: tuple[str, ...] | list[str], draw: np.random.Generator, count: int) -> list[Pair]:
+    return [pair for name in families for pair in concept_pairs([concept], FAMILIES[name], draw, count, held_out=False)]

@@ -1,0 +1,77 @@
+"""What docs/evidence.md asks of the demo's guards: one row for each line of its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from demo.families import FAMILIES, SEEN, UNSEEN, Family
+from demo.wordings import UNSEEN_FIRE_WORDINGS
+from demo.world import CONCEPTS
+
+MIXED = tuple(FAMILIES)  # a pair of each family in turn
+STEPS = (1, 2, 3, 4, 6, 10, 25, 50)
+POLICY = {"alpha_scale": (0.25, 0.5, 1.0, 1.25, 2.0), "replace_steps": (0, 1, 5, 20), "threshold": (0.1, 0.5, 0.9)}
+SAMPLERS = ("Euler a", "DPM++ 2M Karras", "UniPC", "DPM++ SDE", "LCM")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One line of a table.
+
+    families  of the captions: a pair of each in turn
+    options   of both pictures, as `runtime.Request` has them, beside DDIM with 25 steps and guidance 7.5
+    policy    numbers of the guard that differ from the checkpoint's
+    check     the guard's, where it is not the engines' own
+    hostile   whether the negative prompt is the safe caption
+    """
+
+    table: str
+    name: str
+    concepts: tuple[str, ...]
+    families: tuple[Family, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    check: str | None = None
+    hostile: bool = False
+
+
+def questions(concept: str) -> list[Question]:
+    """All questions about one concept."""
+    base = Question("", "", (concept,), tuple(FAMILIES[name] for name in MIXED))
+    found = [replace(base, table="wordings", name=name, families=(family,)) for name, family in FAMILIES.items()]
+    if concept == "fire":
+        found += [
+            replace(base, table="unseen wordings", name=word, families=(Family(words=replace(UNSEEN, fire=(word,))),))
+            for word in UNSEEN_FIRE_WORDINGS
+        ]
+    for check in ("before", "beside"):
+        for steps in STEPS:
+            if steps > 1 or check == "before":
+                options = {"num_inference_steps": steps}
+                found.append(replace(base, table=f"steps, check {check}", name=str(steps), options=options, check=check))
+        found += [
+            replace(base, table=f"samplers, check {check}", name=name, options={"scheduler": name}, check=check)
+            for name in SAMPLERS
+        ]
+    for guidance in (7.5, 15.0):
+        for shift in ("both", "conditional"):
+            name = f"guidance {guidance:g}, shift {shift}"
+            part = replace(base, options={"guidance_scale": guidance}, policy={"shift": shift})
+            found.append(replace(part, table="negative prompt: none", name=name))
+            found.append(replace(part, table="negative prompt: the safe caption", name=name, hostile=True))
+    for number, values in (
+        ("alpha_scale", (0.25, 0.5, 1.0, 1.25, 2.0)),
+        ("replace_steps", (0, 1, 5, 20)),
+        ("threshold", (0.1, 0.5, 0.9)),
+    ):
+        found += [replace(base, table=number, name=str(value), policy={number: value}) for value in values]
+    return found
+
+
+def together() -> list[Question]:
+    """Questions about several concepts in one caption, with all guards on."""
+    families = tuple(family for family in FAMILIES.values() if family.words == SEEN and not family.misspelt)
+    sets = (("fire", "style"), ("fire", "star"), ("style", "star"), CONCEPTS)
+    return [Question("several concepts", " and ".join(concepts), tuple(concepts), families) for concepts in sets]
