@@ -25,6 +25,7 @@ from demo.families import FAMILIES, SEEN, Family  # noqa: E402
 from demo.generator import Generator, assembled  # noqa: E402
 from demo.oracle import style_of, things  # noqa: E402
 from demo.scene import Scene  # noqa: E402
+from demo.text_encoder import new_text_encoder  # noqa: E402
 from demo.vocabulary import new_tokenizer  # noqa: E402
 from demo.wordings import FIRE_WORDINGS  # noqa: E402
 from demo.world import CONCEPTS, concept_pairs  # noqa: E402
@@ -38,7 +39,7 @@ GROUPS = {
 def load(work: Path) -> tuple[StableDiffusionPipeline, int]:
     """The pipeline of a finished autoencoder and of the generator as it is, and the generator's step."""
     tokenizer, state = new_tokenizer(work), torch.load(work / "generator.pt", weights_only=True)
-    model = Generator(len(tokenizer)).eval()
+    model = Generator(new_text_encoder(len(tokenizer))).eval()
     model.load_state_dict(state["averaged"])
     pipeline = assembled(model, train_autoencoder(work), tokenizer)
     pipeline.set_progress_bar_config(disable=True)

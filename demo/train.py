@@ -1,4 +1,4 @@
-"""Train the demo from scratch: autoencoder, text encoder and UNet, then a guard for each concept. `python demo/train.py`
+"""Train the demo from scratch: autoencoder, text encoder, UNet, then a guard for each concept. `python demo/train.py`
 
 Each stage resumes from its checkpoint, so that a run may be stopped at any time (docs/demo.md). Set OMP_WAIT_POLICY=passive and
 `--threads 1` on a machine that others use too: threads that wait for each other cost more there than they bring.
@@ -20,6 +20,7 @@ import torch  # noqa: E402
 from demo.autoencoder import train_autoencoder  # noqa: E402
 from demo.generator import train_generator  # noqa: E402
 from demo.guards import JUDGES, train_demo_guard  # noqa: E402
+from demo.text_encoder import train_text_encoder  # noqa: E402
 from demo.vocabulary import new_tokenizer  # noqa: E402
 
 HERE = ROOT / "demo"
@@ -51,7 +52,8 @@ def main() -> None:
 
 def train_model(work: Path, output: Path, compiled: bool) -> None:
     """Train the model's networks and write them, UNet and autoencoder in float16."""
-    pipeline = train_generator(train_autoencoder(work), new_tokenizer(work), work, compiled)
+    autoencoder, tokenizer = train_autoencoder(work), new_tokenizer(work)
+    pipeline = train_generator(autoencoder, train_text_encoder(tokenizer, work), tokenizer, work, compiled)
     for network in (pipeline.unet, pipeline.vae):
         network.half()
     pipeline.save_pretrained(output, safe_serialization=True)
