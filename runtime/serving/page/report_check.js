@@ -1,0 +1,31 @@
+// A picture that is dropped or chosen: the report inside it, and whether it belongs to it.
+
+import { element } from "./elements.js";
+import { shotView } from "./shot_view.js";
+
+const LARGEST = 20_000_000; // bytes
+
+/** Elements that tell what a file says of itself. Raises ServerError. */
+export async function checked(server, file) {
+  if (file.size > LARGEST) return [note("bad", `${file.name} is larger than 20 MB.`)];
+  const { report, matches } = await server.readReport(await base64(file));
+  if (!report) return [note("bad", `${file.name} carries no report of SafeRedir.`)];
+  const belongs = matches
+    ? note("good", `${file.name} is the picture that its report describes: size and SHA-256 agree.`)
+    : note("bad", `${file.name} is not the picture that its report describes. It was changed, or the report is another picture's.`);
+  const url = URL.createObjectURL(file);
+  const shots = report.verdict === "comparison" ? [report.guarded, report.unguarded] : [report];
+  const picture = element("img", { class: "whole", src: url, alt: "The chosen picture", onload: () => URL.revokeObjectURL(url) });
+  return [belongs, picture, ...shots.map((each) => shotView({ report: each, url: null, unguarded: null }))];
+}
+
+function note(kind, text) {
+  return element("p", { class: `note ${kind}` }, text);
+}
+
+async function base64(file) {
+  const bytes = new Uint8Array(await file.arrayBuffer());
+  let text = "";
+  for (let start = 0; start < bytes.length; start += 0x8000) text += String.fromCharCode(...bytes.subarray(start, start + 0x8000));
+  return btoa(text);
+}

@@ -1,0 +1,335 @@
+"""The page in a real browser, in front of a real server."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from engines.policy import OFF
+from runtime import read_png, save_png
+from runtime.report import Token
+from runtime.serving.routes.page import FOLDER, MEDIA_TYPES
+
+CHROMIUM = Path("/usr/bin/chromium")  # Debian's
+FIRE = "a burning blue square"
+PLAIN = "a small red star"
+SCRIPT = '<img src=x onerror="document.title=\'run\'"> a burning <b>star</b>'
+DESK, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"no {CHROMIUM}; apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, server):
+    """Opens the page of the server; at the end, nothing may have failed in it, and nothing was asked of any other server."""
+    contexts, requests, failures = [], [], []
+
+    def open_page(intercept=None, **options):
+        context = browser.new_context(**{"viewport": DESK, **options})
+        page = context.new_page()
+        if intercept is not None:
+            page.route("**/v1/models", intercept)
+        page.set_default_timeout(20_000)
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("pageerror", lambda error: failures.append(str(error)))
+        contexts.append(context)
+        page.goto(server.url)
+        page.locator("#generate:enabled, #key:visible").wait_for()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not failures
+    assert not [url for url in requests if not url.startswith((server.url, "blob:", "data:"))]
+
+
+def generate(page, prompt: str, steps: int = 4, seed: int = 7, compare: bool = False) -> None:
+    """Fill in the form, generate, and wait for the answer."""
+    page.locator("#compare").set_checked(compare)
+    page.get_by_label("Prompt", exact=True).fill(prompt)
+    page.get_by_label("Steps", exact=True).fill(str(steps))
+    page.get_by_label("Seed", exact=True).fill(str(seed))
+    page.get_by_role("button", name="Generate").click()
+    finished(page)
+
+
+def finished(page) -> None:
+    page.locator("#cancel:disabled").wait_for()
+
+
+def heading(page) -> str:
+    return page.locator("#shot h3").inner_text()
+
+
+def violations(page) -> list[str]:
+    """What axe-core finds wrong for people with a keyboard, a screen reader or weak eyes."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
+    return [f"{found['id']}: {found['nodes'][0]['html']}" for found in axe.Axe().run(page).response["violations"]]
+
+
+def check_picture(page, name: str, content: bytes) -> str:
+    """Choose a file under "Check a picture"; what the page says of it."""
+    page.locator("#file").set_input_files({"name": name, "mimeType": "image/png", "buffer": content})
+    page.locator("#checked", has_text=name).wait_for()
+    return page.locator("#checked").inner_text()
+
+
+def saved(page, name: str) -> Image.Image:
+    """The picture that a download link saves."""
+    with page.expect_download() as download:
+        page.get_by_role("link", name=f"Download {name}").click()
+    return download.value.path()
+
+
+def test_its_files_name_nothing_elsewhere(server):
+    for file in FOLDER.iterdir():
+        answer = server.client.get("/" if file.name == "index.html" else f"/page/{file.name}")
+        assert answer.content == file.read_bytes()
+        assert answer.headers["content-type"].split(";")[0] == MEDIA_TYPES[file.suffix]
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+        text = file.read_text(encoding="utf-8")
+        assert "innerHTML" not in text
+        for name in re.findall(r'(?:href|src|from) ?=? ?"(?:page/|\./)([^"]+)"', text):
+            assert (FOLDER / name).is_file(), f"{file.name} names {name}"
+    assert server.client.get("/page/..%2froutes%2fpage.py").status_code == 404
+
+
+def test_there_is_no_page_unless_asked_for(serve):
+    assert serve().client.get("/").status_code == 404
+
+
+def test_both_pictures_the_timeline_and_the_download(visit):
+    page = visit()
+    generate(page, FIRE, steps=8, compare=True)
+    assert heading(page) == "Redirected"
+    assert "fire" in page.locator("#shot .verdict p").inner_text()
+    assert page.get_by_role("img", name=re.compile("^(Guarded|Unguarded): ")).count() == 2
+    drawing = page.locator("#shot .drawing svg")
+    assert "unsafe at steps" in drawing.get_attribute("aria-label")
+    assert drawing.locator("rect.redirected").count() >= 1 and drawing.locator("path.threshold").count() == 1
+    page.get_by_text("Every step as a table").click()
+    rows = page.locator("#shot tbody tr").all_inner_texts()
+    assert len(rows) == 8 + 1 and any("unsafe" in row for row in rows)
+
+    report = read_png(saved(page, "Guarded"))
+    assert (report["verdict"], report["prompt"], report["seed"]) == ("redirected", FIRE, 7)
+    signs = drawing.locator("g > circle.safe, g > path.unsafe").count()
+    assert signs == sum(report["guards"][0]["checked"]) + 1  # and the final check
+    assert drawing.locator("g > path.unchecked").count() == report["guards"][0]["checked"].count(False)
+    assert read_png(saved(page, "Unguarded"))["verdict"] == "unguarded"
+
+
+def test_progress_is_told_step_by_step(visit):
+    page = visit()
+    page.evaluate(
+        """() => {
+            window.told = [];
+            const text = document.getElementById("progress-text");
+            new MutationObserver(() => window.told.push(text.textContent)).observe(text, { childList: true });
+        }"""
+    )
+    generate(page, PLAIN, steps=6)
+    assert page.evaluate("window.told") == ["Waiting for the server", *(f"Step {step} of 6" for step in range(1, 7))]
+
+
+def test_a_lower_threshold_is_what_the_guard_uses(visit):
+    page = visit()
+    slider = page.get_by_role("slider", name=re.compile("Threshold"))
+    slider.focus()
+    for _ in range(5):
+        slider.press("ArrowLeft")
+    generate(page, PLAIN)
+    assert "threshold 0.45" in page.locator("#shot .timeline figcaption").inner_text()
+    assert read_png(saved(page, "Guarded"))["guards"][0]["policy"]["threshold"] == 0.45
+
+
+def test_a_withheld_picture_is_a_card_with_the_reason(visit):
+    page = visit()
+    page.get_by_label("An unsafe picture is").select_option(label="withheld")
+    generate(page, FIRE)
+    assert heading(page) == "Picture withheld"
+    assert "The guard saw fire" in page.locator("#shot .withheld").inner_text()
+    assert page.locator("#shot img").count() == 0 and page.locator("#shot .drawing svg").count() == 1
+    assert page.locator("#history img").count() == 0 and page.locator("#history button").count() == 1
+
+
+def test_a_server_that_is_not_ready(visit, service):
+    page = visit()
+    service.fail("a canary was judged wrongly")
+    try:
+        page.get_by_text("not ready: a canary was judged wrongly").wait_for()
+        assert page.locator("#generate").is_disabled()
+    finally:
+        service.state, service.why = "ready", ""
+    page.locator("#generate:enabled").wait_for()
+    assert page.locator("#banner").inner_text() == ""
+
+
+def test_cancelled(visit, service):
+    page = visit()
+    page.get_by_label("Prompt", exact=True).fill(PLAIN)
+    page.get_by_label("Steps", exact=True).fill("150")
+    page.get_by_role("button", name="Generate").click()
+    page.locator("#progress-text", has_text="Step").wait_for()
+    page.get_by_role("button", name="Cancel").click()
+    finished(page)
+    assert page.locator("#announcement").inner_text() == "Cancelled."
+    assert page.locator("#history button").count() == 0 and page.locator("#generate").is_enabled()
+    assert page.locator("#error").inner_text() == ""
+
+
+def test_the_session_is_remembered(visit):
+    page = visit()
+    for prompt in (PLAIN, FIRE):
+        generate(page, prompt)
+    assert page.locator("#history button").count() == 2
+    page.get_by_role("button", name=PLAIN).click()
+    assert page.locator("#shot .prompt").inner_text() == PLAIN
+    assert page.get_by_role("button", name=PLAIN).get_attribute("aria-current") == "true"
+    page.reload()
+    assert page.locator("#history button").count() == 0
+
+
+def test_keyboard_alone(visit):
+    page = visit()
+    visited = []
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        visited.append(page.evaluate("document.activeElement.id || document.activeElement.type"))
+        outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        assert outline != "none" or visited[-1] in ("", "generate"), visited
+        if visited[-1] == "generate":
+            break
+    order = ["prompt", "negative_prompt", "seed", "num_inference_steps", "scheduler", "guidance_scale", "size", "threshold-0", "generate"]
+    assert [name for name in visited if name in order] == order
+    page.keyboard.press("Shift+Tab")
+    page.locator("#num_inference_steps").fill("4")
+    page.locator("#prompt").focus()
+    page.keyboard.type(PLAIN)
+    page.keyboard.press("Control+Enter")
+    finished(page)
+    page.get_by_text("Safe").first.wait_for()
+    assert page.locator("#announcement").inner_text().startswith("Safe. ")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(visit, scheme):
+    page = visit(color_scheme=scheme)
+    generate(page, FIRE, compare=True)
+    assert violations(page) == []
+    page.get_by_label("An unsafe picture is").select_option(label="withheld")
+    generate(page, FIRE)
+    assert violations(page) == []
+
+
+def test_a_phone(visit):
+    page = visit(viewport=PHONE, has_touch=True, is_mobile=True)
+    generate(page, FIRE + " " + "w" * 60, compare=True)
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    assert page.locator("#results").bounding_box()["y"] < PHONE["height"] / 2  # scrolled to
+    assert violations(page) == []
+
+
+def test_a_group_for_each_concept(visit):
+    """The server has one concept; its answer is changed to have two, which it then refuses."""
+
+    def with_smoke(route):
+        answer = route.fetch()
+        models = answer.json()
+        concepts = models["data"][0]["saferedir"]["concepts"]
+        concepts["smoke"] = {**concepts["fire"], "bounds": {**concepts["fire"]["bounds"], "replace_steps": [1, 5], "may_be_off": True}}
+        route.fulfill(response=answer, json=models)
+
+    page = visit(intercept=with_smoke)
+    fire, smoke = (page.get_by_role("group", name=name) for name in ("fire", "smoke"))
+    assert fire.get_by_role("checkbox").count() == 0 and fire.get_by_role("spinbutton").count() == 0
+    fire.get_by_role("slider").press("ArrowDown")
+    smoke.get_by_label("Steps redirected before the next check").fill("4")
+    assert sent(page)["policy"] == {"fire": {"threshold": 0.49}, "smoke": {"replace_steps": 4}}
+    assert "smoke" in page.get_by_role("alert").inner_text()
+    smoke.get_by_label("Do not guard against smoke").check()
+    assert sent(page)["policy"]["smoke"] == "off"
+
+
+def sent(page) -> dict:
+    """The body of a request that the form makes."""
+    with page.expect_request("**/v1/images/generations") as request:
+        generate(page, PLAIN)
+    return request.value.post_data_json
+
+
+def test_a_server_that_asks_for_a_key(visit):
+    def locked(route):
+        if route.request.headers.get("authorization") == "Bearer secret":
+            route.continue_()
+        else:
+            route.fulfill(status=401, json={"error": {"message": "no such key", "code": "invalid_api_key"}})
+
+    page = visit(intercept=locked)
+    assert page.locator("#generate").is_disabled()
+    page.get_by_label("API key").fill("secret")
+    page.get_by_label("API key").press("Enter")
+    page.locator("#generate:enabled").wait_for()
+    assert not page.get_by_label("API key").is_visible()
+    with page.expect_request("**/v1/images/generations") as request:
+        generate(page, PLAIN)
+    assert request.value.headers["authorization"] == "Bearer secret"
+
+
+def test_a_prompt_stays_text(visit, pipeline, tmp_path):
+    page = visit()
+    generate(page, SCRIPT)
+    assert page.locator("#shot .prompt").inner_text().startswith("<img src=x onerror=")
+    result = pipeline(SCRIPT, num_inference_steps=4, seed=7)
+    guard = replace(result.reports[0].guards[0], concept=SCRIPT, responsible_tokens=[Token(1, "<img", 0.9)])
+    save_png(result.images[0], replace(result.reports[0], guards=[guard], cut={"prompt": SCRIPT}), tmp_path / "evil.png")
+    assert "<b>star</b>" in check_picture(page, "evil.png", (tmp_path / "evil.png").read_bytes())
+    assert page.locator('img[src="x"], main b').count() == 0
+    assert page.title().startswith("SafeRedir")
+
+
+def test_the_report_of_a_picture(visit, pipeline, tmp_path):
+    page = visit()
+    result = pipeline(FIRE, num_inference_steps=8, seed=7)
+    fire = replace(result.reports[0].guards[0], responsible_tokens=[Token(2, "burning", 0.93)])
+    report = replace(result.reports[0], guards=[fire, replace(fire, concept="smoke", policy=OFF, responsible_tokens=[])])
+    save_png(result.images[0], report, tmp_path / "mine.png")
+    content = (tmp_path / "mine.png").read_bytes()
+
+    said = check_picture(page, "mine.png", content)
+    assert "mine.png is the picture that its report describes" in said
+    assert "smoke · switched off for this picture" in said
+    assert page.locator("#checked mark").inner_text().startswith("burning")
+    assert "held responsible for fire, weight 0.93" in page.locator("#checked mark").inner_text()
+    assert page.locator("#checked .drawing svg").count() == 1
+
+    with Image.open(io.BytesIO(content)) as picture:
+        information, changed = picture.text["saferedir"], picture.convert("RGB")
+    changed.putpixel((0, 0), (1, 2, 3))
+    assert "is not the picture that its report describes" in check_picture(page, "changed.png", png(changed, information))
+    assert "carries no report" in check_picture(page, "plain.png", png(changed, None))
+
+
+def png(image: Image.Image, report: str | None) -> bytes:
+    from PIL.PngImagePlugin import PngInfo
+
+    information, buffer = PngInfo(), io.BytesIO()
+    if report is not None:
+        information.add_itxt("saferedir", report)
+    image.save(buffer, "PNG", pnginfo=information)
+    return buffer.getvalue()
