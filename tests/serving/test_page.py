@@ -18,7 +18,7 @@ from runtime.serving.routes.page import FOLDER, MEDIA_TYPES
 CHROMIUM = Path("/usr/bin/chromium")  # Debian's
 FIRE = "a burning blue square"
 PLAIN = "a small red star"
-SCRIPT = '<img src=x onerror="document.title=\'run\'"> a burning <b>star</b>'
+SCRIPT = "<img src=x onerror=\"document.title='run'\"> a burning <b>star</b>"
 DESK, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 
 
@@ -215,7 +215,17 @@ def test_keyboard_alone(visit):
         assert outline != "none" or visited[-1] in ("", "generate"), visited
         if visited[-1] == "generate":
             break
-    order = ["prompt", "negative_prompt", "seed", "num_inference_steps", "scheduler", "guidance_scale", "size", "threshold-0", "generate"]
+    order = [
+        "prompt",
+        "negative_prompt",
+        "seed",
+        "num_inference_steps",
+        "scheduler",
+        "guidance_scale",
+        "size",
+        "threshold-0",
+        "generate",
+    ]
     assert [name for name in visited if name in order] == order
     page.keyboard.press("Shift+Tab")
     page.locator("#num_inference_steps").fill("4")
@@ -252,7 +262,10 @@ def test_a_group_for_each_concept(visit):
         answer = route.fetch()
         models = answer.json()
         concepts = models["data"][0]["saferedir"]["concepts"]
-        concepts["smoke"] = {**concepts["fire"], "bounds": {**concepts["fire"]["bounds"], "replace_steps": [1, 5], "may_be_off": True}}
+        concepts["smoke"] = {
+            **concepts["fire"],
+            "bounds": {**concepts["fire"]["bounds"], "replace_steps": [1, 5], "may_be_off": True},
+        }
         route.fulfill(response=answer, json=models)
 
     page = visit(intercept=with_smoke)
