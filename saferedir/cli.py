@@ -45,6 +45,7 @@ COMMANDS = {
         "generate guarded pictures",
         "no picture is half written",
     ),
+    "serve": Command("runtime.serving.serve_command", "serve guarded pictures over HTTP", "what was accepted was drawn"),
     "train": Command(
         "training.train_command",
         "train a guard for a model from pairs of prompts",
