@@ -17,7 +17,7 @@ from saferedir import cli
 from saferedir.cli import COMMANDS, main, parse
 
 ROOT = Path(__file__).resolve().parent.parent
-TORCH_FREE = ("generate", "samplers", "inspect", "verify", "optimize", "doctor")
+TORCH_FREE = ("generate", "samplers", "inspect", "audit", "verify", "optimize", "doctor")
 PLAIN = "a small red star"
 # What a command needs, where it is not one argument.
 ARGUMENTS = {
@@ -165,6 +165,11 @@ def test_a_console_without_the_character(demo_engines, tmp_path):
     )
     assert done.returncode == 0 and r"\u2192 \u2603" in done.stdout, done.stderr
     assert started("-m", "saferedir", "generate", "--help", env={"PYTHONIOENCODING": "ascii"}).returncode == 0
+
+
+def _empty(path: Path) -> Path:
+    path.touch()
+    return path
 
 
 @pytest.mark.parametrize("name", TORCH_FREE)
