@@ -167,15 +167,13 @@ def test_a_console_without_the_character(demo_engines, tmp_path):
     assert started("-m", "saferedir", "generate", "--help", env={"PYTHONIOENCODING": "ascii"}).returncode == 0
 
 
-def _empty(path: Path) -> Path:
-    path.touch()
-    return path
-
-
 @pytest.mark.parametrize("name", TORCH_FREE)
 def test_only_the_build_imports_torch(name, demo_engines, tmp_path):
+    log = tmp_path / "audit.jsonl"
+    log.touch()
     more = {
         "generate": [PLAIN, "--engine-dir", str(demo_engines), "--num-inference-steps", "2", "--output", str(tmp_path / "out.png")],
+        "audit": [str(log)],
         "optimize": [str(demo_engines), "--output", str(tmp_path / "optimized")],
         "doctor": [],
         "samplers": [],

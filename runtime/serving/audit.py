@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import errno
 import json
 import logging
 import os
@@ -123,6 +124,8 @@ class AuditLog:
     def _record(self, event: str, content: dict[str, Any]) -> None:
         if self._file is None:
             self._open()
+        elif not _is_at(self._file, self._path):
+            raise FileNotFoundError(errno.ENOENT, "the file moved or removed by another program")
         if self._size >= self._largest:
             self._rotate()
         self._append(event, content)
@@ -194,6 +197,11 @@ def _opened(path: Path) -> int:
         os.close(file)
         raise
     return file
+
+
+def _is_at(file: int, path: Path) -> bool:
+    """Whether an open file still has its name."""
+    return path.exists() and os.path.samestat(os.fstat(file), path.stat())
 
 
 def _sync_folder(folder: Path) -> None:

@@ -336,6 +336,15 @@ def test_one_writer(path, tmp_path):
         AuditLog(tmp_path / "none" / "audit.jsonl", KEY)
 
 
+def test_a_file_that_is_moved_away_is_not_written_on(path):
+    log = filled(path, 2, required=True)
+    path.rename(path.with_name("elsewhere"))
+    with pytest.raises(AuditError, match="found the file moved or removed by another program"):
+        log.write(report())
+    log.write(report())
+    assert verified(path).number == 2 and recovered(path) == [(0, 1)]  # a new log, which begins with what was lost
+
+
 def test_a_broken_log_is_not_continued(path):
     filled(path).close()
     content = path.read_bytes().replace(b'"safe"', b'"evil"', 1)
