@@ -46,6 +46,9 @@ COMMANDS = {
         "no picture is half written",
     ),
     "serve": Command("runtime.serving.serve_command", "serve guarded pictures over HTTP", "what was accepted was drawn"),
+    "ui": Command(
+        "runtime.serving.ui_command", "open a page to generate guarded pictures", "the pictures that you did not save are gone"
+    ),
     "train": Command(
         "training.train_command",
         "train a guard for a model from pairs of prompts",

@@ -170,12 +170,12 @@ def test_a_withheld_picture_is_a_card_with_the_reason(visit):
 
 def test_a_server_that_is_not_ready(visit, service):
     page = visit()
-    service.fail("a canary was judged wrongly")
+    service._readiness.fail("a canary was judged wrongly")
     try:
         page.get_by_text("not ready: a canary was judged wrongly").wait_for()
         assert page.locator("#generate").is_disabled()
     finally:
-        service.state, service.why = "ready", ""
+        service.start_again()  # as an operator does
     page.locator("#generate:enabled").wait_for()
     assert page.locator("#banner").inner_text() == ""
 
