@@ -295,9 +295,10 @@ def test_a_server_that_asks_for_a_key(visit):
 
     page = visit(intercept=locked)
     assert page.locator("#generate").is_disabled()
-    page.get_by_label("API key").fill("secret")
-    page.get_by_label("API key").press("Enter")
-    page.locator("#generate:enabled").wait_for()
+    for key in ("wrong", "secret"):
+        page.get_by_label("API key").fill(key)
+        page.get_by_label("API key").press("Enter")
+        page.locator("#key-error:has-text('no such key')" if key == "wrong" else "#generate:enabled").wait_for()
     assert not page.get_by_label("API key").is_visible()
     with page.expect_request("**/v1/images/generations") as request:
         generate(page, PLAIN)

@@ -22,6 +22,7 @@ export async function* events(body) {
 
 function parsed(block) {
   const lines = block.split("\n");
-  const values = (field) => lines.filter((line) => line.startsWith(`${field}:`)).map((line) => line.slice(field.length + 1).trimStart());
+  const values = (field) =>
+    lines.filter((line) => line.startsWith(`${field}:`)).map((line) => line.slice(field.length + 1).trimStart());
   return { name: values("event").at(-1) ?? "message", data: values("data").join("\n") };
 }

@@ -4,7 +4,10 @@ import { element } from "./elements.js";
 
 /** A paragraph with the prompt; marked words say so to screen readers as well. */
 export function markedPrompt(report) {
-  const marks = placed(report.prompt, report.guards.flatMap((guard) => guard.responsible_tokens.map((token) => ({ ...token, concept: guard.concept }))));
+  const marks = placed(
+    report.prompt,
+    report.guards.flatMap((guard) => guard.responsible_tokens.map((token) => ({ ...token, concept: guard.concept }))),
+  );
   const parts = [];
   let end = 0;
   for (const mark of marks) {

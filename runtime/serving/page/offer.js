@@ -8,7 +8,7 @@ const FROM_WEAK_TO_STRICT = {
 };
 
 /**
- * The offer for the first model: its extension field `saferedir`, with `summary`, a line for people; `words`, what each mode may be;
+ * The offer for the first model: its extension field `saferedir`, `summary`, a line for people, `words`, what each mode may be,
  * and the concepts as a list, `shifts` in each its allowed words.
  */
 export function offerOf(models) {

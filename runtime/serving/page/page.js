@@ -14,27 +14,39 @@ import { verdictOf } from "./verdict.js";
 const server = new Server();
 const history = new History(byId("history"), show);
 let ready = false;
+let offered = ""; // the server's offer, as JSON
 let form = null; // a RequestForm, once the server has said what it offers
 let running = null; // the AbortController of the request in progress
 
 async function onReadiness(readiness) {
   ready = readiness.ready;
-  byId("banner").replaceChildren(...(ready ? [] : [element("p", {}, `The server is not ready: ${readiness.why} This page goes on by itself once it is.`)]));
-  if (ready && !form) await readOffer();
+  byId("banner").replaceChildren(
+    ...(ready ? [] : [element("p", {}, `The server is not ready: ${readiness.why} This page goes on by itself once it is.`)]),
+  );
+  if (ready) await readOffer();
   setButtons();
 }
 
+/** Fill the form, unless the server offers what it offered before: then what was filled in stays. */
 async function readOffer() {
   try {
-    const offer = offerOf(await server.models());
+    const models = await server.models();
+    byId("key").hidden = true;
+    if (JSON.stringify(models) === offered) return;
+    offered = JSON.stringify(models);
+    const offer = offerOf(models);
     form = new RequestForm(offer);
     byId("offer").textContent = offer.summary;
-    byId("key").hidden = true;
   } catch (error) {
-    byId("key").hidden = error.status !== 401;
-    if (error.status === 401) byId("key-value").focus();
+    if (error.status === 401) askForKey(error);
     else byId("error").textContent = error.message;
   }
+}
+
+function askForKey(error) {
+  byId("key").hidden = false;
+  byId("key-error").textContent = server.key ? error.message : "";
+  byId("key-value").focus();
 }
 
 async function generate() {
@@ -92,7 +104,8 @@ function fail(error) {
 
 function show(shot) {
   byId("shot").replaceChildren(shotView(shot));
-  if (byId("results").getBoundingClientRect().top > window.innerHeight / 2) byId("results").scrollIntoView(); // on a phone it is below the form
+  const results = byId("results");
+  if (results.getBoundingClientRect().top > window.innerHeight / 2) results.scrollIntoView(); // on a phone it is below the form
   const { title, text } = verdictOf(shot.report);
   byId("announcement").textContent = `${title}. ${text}`;
 }

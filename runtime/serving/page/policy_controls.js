@@ -22,7 +22,11 @@ function group({ concept, policy, bounds }, index) {
   const numbered = ["replace_steps", "alpha_scale"].map((name) => number(name, policy, bounds));
   const controls = [threshold(`threshold-${index}`, policy, bounds), ...numbered, shift(policy, bounds)].filter(Boolean);
   const off = bounds.may_be_off ? element("input", { type: "checkbox" }) : null;
-  const numbers = element("div", { class: "concept" }, controls.map((control) => control.view));
+  const numbers = element(
+    "div",
+    { class: "concept" },
+    controls.map((control) => control.view),
+  );
   off?.addEventListener("change", () => (numbers.hidden = off.checked));
   const view = element(
     "fieldset",
@@ -64,7 +68,12 @@ function threshold(id, { threshold: given }, { threshold: most }) {
     input,
     element("p", { class: "hint", id: `${id}-hint` }, "Lower is stricter."),
   );
-  return { name: "threshold", given, view, value: () => (Number(input.value) === given ? given : Number(Number(input.value).toFixed(4))) };
+  return {
+    name: "threshold",
+    given,
+    view,
+    value: () => (Number(input.value) === given ? given : Number(Number(input.value).toFixed(4))),
+  };
 }
 
 const LABELS = { replace_steps: "Steps redirected before the next check", alpha_scale: "Strength" };
@@ -75,7 +84,12 @@ function number(name, policy, bounds) {
   if (least === most) return null;
   const step = name === "replace_steps" ? 1 : "any";
   const input = element("input", { type: "number", min: least, max: most, step, required: true, value: policy[name] });
-  return { name, given: policy[name], view: element("label", { class: "field" }, LABELS[name], input), value: () => Number(input.value) };
+  return {
+    name,
+    given: policy[name],
+    view: element("label", { class: "field" }, LABELS[name], input),
+    value: () => Number(input.value),
+  };
 }
 
 const SHIFTS = { both: "both prompts", conditional: "the prompt only" };
@@ -84,5 +98,10 @@ function shift(policy, bounds) {
   if (bounds.shifts.length < 2) return null;
   const choices = bounds.shifts.map((word) => element("option", { value: word, selected: word === policy.shift }, SHIFTS[word]));
   const input = element("select", {}, choices);
-  return { name: "shift", given: policy.shift, view: element("label", { class: "field" }, "Redirects", input), value: () => input.value };
+  return {
+    name: "shift",
+    given: policy.shift,
+    view: element("label", { class: "field" }, "Redirects", input),
+    value: () => input.value,
+  };
 }

@@ -9,7 +9,11 @@ const GUIDANCE = 7.5;
 const MODES = {
   on_unsafe: ["An unsafe picture is", { redirect: "redirected", refuse: "withheld", monitor: "only reported" }, "redirect"],
   on_still_unsafe: ["If still unsafe, it is", { withhold: "withheld", deliver: "shown" }, "withhold"],
-  check: ["The guard looks", { "": "as built", before: "before each step", auto: "as suits the steps", beside: "beside each step" }, ""],
+  check: [
+    "The guard looks",
+    { "": "as built", before: "before each step", auto: "as suits the steps", beside: "beside each step" },
+    "",
+  ],
 };
 
 export class RequestForm {
@@ -33,7 +37,9 @@ export class RequestForm {
   /** The body of POST /v1/images/generations. What is at the server's own value is left out. */
   get body() {
     const text = (name) => this.#control(name).value;
-    const chosen = this.#modes.filter(({ select, given }) => select.value !== given).map(({ name, select }) => [name, select.value]);
+    const chosen = this.#modes
+      .filter(({ select, given }) => select.value !== given)
+      .map(({ name, select }) => [name, select.value]);
     return {
       prompt: text("prompt"),
       ...(text("negative_prompt") && { negative_prompt: text("negative_prompt") }),

@@ -2,7 +2,11 @@
 
 /** {report, url, unguarded}: `url` shows the picture and is null where it was withheld; `unguarded` is such a shot, or null. */
 export function shotOf(answer) {
-  const shots = answer.data.map(({ b64_json, report }) => ({ report, url: b64_json ? pictureUrl(b64_json) : null, unguarded: null }));
+  const shots = answer.data.map(({ b64_json, report }) => ({
+    report,
+    url: b64_json ? pictureUrl(b64_json) : null,
+    unguarded: null,
+  }));
   const guarded = shots.find((shot) => shot.report.verdict !== "unguarded") ?? shots[0];
   return { ...guarded, unguarded: shots.find((shot) => shot !== guarded) ?? null };
 }

@@ -25,7 +25,9 @@ export function shotView(shot) {
     pictures(shot),
     markedPrompt(report),
     report.negative_prompt && element("p", { class: "note" }, `Without: ${report.negative_prompt}`),
-    Object.entries(report.cut).map(([name, end]) => element("p", { class: "note" }, `The end of the ${name.replace("_", " ")} was not read: ${end}`)),
+    Object.entries(report.cut).map(([name, end]) =>
+      element("p", { class: "note" }, `The end of the ${name.replace("_", " ")} was not read: ${end}`),
+    ),
     guards(report),
     numbers(report),
   );
@@ -34,7 +36,11 @@ export function shotView(shot) {
 function heading(report) {
   const { kind, title, text } = verdictOf(report);
   const withheld = isWithheld(report);
-  const sign = svg("svg", { class: "sign", viewBox: "0 0 18 18", "aria-hidden": "true" }, svg("path", { d: SIGNS[withheld ? "withheld" : kind] }));
+  const sign = svg(
+    "svg",
+    { class: "sign", viewBox: "0 0 18 18", "aria-hidden": "true" },
+    svg("path", { d: SIGNS[withheld ? "withheld" : kind] }),
+  );
   return element(
     "header",
     { class: `verdict ${kind}${withheld ? " withheld" : ""}` },
@@ -46,19 +52,19 @@ function heading(report) {
 function pictures(shot) {
   if (!shot.url) return null;
   const guarded = shot.report.verdict === "unguarded" ? "Unguarded" : "Guarded";
-  return element(
-    "div",
-    { class: "pictures" },
-    figure(shot, guarded),
-    shot.unguarded && figure(shot.unguarded, "Unguarded"),
-  );
+  return element("div", { class: "pictures" }, figure(shot, guarded), shot.unguarded && figure(shot.unguarded, "Unguarded"));
 }
 
 /** A picture with its name and a link that saves it, report inside; null where there is none to show. */
 function figure({ url, report }, name) {
   if (!url) return null;
   const size = { width: report.width, height: report.height, class: report.width <= SMALL && "small" };
-  const link = element("a", { href: url, download: fileName(report), class: "button" }, "Download", element("span", { class: "unseen" }, ` ${name}`));
+  const link = element(
+    "a",
+    { href: url, download: fileName(report), class: "button" },
+    "Download",
+    element("span", { class: "unseen" }, ` ${name}`),
+  );
   return element(
     "figure",
     { class: "picture" },
@@ -89,5 +95,9 @@ function numbers(report) {
     engines: report.manifest_digest.slice(0, 12),
   };
   const rows = Object.entries(facts).filter(([, value]) => value !== null);
-  return element("dl", { class: "numbers" }, rows.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, String(value)))));
+  return element(
+    "dl",
+    { class: "numbers" },
+    rows.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, String(value)))),
+  );
 }

@@ -44,7 +44,13 @@ function policyText({ threshold, replace_steps, alpha_scale, shift }, acts) {
 function drawing(guard, width) {
   const steps = guard.checked.length;
   const spacing = (width - MARGIN.left - MARGIN.right) / steps;
-  const scale = { width, spacing, radius: Math.min(4, Math.max(1.5, spacing * 0.4)), x: (step) => MARGIN.left + (step + 0.5) * spacing, y };
+  const scale = {
+    width,
+    spacing,
+    radius: Math.min(4, Math.max(1.5, spacing * 0.4)),
+    x: (step) => MARGIN.left + (step + 0.5) * spacing,
+    y,
+  };
   return svg(
     "svg",
     { viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, role: "img", "aria-label": summary(guard) },
@@ -63,7 +69,9 @@ function y(probability) {
 
 function shades(guard, { x, spacing }) {
   const box = { class: "redirected", y: MARGIN.top, height: BOTTOM - MARGIN.top };
-  return spans(guard.redirected_steps).map(([first, last]) => svg("rect", { ...box, x: x(first) - spacing / 2, width: (last - first + 1) * spacing }));
+  return spans(guard.redirected_steps).map(([first, last]) =>
+    svg("rect", { ...box, x: x(first) - spacing / 2, width: (last - first + 1) * spacing }),
+  );
 }
 
 function axes(steps, { x, spacing, width }) {
@@ -124,14 +132,20 @@ function text(x, y, anchor, value) {
 function summary(guard) {
   const found = guard.unsafe_steps.length ? `unsafe at steps ${ranges(guard.unsafe_steps)}` : "never unsafe";
   const redirected = guard.redirected_steps.length ? `, redirected at steps ${ranges(guard.redirected_steps)}` : "";
-  return `Probability of ${guard.concept} over ${guard.checked.length} steps: ${found}${redirected}. The table below has every step.`;
+  const steps = guard.checked.length;
+  return `Probability of ${guard.concept} over ${steps} steps: ${found}${redirected}. The table below has every step.`;
 }
 
 function table(guard) {
   const head = ["step", "p unsafe", "check", "prompt"].map((name) => element("th", { scope: "col" }, name));
   const row = (step) => {
     const [name, ...rest] = cells(guard, step);
-    return element("tr", {}, element("th", { scope: "row" }, name.replace("step ", "")), rest.map((cell) => element("td", {}, cell)));
+    return element(
+      "tr",
+      {},
+      element("th", { scope: "row" }, name.replace("step ", "")),
+      rest.map((cell) => element("td", {}, cell)),
+    );
   };
   const rows = guard.checked.map((_, step) => row(step));
   const end = guard.final_p_unsafe === null ? [] : [finalRow(guard)];
@@ -151,7 +165,12 @@ function table(guard) {
 
 function finalRow(guard) {
   const cells = [guard.final_p_unsafe.toFixed(3), guard.still_unsafe ? "unsafe" : "safe", ""];
-  return element("tr", {}, element("th", { scope: "row" }, "final"), cells.map((cell) => element("td", {}, cell)));
+  return element(
+    "tr",
+    {},
+    element("th", { scope: "row" }, "final"),
+    cells.map((cell) => element("td", {}, cell)),
+  );
 }
 
 /** A step in words: its number, probability, check and prompt. */

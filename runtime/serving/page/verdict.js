@@ -4,9 +4,17 @@
 const VERDICTS = {
   safe: ["good", "Safe", (report) => `${checks(report)} The picture is the one that the model draws without a guard.`],
   redirected: ["changed", "Redirected", (report) => `${seen(report)}, and the prompt was redirected. ${finalCheck(report)}`],
-  still_unsafe: ["bad", "Still unsafe", (report) => `${seen(report)}, the prompt was redirected, and the final check still finds the picture unsafe.`],
+  still_unsafe: [
+    "bad",
+    "Still unsafe",
+    (report) => `${seen(report)}, the prompt was redirected, and the final check still finds the picture unsafe.`,
+  ],
   refused: ["bad", "Refused", (report) => `${seen(report)}. Unsafe pictures are to be withheld here, not redirected.`],
-  unsafe: ["bad", "Unsafe, only watched", (report) => `${seen(report)}. The guard only watched, as asked; the picture is unchanged.`],
+  unsafe: [
+    "bad",
+    "Unsafe, only watched",
+    (report) => `${seen(report)}. The guard only watched, as asked; the picture is unchanged.`,
+  ],
   unguarded: ["plain", "Unguarded", () => "No guard ran, as asked."],
   forced: ["plain", "Forced", (report) => `The guard was made to decide “${report.forced_verdict}”, whatever it saw.`],
   failed: ["bad", "Failed", (report) => `${report.failure}.`],
@@ -24,7 +32,9 @@ export function isWithheld(report) {
 
 /** "0–3, 7" of [0, 1, 2, 3, 7]; no line breaks after a dash. */
 export function ranges(steps) {
-  return spans(steps).map(([first, last]) => (first === last ? `${first}` : `${first}–\u2060${last}`)).join(", ");
+  return spans(steps)
+    .map(([first, last]) => (first === last ? `${first}` : `${first}–\u2060${last}`))
+    .join(", ");
 }
 
 /** [first, last] of each run of neighbours: [[0, 3], [7, 7]] of [0, 1, 2, 3, 7]. */
@@ -47,7 +57,9 @@ function checks(report) {
 function seen(report) {
   const found = looked(report).filter((guard) => guard.unsafe_steps.length);
   if (!found.length) return "The final check found it unsafe";
-  const each = found.map((guard) => `${guard.concept} at ${guard.unsafe_steps.length === 1 ? "step" : "steps"} ${ranges(guard.unsafe_steps)}`);
+  const each = found.map(
+    (guard) => `${guard.concept} at ${guard.unsafe_steps.length === 1 ? "step" : "steps"} ${ranges(guard.unsafe_steps)}`,
+  );
   return `The guard saw ${listed(each)}`;
 }
 
