@@ -35,8 +35,8 @@ def shoot(browser: Browser, url: str, file: Path, **options) -> None:
 def main(url: str) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        desk = {"viewport": {"width": 1200, "height": 1010}}
-        phone = {"viewport": {"width": 360, "height": 740}, "device_scale_factor": 1.5, "color_scheme": "dark"}
+        desk = {"viewport": {"width": 1200, "height": 1080}}
+        phone = {"viewport": {"width": 360, "height": 880}, "device_scale_factor": 1.5, "color_scheme": "dark"}
         shoot(browser, url, DOCS / "serving-page.png", **desk)
         shoot(browser, url, DOCS / "serving-phone.png", **phone)
         browser.close()

@@ -270,7 +270,7 @@ def test_a_group_for_each_concept(visit):
     fire, smoke = (page.get_by_role("group", name=name) for name in ("fire", "smoke"))
     assert fire.get_by_role("checkbox").count() == 0 and fire.get_by_role("spinbutton").count() == 0
     fire.get_by_role("slider").press("ArrowDown")
-    smoke.get_by_label("Steps redirected before the next check").fill("4")
+    smoke.get_by_label("Steps until the next check").fill("4")
     assert sent(page)["policy"] == {"fire": {"threshold": 0.49}, "smoke": {"replace_steps": 4}}
     assert "smoke" in page.get_by_role("alert").inner_text()
     smoke.get_by_label("Do not guard against smoke").check()

@@ -75,7 +75,8 @@ function begin() {
   byId("progress-bar").removeAttribute("value");
   byId("progress-text").textContent = "Waiting for the server";
   setButtons();
-  if (document.activeElement === byId("generate") || document.activeElement === document.body) byId("cancel").focus();
+  if (document.activeElement === byId("generate") || document.activeElement === document.body)
+    byId("cancel").focus({ preventScroll: true });
 }
 
 function end() {

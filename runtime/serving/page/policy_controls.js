@@ -76,7 +76,7 @@ function threshold(id, { threshold: given }, { threshold: most }) {
   };
 }
 
-const LABELS = { replace_steps: "Steps redirected before the next check", alpha_scale: "Strength" };
+const LABELS = { replace_steps: "Steps until the next check", alpha_scale: "Strength" };
 
 /** A number with a range of its own; null where the server leaves no choice. */
 function number(name, policy, bounds) {

@@ -25,7 +25,7 @@ export class RequestForm {
   constructor(offer) {
     range(this.#control("num_inference_steps"), ...offer.steps, STEPS);
     range(this.#control("guidance_scale"), 0, offer.most_guidance_scale, GUIDANCE);
-    options(this.#control("scheduler"), { "": "the model's own", ...named(offer.samplers) }, "");
+    options(this.#control("scheduler"), { "": "default", ...named(offer.samplers) }, "");
     options(this.#control("size"), named(offer.sizes), offer.sizes[0]);
     this.#policies = new PolicyControls(byId("concepts"), offer.concepts);
     this.#modes = Object.keys(MODES).flatMap((name) => mode(name, offer.words[name]));

@@ -38,7 +38,7 @@ function caption(guard, text) {
 function policyText({ threshold, replace_steps, alpha_scale, shift }, acts) {
   if (!acts) return `threshold ${threshold}`;
   const rows = shift === "both" ? "" : `, ${shift} rows only`;
-  return `threshold ${threshold}, redirected for ${replace_steps} more steps, strength ${alpha_scale}${rows}`;
+  return `threshold ${threshold}, unchecked for ${replace_steps} steps after a redirection, strength ${alpha_scale}${rows}`;
 }
 
 function drawing(guard, width) {
