@@ -96,20 +96,23 @@ def server(engine_dir: Path, mix: Mix, batch_size: int, queue_length: int) -> It
         )
         free.close()
         command = [sys.executable, "-m", "saferedir", "serve", str(engine_dir), "--port", str(port), "--limits", str(limits)]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        log = Path(folder) / "log"
+        with log.open("w") as lines:
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=lines)
         try:
-            _wait_until_ready(f"http://{HOST}:{port}", process)
+            _wait_until_ready(f"http://{HOST}:{port}", process, log)
             yield f"http://{HOST}:{port}"
         finally:
             process.terminate()
             process.wait()
 
 
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
         if process.poll() is not None:
-            raise InputError(f"saferedir serve: expected it to start, found that it ended with status {process.returncode}")
+            last = log.read_text().strip().split("\n")[-1]
+            raise InputError(f"saferedir serve: expected it to start, found that it ended with status {process.returncode}: {last}")
         try:
             if httpx.get(f"{url}/ready").status_code == 200:
                 return
@@ -163,16 +166,17 @@ def loads(url: str, mix: Mix, batch_size: int, requests: int, clients: int) -> I
     for unguarded in (False, True):
         bodies = mix.bodies(requests, unguarded)
         asyncio.run(closed_loop(url, bodies[: 2 * clients], clients))  # the first of each shape are slower
-        full = _load(batch_size, unguarded, None, None, *asyncio.run(closed_loop(url, bodies, clients)))
+        full = summary(batch_size, unguarded, None, None, *asyncio.run(closed_loop(url, bodies, clients)))
         yield full
         for share in SHARES:
             rate = share * full.throughput
-            yield _load(batch_size, unguarded, share, rate, *asyncio.run(open_loop(url, bodies, rate)))
+            yield summary(batch_size, unguarded, share, rate, *asyncio.run(open_loop(url, bodies, rate)))
 
 
-def _load(
+def summary(
     batch_size: int, unguarded: bool, share: float | None, rate: float | None, found: list[tuple[int, float]], seconds: float
 ) -> Load:
+    """What came of a load: `found` has the HTTP status and the seconds of each request, `seconds` those of all together."""
     times = [took for status, took in found if status in (200, 400)]  # 400: the guard withheld the picture
     p50, p95, p99 = (round(float(value), 4) for value in np.percentile(times, (50, 95, 99))) if times else (None,) * 3
     return Load(
