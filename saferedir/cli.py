@@ -67,6 +67,7 @@ COMMANDS = {
         "say what engines are made of, or a picture's report",
         "nothing was changed",
     ),
+    "audit": Command("runtime.serving.audit_command", "verify a server's audit log", "nothing was changed"),
     "verify": Command("engines.store.parity_check", "compare engines with PyTorch's outputs, here", "nothing was changed"),
     "sign": Command("engines.store.signing", "sign engines, so that others can require your key", "no signature was written"),
     "optimize": Command(
