@@ -21,6 +21,8 @@ from runtime.serving.app import create_app
 from runtime.serving.limits import Limits
 from runtime.serving.settings import HOST, ServerSettings
 
+SECONDS = 5  # for a picture on its way, after Ctrl-C
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
@@ -46,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
             print("unguarded pictures are allowed: the page can draw each picture without the guard, too", flush=True)
         if not arguments.no_browser:  # what it asks for waits in the listener; some browsers return only when they are closed
             threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
-        uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="warning")).run(sockets=[listener])
+        config = uvicorn.Config(app, access_log=False, log_level="critical", timeout_graceful_shutdown=SECONDS)
+        uvicorn.Server(config).run(sockets=[listener])
     return DONE
 
 

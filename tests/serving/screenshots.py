@@ -17,7 +17,7 @@ PROMPT = "a burning small red circle"
 
 
 def shoot(browser: Browser, url: str, file: Path, **options) -> None:
-    """Generate one picture and its unguarded twin, and write what the window shows as a PNG of 128 colours."""
+    """Generate one picture and its unguarded twin, and write what the window shows."""
     page = browser.new_page(**options)
     page.goto(url)
     page.locator("#generate:enabled").wait_for()
@@ -29,7 +29,7 @@ def shoot(browser: Browser, url: str, file: Path, **options) -> None:
     page.evaluate("document.activeElement.blur()")
     page.screenshot(path=file)
     with Image.open(file) as picture:
-        picture.convert("RGB").quantize(128).save(file, optimize=True)
+        picture.convert("RGB").save(file, optimize=True)
 
 
 def main(url: str) -> None:

@@ -43,9 +43,11 @@ def asked(served, **body) -> httpx.Response:
 def test_pictures_are_the_pipelines_and_carry_their_reports(client, pipeline):
     found = client.txt2img(prompt=FIRE, negative_prompt="a star", seed=7, cfg_scale=5.0, scheduler="Karras", n_iter=2, **SIZE)
     options = {"negative_prompt": "a star", "num_inference_steps": 4, "guidance_scale": 5.0}
-    expected = [pipeline(FIRE, seed=seed, scheduler="Euler a", schedule_type="karras", **options) for seed in (7, 8)] if False else [
-        pipeline(FIRE, seed=seed, scheduler="Euler a", **options) for seed in (7, 8)
-    ]
+    expected = (
+        [pipeline(FIRE, seed=seed, scheduler="Euler a", schedule_type="karras", **options) for seed in (7, 8)]
+        if False
+        else [pipeline(FIRE, seed=seed, scheduler="Euler a", **options) for seed in (7, 8)]
+    )
     assert len(found.images) == 2 and found.info["all_seeds"] == [7, 8]
     for image, report, result in zip(found.images, found.info["saferedir"]["reports"], expected, strict=True):
         np.testing.assert_array_equal(np.asarray(image), np.asarray(result.images[0]))

@@ -35,7 +35,8 @@ def browser():
 
 @pytest.fixture
 def visit(browser, server):
-    """Opens the page of the server; at the end, nothing may have failed in it, and nothing was asked of any other server."""
+    """Opens the page of the server, whose offer `intercept` can change; at the end, nothing may have failed in it, and nothing was
+    asked of any other server."""
     contexts, requests, failures = [], [], []
 
     def open_page(intercept=None, **options):
@@ -277,6 +278,19 @@ def test_a_group_for_each_concept(visit):
     assert sent(page)["policy"]["smoke"] == "off"
 
 
+def test_no_comparison_unless_the_operator_allows_it(visit):
+    def strict(route):
+        answer = route.fetch()
+        models = answer.json()
+        models["data"][0]["saferedir"]["unguarded"] = False
+        route.fulfill(response=answer, json=models)
+
+    page = visit(intercept=strict)
+    assert page.locator("#compare").is_hidden() and not page.locator("#compare").is_checked()
+    assert "unguarded" not in page.locator("#offer").inner_text()
+    assert "unguarded pictures are allowed" in visit().locator("#offer").inner_text()
+
+
 def sent(page) -> dict:
     """The body of a request that the form makes."""
     with page.expect_request("**/v1/images/generations") as request:
@@ -334,7 +348,18 @@ def test_the_report_of_a_picture(visit, pipeline, tmp_path):
         information, changed = picture.text["saferedir"], picture.convert("RGB")
     changed.putpixel((0, 0), (1, 2, 3))
     assert "is not the picture that its report describes" in check_picture(page, "changed.png", png(changed, information))
-    assert "carries no report" in check_picture(page, "plain.png", png(changed, None))
+    assert "report of odd.png cannot be read" in check_picture(page, "odd.png", png(changed, '{"verdict": "odd"}'))
+
+    dropped = page.evaluate_handle(
+        """bytes => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "dropped.png"));
+            return transfer;
+        }""",
+        list(png(changed, None)),
+    )
+    page.dispatch_event("#drop", "drop", {"dataTransfer": dropped})
+    page.get_by_text("dropped.png carries no report").wait_for()
 
 
 def png(image: Image.Image, report: str | None) -> bytes:
