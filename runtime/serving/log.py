@@ -1,31 +1,39 @@
-"""Log lines, one JSON object each, without prompts: those have a hash by which equal ones are recognised."""
+"""Log lines, one JSON object each. None holds a prompt, unless the operator wants that."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import logging
-import secrets
+import sys
 import traceback
 from datetime import datetime, timezone
 
-LOGGER = logging.getLogger("saferedir.serving")
+LOGGER = logging.getLogger("runtime.serving")
 FRAMES = 8  # of an error's traceback
-_KEY = secrets.token_bytes(32)  # of this process, and written nowhere: without it no prompt can be guessed from its hash
 
 
-def log(event: str, **values: object) -> None:
+class JsonLines(logging.Formatter):
+    """A record as a JSON object in one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
+        values = getattr(record, "values", {})
+        return json.dumps({"time": time, "level": record.levelname.lower(), "event": record.getMessage(), **values}, default=str)
+
+
+def log(event: str, level: int = logging.INFO, **values: object) -> None:
     """One line."""
-    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-    LOGGER.info(json.dumps({"time": now, "event": event, **values}, default=str))
+    LOGGER.log(level, event, extra={"values": values})
+
+
+def log_to_stderr() -> None:
+    """Print the lines of this package."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
 
 
 def where(error: BaseException) -> list[str]:
-    """File, line and function of each call that led to an error, the last one last."""
+    """File, line and function of each call that led to an error, the last one last; its text could hold a prompt."""
     return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)[-FRAMES:]]
-
-
-def prompt_hash(prompt: str) -> str:
-    """A hash that is the same for the same prompt until the process ends."""
-    return hmac.new(_KEY, prompt.encode(), hashlib.sha256).hexdigest()[:16]

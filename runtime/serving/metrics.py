@@ -6,7 +6,17 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, Info, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Enum,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from engines.backends.contract import Array, Engine
 from engines.manifest import Manifest
@@ -43,6 +53,7 @@ class Metrics:
     """All metrics of one server, in a registry of their own. `docs/serving.md` lists them."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         own: dict[str, Any] = {"registry": self._registry, "namespace": "saferedir"}
@@ -72,13 +83,12 @@ class Metrics:
         """For `GuardedPipeline(wrap=…)`."""
         return TimedEngine(engine, self)
 
-    def describe(self, manifest: Manifest, device: str, batch_size: int) -> None:
+    def describe(self, model: str, manifest: Manifest, device: str) -> None:
         """What serves."""
         guards = ",".join(guard.digest for guard in manifest.guards)
         concepts = ",".join(guard.concept for guard in manifest.guards)
-        described = {"model": manifest.model, "backend": manifest.backend, "precision": manifest.precision}
+        described = {"model": model, "backend": manifest.backend, "precision": manifest.precision}
         self.engines.info({**described, "device": device, "concepts": concepts, "guard_digests": guards})
-        self.batch_size.set(batch_size)
 
     def request(self, code: str, seconds: float) -> None:
         """A request was answered."""

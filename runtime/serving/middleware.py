@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -64,6 +65,6 @@ class LastAnswer:
         try:
             await self._app(scope, receive, sending)
         except Exception as error:
-            log("unexpected", error=type(error).__name__, where=where(error))
+            log("unexpected error", logging.ERROR, kind=type(error).__name__, where=where(error))
             if not begun and scope["type"] == "http":
                 await error_answer(error)(scope, receive, send)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from runtime.serving.errors import QueueFullError
 from runtime.serving.jobs import Job
@@ -35,12 +35,16 @@ class RequestQueue:
         """
         with self._changed:
             if len(self._jobs) + len(jobs) > self._length:
+                found = f"{len(self._jobs)} and {len(jobs)} more"
                 raise QueueFullError(
-                    f"queue: expected at most {self._length} waiting images, found {len(self._jobs)} and {len(jobs)} more",
-                    sum(job.kind.rows for job in self._jobs) * self._seconds_per_row(),
+                    f"queue: expected at most {self._length} waiting images, found {found}", self.retry_after(self._jobs)
                 )
             self._jobs.extend(jobs)
             self._changed.notify()
+
+    def retry_after(self, waiting: Iterable[Job]) -> float:
+        """Seconds that these images will take."""
+        return sum(job.kind.rows for job in waiting) * self._seconds_per_row()
 
     def remove(self, jobs: Sequence[Job]) -> None:
         """Take images out that nobody waits for any more."""

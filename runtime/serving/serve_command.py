@@ -8,17 +8,17 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
-import sys
 from pathlib import Path
 
 import uvicorn
 
+from engines.errors import InputError
 from engines.exit_status import DONE
 from engines.store.default_folder import engine_folder
 from engines.store.signature import add_trusted_key_argument
 from runtime.serving.app import create_app, is_local
 from runtime.serving.limits import Limits
-from runtime.serving.log import LOGGER, log
+from runtime.serving.log import log, log_to_stderr
 from runtime.serving.settings import HOST, PORT, ServerSettings
 
 DRAIN_SECONDS = 5.0  # after the deadline of the last request
@@ -34,17 +34,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limits", type=Path, metavar="FILE", help="TOML: what requests may ask for (default: docs/serving.md)")
     parser.add_argument("--keys", type=Path, metavar="FILE", help="API keys, a line NAME KEY for each (default: everybody may ask)")
     parser.add_argument("--page", action="store_true", help="serve a page for browsers at /")
+    parser.add_argument("--audit", type=Path, metavar="FILE", help="append a record of every image; saferedir audit verifies it")
+    parser.add_argument("--audit-required", action="store_true", help="withhold an image whose record cannot be written")
     parser.add_argument("--log-prompts", action="store_true", help="log prompts, in place of keyed hashes of them")
     add_trusted_key_argument(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C; exit status 0 once everything accepted was answered."""
+    if arguments.audit_required and arguments.audit is None:
+        raise InputError("--audit-required: expected --audit FILE, found none")
     settings = settings_of(arguments)
-    LOGGER.addHandler(logging.StreamHandler(sys.stderr))
-    LOGGER.setLevel(logging.INFO)
+    log_to_stderr()
     if not is_local(settings.host) and settings.keys is None:
-        log("warning", text=f"{settings.host}: others than this machine may reach it, and there are no API keys; see --keys")
+        log("other machines may reach it, and there are no API keys", logging.WARNING, host=settings.host)
     app = create_app(settings)
     config = uvicorn.Config(
         app,
@@ -67,6 +70,8 @@ def settings_of(arguments: argparse.Namespace) -> ServerSettings:
         limits=Limits() if arguments.limits is None else Limits.read(arguments.limits),
         keys=arguments.keys,
         page=arguments.page,
+        audit=arguments.audit,
+        audit_required=arguments.audit_required,
         log_prompts=arguments.log_prompts,
         trusted_keys=tuple(map(Path, arguments.trusted_key)),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Sequence
 
@@ -13,13 +14,15 @@ from runtime.preparation import Preparation
 from runtime.report import Result
 from runtime.request import Request
 from runtime.samplers.schedules import SchedulerConfig
+from runtime.serving.audit import AuditLog
 from runtime.serving.batching import Kind
 from runtime.serving.bounds import bounded, check_limits
 from runtime.serving.errors import DeadlineError, status_and_code
 from runtime.serving.jobs import Drawn, Job
 from runtime.serving.keys import ApiKeys
-from runtime.serving.log import log, prompt_hash
+from runtime.serving.log import log
 from runtime.serving.metrics import Metrics
+from runtime.serving.prompt_hash import BYTES, key_file, prompt_hash, prompt_key
 from runtime.serving.rate_limit import RateLimit
 from runtime.serving.readiness import Readiness
 from runtime.serving.request_queue import RequestQueue
@@ -33,8 +36,9 @@ Progress = Callable[[int, int], None]
 class Service:
     """Draws for many callers on one pipeline, which is the service's own.
 
-    `manifest` and `limits` say what may be asked for, `keys` who may ask. `state` is "starting", "ready", "draining" or "failed";
-    `why` says why it is not ready. Only a ready service draws. Engines are verified here; `start` does the rest.
+    `manifest` and `limits` say what may be asked for, `keys` who may ask; `audit` records every image, if that is wanted. `state`
+    is "starting", "ready", "draining" or "failed"; `why` says why it is not ready. Only a ready service draws. Engines are verified
+    here; `start` does the rest.
 
     Args:
         wrap: see `GuardedPipeline`.
@@ -46,13 +50,17 @@ class Service:
     def __init__(self, settings: ServerSettings, wrap: Callable[[Engine], Engine] = lambda engine: engine) -> None:
         self.settings, self.limits = settings, settings.limits
         self.keys, self.metrics = ApiKeys(settings.keys), Metrics()
+        self._prompt_key = prompt_key(key_file(settings.audit)) if settings.audit else secrets.token_bytes(BYTES)
+        self.audit = AuditLog(settings.audit, self._prompt_key, required=settings.audit_required) if settings.audit else None
         self._rates = RateLimit(self.limits.requests_per_minute)
         self._pipeline = GuardedPipeline(
             settings.engine_dir, trusted_keys=settings.trusted_keys, wrap=lambda engine: self.metrics.timed(wrap(engine))
         )
         self.manifest = self._pipeline.manifest
+        self.model = settings.engine_dir.resolve().name  # what clients call it
         check_limits(self.limits, self.manifest)
         self._scheduler = SchedulerConfig.read(self.manifest.scheduler)
+        self.metrics.describe(self.model, self.manifest, self._pipeline.device)
         self._readiness = Readiness(self.limits.canary_images, self.limits.canary_seconds, self.metrics.state.state)
         self._queue = RequestQueue(self.limits.queue_length, lambda: self._worker.seconds_per_row)
         self.metrics.queue_images.set_function(lambda: len(self._queue))
@@ -92,6 +100,8 @@ class Service:
         self._worker.stop()
         await asyncio.to_thread(self._worker.join)
         self._pipeline.close()
+        if self.audit is not None:
+            self.audit.close()
 
     async def generate(self, request: Request, *, key: str = "", progress: Progress | None = None) -> Result:
         """The images of a request and a report for each; `key` is the name of the caller's API key.
@@ -103,6 +113,7 @@ class Service:
             InputError, ForbiddenError: this cannot or may not be drawn.
             NotReadyError, QueueFullError, RateLimitError, DeadlineError: not now.
             NonFiniteError: a network failed; nothing of the request is delivered.
+            AuditError: a record that is required could not be written; nothing of the request is delivered.
         """
         begun, code = time.monotonic(), "internal_error"
         try:
@@ -118,11 +129,14 @@ class Service:
         finally:
             seconds = time.monotonic() - begun
             self.metrics.request(code, seconds)
-            shown = list if self.settings.log_prompts else _hashes
-            log("request", code=code, key=key, prompts=shown(request.prompts), seconds=round(seconds, 3))
+            prompts = [*dict.fromkeys(request.prompts)]
+            shown = prompts if self.settings.log_prompts else [prompt_hash(prompt, self._prompt_key) for prompt in prompts]
+            log("request", code=code, key=key, prompts=shown, seconds=round(seconds, 3))
 
     async def _generate(self, request: Request, key: str, progress: Progress | None) -> Result:
         self._readiness.require()
+        if self.audit is not None:
+            await asyncio.to_thread(self.audit.check)
         self._rates.count(key)
         images = bounded(request, self.limits, self.manifest)
         kinds = [Kind.of(Preparation.of(image, self.manifest, self._scheduler)) for image in images]
@@ -130,6 +144,9 @@ class Service:
         jobs = [Job(image, kind, loop.create_future(), tell) for image, kind, tell in zip(images, kinds, told, strict=True)]
         self._queue.put(jobs)
         drawn = await self._wait(jobs)
+        if self.audit is not None:
+            for each in drawn:
+                await asyncio.to_thread(self.audit.write, each.report, key=key)
         return Result([each.image for each in drawn], [each.report for each in drawn], drawn[0].execution)
 
     async def _wait(self, jobs: Sequence[Job]) -> list[Drawn]:
@@ -143,10 +160,6 @@ class Service:
             for job in jobs:
                 if not job.future.cancel() and not job.future.cancelled():
                     job.future.exception()  # seen, also where another image's error was raised
-
-
-def _hashes(prompts: Sequence[str]) -> list[str]:
-    return [prompt_hash(prompt) for prompt in prompts]
 
 
 def _told(progress: Progress | None, images: int) -> list[Progress | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import warnings
@@ -98,10 +99,16 @@ class Worker(threading.Thread):
         except InputError as error:  # as of a batch that does not fit the memory
             for job in batch:
                 job.fail(error)
-        except Exception as error:
+        except BaseException as error:  # also what would end the thread
             found = f"{type(error).__name__} in the engine thread"
             why = next((text for kind, text in UNEXPECTED if isinstance(error, kind)), found)
-            log("engine_failure", why=why, where=where(error), detail=str(error) if isinstance(error, CanaryError) else None)
+            log(
+                "engine failure",
+                logging.ERROR,
+                why=why,
+                where=where(error),
+                detail=str(error) if isinstance(error, CanaryError) else None,  # others may hold a prompt
+            )
             self._readiness.fail(why)
             for job in batch:
                 job.fail(error if isinstance(error, NonFiniteError) else NotReadyError(f"server: {why}"))
@@ -110,11 +117,11 @@ class Worker(threading.Thread):
         """Canaries, then a picture of every size; the server is ready when all of that went well."""
         self._ask_canaries()
         if self.batch_size > 1 and not all(independent(self._pipeline, request, self.batch_size) for request in self._warm_up):
-            log("batches_off", why="these engines give other bits to an image beside other neighbours")
+            log("batches are off", logging.WARNING, why="these engines give other bits to an image beside other neighbours")
             self.batch_size = 1
         for request in self._warm_up:
             self._pipeline(**vars(together([request] * self.batch_size)))
-        self._metrics.describe(self._pipeline.manifest, self._pipeline.device, self.batch_size)
+        self._metrics.batch_size.set(self.batch_size)
         self._readiness.ready()
 
     def _ask_canaries(self) -> None:

@@ -1,4 +1,4 @@
-"""A service on the demo's engines, and a real server around it."""
+"""A service on the demo's engines, and real servers around it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
 import uvicorn
-from fastapi import FastAPI
+from fastapi import APIRouter, Body
 
+from runtime import Request
 from runtime.serving.app import app_of
 from runtime.serving.limits import Limits
 from runtime.serving.service import Service
@@ -28,9 +29,22 @@ class Served(NamedTuple):
     service: Service
 
 
+def plain_router(service: Service) -> APIRouter:
+    """POST /draw: the fields of a `Request`, and the reports in return. For tests of what no API's form is needed for."""
+    routes = APIRouter()
+
+    @routes.post("/draw")
+    async def draw(fields: dict[str, Any] = Body()) -> list[str]:  # noqa: B008
+        return [report.verdict for report in (await service.generate(Request(**fields))).reports]
+
+    return routes
+
+
 @contextmanager
-def serving(app: FastAPI) -> Iterator[tuple[str, httpx.Client]]:
-    """Runs an application in a thread, on a free port of 127.0.0.1, until the block is left."""
+def serving(service: Service) -> Iterator[Served]:
+    """Runs a server in a thread, on a free port of 127.0.0.1, until the block is left."""
+    app = app_of(service)
+    app.include_router(plain_router(service))
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
@@ -38,15 +52,15 @@ def serving(app: FastAPI) -> Iterator[tuple[str, httpx.Client]]:
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
         with httpx.Client(base_url=url, timeout=60) as client:
-            until(lambda: server.started)
-            yield url, client
+            until(lambda: server.started and service.state != "starting")
+            yield Served(url, client, service)
     finally:
         server.should_exit = True
         thread.join()
         listener.close()
 
 
-def until(happened, seconds: float = 30.0) -> None:
+def until(happened, seconds: float = 60.0) -> None:
     """Wait until something is true."""
     end = time.monotonic() + seconds
     while not happened():
@@ -57,29 +71,20 @@ def until(happened, seconds: float = 30.0) -> None:
 @pytest.fixture
 def serve(demo_engines):
     """Returns a function that starts servers with other limits and settings, or with wrapped engines."""
-    running = []
+    with ExitStack() as running:
 
-    def start(limits: Limits | None = None, wrap=lambda engine: engine, **settings) -> Served:
-        settings = ServerSettings(engine_dir=demo_engines, limits=limits or Limits(), **settings)
-        service = Service(settings, wrap)
-        block = serving(app_of(service))
-        url, client = block.__enter__()
-        running.append(block)
-        until(lambda: service.state != "starting")
-        return Served(url, client, service)
+        def start(limits: Limits | None = None, wrap=lambda engine: engine, **settings) -> Served:
+            chosen = ServerSettings(engine_dir=demo_engines, limits=limits or Limits(deadline_seconds=20.0), **settings)
+            return running.enter_context(serving(Service(chosen, wrap)))
 
-    yield start
-    for block in reversed(running):
-        block.__exit__(None, None, None)
+        yield start
 
 
 @pytest.fixture(scope="session")
 def _server(demo_engines) -> Iterator[Served]:
     limits = Limits(unguarded=True, requests_per_minute=100_000)
-    service = Service(ServerSettings(engine_dir=demo_engines, limits=limits, page=True))
-    with serving(app_of(service)) as (url, client):
-        until(lambda: service.state == "ready")
-        yield Served(url, client, service)
+    with serving(Service(ServerSettings(engine_dir=demo_engines, limits=limits, page=True))) as served:
+        yield served
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def router(service: Service) -> APIRouter:
     @routes.get("/v1/models")
     def models() -> dict[str, Any]:
         """The model, and under `saferedir` what may be asked of it."""
-        model = {"id": service.manifest.model, "object": "model", "created": 0, "owned_by": "saferedir"}
+        model = {"id": service.model, "object": "model", "created": 0, "owned_by": "saferedir"}
         return {"object": "list", "data": [{**model, "saferedir": offer(service)}]}
 
     @routes.get("/metrics")
