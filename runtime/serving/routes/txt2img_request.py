@@ -62,6 +62,7 @@ WITHOUT_EFFECT = (
     "hr_upscaler",
     "override_settings_restore_afterwards",
     "s_tmax",
+    "s_tmin",
     "save_images",
     "script_args",
     "subseed",
