@@ -13,14 +13,10 @@ import asyncio
 import dataclasses
 import json
 import random
-import socket
-import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,14 +25,14 @@ import httpx
 import numpy as np
 
 from benchmarks.suite.machine import describe, now
-from engines.errors import InputError, SafeRedirError
+from benchmarks.suite.server import serving
+from engines.errors import SafeRedirError
 from engines.exit_status import DONE, FAILED
 
-HOST = "127.0.0.1"
 SHARES = (0.5, 0.8, 0.95)
 PROMPTS = ("a burning blue square", "a small red star", "a large green circle", "a burning yellow triangle")
 ROUTE = "/v1/images/generations"
-START_SECONDS, ANSWER_SECONDS = 300.0, 600.0
+ANSWER_SECONDS = 600.0
 SEED = 18
 
 
@@ -84,42 +80,15 @@ class Load:
     load_average: float
 
 
-@contextmanager
-def server(engine_dir: Path, mix: Mix, batch_size: int, queue_length: int) -> Iterator[str]:
-    """The URL of `saferedir serve` on a free port; it ends with the block."""
-    with socket.create_server((HOST, 0)) as free, tempfile.TemporaryDirectory() as folder:
-        port = free.getsockname()[1]
-        limits = Path(folder) / "limits.toml"
-        limits.write_text(
-            f"sizes = {json.dumps(mix.sizes)}\nbatch_size = {batch_size}\nqueue_length = {queue_length}\n"
-            "unguarded = true\nrequests_per_minute = 1000000\n"
-        )
-        free.close()
-        command = [sys.executable, "-m", "saferedir", "serve", str(engine_dir), "--port", str(port), "--limits", str(limits)]
-        log = Path(folder) / "log"
-        with log.open("w") as lines:
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=lines)
-        try:
-            _wait_until_ready(f"http://{HOST}:{port}", process, log)
-            yield f"http://{HOST}:{port}"
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end:
-        if process.poll() is not None:
-            last = log.read_text().strip().split("\n")[-1]
-            raise InputError(f"saferedir serve: expected it to start, found that it ended with status {process.returncode}: {last}")
-        try:
-            if httpx.get(f"{url}/ready").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    raise InputError(f"saferedir serve: expected it to be ready within {START_SECONDS:.0f} s, found that it is not")
+def limits(mix: Mix, batch_size: int, queue_length: int) -> dict[str, Any]:
+    """Of a server that lets everything of the mix in."""
+    return {
+        "sizes": mix.sizes,
+        "batch_size": batch_size,
+        "queue_length": queue_length,
+        "unguarded": True,
+        "requests_per_minute": 1_000_000,
+    }
 
 
 async def closed_loop(url: str, bodies: list[dict[str, Any]], clients: int) -> tuple[list[tuple[int, float]], float]:
@@ -217,8 +186,8 @@ def main(argv: list[str] | None = None) -> int:
     print("| batch size | guard | offered | answers/s | p50 s | p95 s | p99 s | outcomes |\n|---|---|---|---|---|---|---|---|")
     try:
         for batch_size in arguments.batch_size:
-            with server(arguments.engine_dir, mix, batch_size, queue_length=arguments.requests) as url:
-                for load in loads(url, mix, batch_size, arguments.requests, arguments.clients):
+            with serving(arguments.engine_dir, limits(mix, batch_size, queue_length=arguments.requests)) as server:
+                for load in loads(server.url, mix, batch_size, arguments.requests, arguments.clients):
                     print(line(load), flush=True)
                     found.append(dataclasses.asdict(load))
     except SafeRedirError as error:
