@@ -85,8 +85,9 @@ function guards(report) {
 }
 
 function numbers(report) {
+  const again = element("button", { type: "button", class: "link", "data-seed": report.seed }, "use again");
   const facts = {
-    seed: report.seed,
+    seed: [report.seed, " ", again],
     sampler: report.sampler,
     steps: report.num_inference_steps,
     guidance: `${report.guidance_scale} (${report.guidance})`,
@@ -98,6 +99,6 @@ function numbers(report) {
   return element(
     "dl",
     { class: "numbers" },
-    rows.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, String(value)))),
+    rows.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))),
   );
 }
