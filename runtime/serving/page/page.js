@@ -139,7 +139,7 @@ function listen() {
     await readOffer();
     setButtons();
   });
-  byId("shot").addEventListener("click", (event) => {
+  document.addEventListener("click", (event) => {
     const seed = event.target.closest("[data-seed]")?.dataset.seed;
     if (seed) byId("seed").value = seed;
   });

@@ -1,7 +1,7 @@
 // A picture that is dropped or chosen: the report inside it, and whether it belongs to it.
 
 import { element } from "./elements.js";
-import { shotView } from "./shot_view.js";
+import { shotView, SMALL } from "./shot_view.js";
 
 const LARGEST = 20_000_000; // bytes; the server may take fewer
 
@@ -13,11 +13,19 @@ export async function checked(server, file) {
   const text = matches
     ? `${file.name} is the picture that its report describes: size and SHA-256 agree.`
     : `${file.name} is not the picture that its report describes. It was changed, or the report is another picture's.`;
-  const url = URL.createObjectURL(file);
   const shots = report.verdict === "comparison" ? [report.guarded, report.unguarded] : [report];
-  const picture = element("img", { class: "whole", src: url, alt: "The chosen picture", onload: () => URL.revokeObjectURL(url) });
-  const views = [picture, ...shots.map((each) => shotView({ report: each, url: null, unguarded: null }))];
+  const views = [pictureOf(file), ...shots.map((each) => shotView({ report: each, url: null, unguarded: null }))];
   return { kind: matches ? "good" : "bad", text, views };
+}
+
+function pictureOf(file) {
+  const url = URL.createObjectURL(file);
+  const picture = element("img", { class: "whole", src: url, alt: "The chosen picture" });
+  picture.addEventListener("load", () => {
+    picture.classList.toggle("small", picture.naturalWidth <= SMALL);
+    URL.revokeObjectURL(url);
+  });
+  return picture;
 }
 
 async function base64(file) {

@@ -13,7 +13,8 @@ const SIGNS = {
   withheld: "M9 2l6.5 2.5V9c0 4-2.5 6.5-6.5 7.5C5 15.5 2.5 13 2.5 9V4.5zM6 12l6-6",
 };
 
-const SMALL = 256; // pixels; a picture of at most these is enlarged without blurring it
+/** Pixels; a picture of at most these is enlarged without blurring it. */
+export const SMALL = 256;
 
 /** An article about a shot. */
 export function shotView(shot) {
