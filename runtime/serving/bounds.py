@@ -18,8 +18,6 @@ from runtime.serving.limits import STRICTNESS, Limits
 from runtime.serving.policy_bounds import PolicyBounds
 from runtime.serving.single_images import single_images
 
-ON_UNSAFE, ON_STILL_UNSAFE = "redirect", "withhold"  # of a request that does not say
-
 
 def check_limits(limits: Limits, manifest: Manifest) -> None:
     """Raise InputError for limits that these engines cannot keep: unknown concepts, sizes that the model cannot take."""
@@ -53,12 +51,9 @@ def _bounded(image: Request, limits: Limits, manifest: Manifest) -> Request:
     """One image of a request."""
     _check_sampling(image, limits, manifest)
     strict: dict[str, Any] = {
-        "check": _as_strict("check", image.checks[0], manifest.check, limits.check),
-        "on_unsafe": _as_strict("on_unsafe", image.modes[0], ON_UNSAFE, limits.on_unsafe),
-        "on_still_unsafe": _as_strict("on_still_unsafe", image.still_unsafe_modes[0], ON_STILL_UNSAFE, limits.on_still_unsafe),
-        "policy": _policy(image.policies[0], limits, manifest),
+        name: _as_strict(name, image.of_images(name)[0], getattr(limits, name), manifest.check) for name in STRICTNESS
     }
-    return replace(image, **strict)
+    return replace(image, **strict, policy=_policy(image.policies[0], limits, manifest))
 
 
 def _check_sampling(image: Request, limits: Limits, manifest: Manifest) -> None:
@@ -72,14 +67,18 @@ def _check_sampling(image: Request, limits: Limits, manifest: Manifest) -> None:
         raise ForbiddenError(f"guidance_scale: expected at most {limits.most_guidance_scale}, found {scale}")
 
 
-def _as_strict(name: str, asked: str | None, default: str, bound: str | None) -> str | None:
-    """What was asked for, if the bound allows it; of what was left at its default, the stricter of the two."""
+def _as_strict(name: str, asked: str | None, bound: str | None, built_check: str) -> str | None:
+    """What was asked for, if the bound allows it; of what was left at its default, the stricter of the two.
+
+    None stands for the engines' own check.
+    """
     strictness = STRICTNESS[name].index
-    if strictness(asked or default) >= strictness(bound or default):
+    weakest = strictness(bound or built_check)
+    if strictness(asked or built_check) >= weakest:
         return asked
-    if asked in (None, default):
+    if asked == getattr(Request, name):
         return bound
-    raise ForbiddenError(f"{name}: expected {' or '.join(STRICTNESS[name][strictness(bound or default) :])}, found {asked}")
+    raise ForbiddenError(f"{name}: expected {' or '.join(STRICTNESS[name][weakest:])}, found {asked}")
 
 
 def _policy(asked: Policies, limits: Limits, manifest: Manifest) -> Policies:

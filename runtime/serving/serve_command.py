@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
+import socket
 from pathlib import Path
 
 import uvicorn
@@ -42,28 +43,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C; exit status 0 once everything accepted was answered."""
-    if arguments.audit_required and arguments.audit is None:
-        raise InputError("--audit-required: expected --audit FILE, found none")
     settings = settings_of(arguments)
     log_to_stderr()
-    if not is_local(settings.host) and settings.keys is None:
-        log("other machines may reach it, and there are no API keys", logging.WARNING, host=settings.host)
-    app = create_app(settings)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=arguments.port,
-        access_log=False,
-        log_level="warning",
-        timeout_graceful_shutdown=round(settings.limits.deadline_seconds + DRAIN_SECONDS),
-    )
-    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it once more when it has drained
-    uvicorn.Server(config).run()
+    with _bound(settings.host, arguments.port) as listener:
+        app = create_app(settings)
+        _warn(settings)
+        log("listening", host=settings.host, port=listener.getsockname()[1])
+        grace = round(settings.limits.deadline_seconds + DRAIN_SECONDS)
+        signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it once more when it has drained
+        config = uvicorn.Config(app, access_log=False, log_level="warning", timeout_graceful_shutdown=grace)
+        uvicorn.Server(config).run(sockets=[listener])
     return DONE
 
 
 def settings_of(arguments: argparse.Namespace) -> ServerSettings:
     """The settings of a command line."""
+    if arguments.audit_required and arguments.audit is None:
+        raise InputError("--audit-required: expected --audit FILE, found none")
     return ServerSettings(
         engine_dir=arguments.engine_dir,
         host=arguments.host,
@@ -75,3 +71,24 @@ def settings_of(arguments: argparse.Namespace) -> ServerSettings:
         log_prompts=arguments.log_prompts,
         trusted_keys=tuple(map(Path, arguments.trusted_key)),
     )
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that has its address and does not listen yet. Raises OSError where it cannot have it."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    bound = socket.socket(family, kind, protocol)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        raise OSError(error.errno, error.strerror, f"{host}:{port}") from None
+    return bound
+
+
+def _warn(settings: ServerSettings) -> None:
+    """Say what an operator may not have meant."""
+    if not is_local(settings.host) and settings.keys is None:
+        log("other machines may reach it, and there are no API keys", logging.WARNING, host=settings.host)
+    if settings.limits.unguarded:
+        log("pictures without the guard may be asked for", logging.WARNING)
