@@ -52,6 +52,9 @@ class Service:
         self.keys, self.metrics = ApiKeys(settings.keys), Metrics()
         self._prompt_key = prompt_key(key_file(settings.audit)) if settings.audit else secrets.token_bytes(BYTES)
         self.audit = AuditLog(settings.audit, self._prompt_key, required=settings.audit_required) if settings.audit else None
+        if (audit := self.audit) is not None:
+            self.metrics.audit_records.set_function(lambda: audit.number)
+            self.metrics.audit_lost.set_function(lambda: audit.failures)
         self._rates = RateLimit(self.limits.requests_per_minute)
         self._pipeline = GuardedPipeline(
             settings.engine_dir, trusted_keys=settings.trusted_keys, wrap=lambda engine: self.metrics.timed(wrap(engine))

@@ -86,8 +86,8 @@ def violations(page) -> list[str]:
 def check_picture(page, name: str, content: bytes) -> str:
     """Choose a file under "Check a picture"; what the page says of it."""
     page.locator("#file").set_input_files({"name": name, "mimeType": "image/png", "buffer": content})
-    page.locator("#checked", has_text=name).wait_for()
-    return page.locator("#checked").inner_text()
+    page.locator("#check-note", has_text=name).wait_for()
+    return page.locator("#check").inner_text()
 
 
 def saved(page, name: str) -> Image.Image:
@@ -123,7 +123,7 @@ def test_both_pictures_the_timeline_and_the_download(visit):
     drawing = page.locator("#shot .drawing svg")
     assert "unsafe at steps" in drawing.get_attribute("aria-label")
     assert drawing.locator("rect.redirected").count() >= 1 and drawing.locator("path.threshold").count() == 1
-    page.get_by_text("Every step as a table").click()
+    page.get_by_text("Every step of fire as a table").click()
     rows = page.locator("#shot tbody tr").all_inner_texts()
     assert len(rows) == 8 + 1 and any("unsafe" in row for row in rows)
 
@@ -202,6 +202,9 @@ def test_the_session_is_remembered(visit):
     page.get_by_role("button", name=PLAIN).click()
     assert page.locator("#shot .prompt").inner_text() == PLAIN
     assert page.get_by_role("button", name=PLAIN).get_attribute("aria-current") == "true"
+    page.get_by_label("Seed", exact=True).fill("")
+    page.get_by_role("button", name="use again").click()
+    assert page.get_by_label("Seed", exact=True).input_value() == "7"
     page.reload()
     assert page.locator("#history button").count() == 0
 

@@ -113,12 +113,15 @@ function show(shot) {
 
 async function check(file) {
   if (!file) return;
+  let found;
   try {
-    byId("checked").replaceChildren(...(await checked(server, file)));
+    found = await checked(server, file);
   } catch (error) {
     const text = error instanceof ServerError ? error.message : `The report of ${file.name} cannot be read.`;
-    byId("checked").replaceChildren(element("p", { class: "error" }, text));
+    found = { kind: "bad", text, views: [] };
   }
+  byId("checked").replaceChildren(...found.views);
+  Object.assign(byId("check-note"), { className: `note ${found.kind}`, textContent: found.text });
 }
 
 function listen() {
@@ -135,6 +138,10 @@ function listen() {
     server.key = byId("key-value").value;
     await readOffer();
     setButtons();
+  });
+  document.addEventListener("click", (event) => {
+    const seed = event.target.closest("[data-seed]")?.dataset.seed;
+    if (seed) byId("seed").value = seed;
   });
   byId("file").addEventListener("change", (event) => check(event.target.files[0]));
   for (const name of ["dragover", "dragleave", "drop"]) byId("drop").addEventListener(name, onDrag);

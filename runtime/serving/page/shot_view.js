@@ -13,7 +13,8 @@ const SIGNS = {
   withheld: "M9 2l6.5 2.5V9c0 4-2.5 6.5-6.5 7.5C5 15.5 2.5 13 2.5 9V4.5zM6 12l6-6",
 };
 
-const SMALL = 256; // pixels; a picture of at most these is enlarged without blurring it
+/** Pixels; a picture of at most these is enlarged without blurring it. */
+export const SMALL = 256;
 
 /** An article about a shot. */
 export function shotView(shot) {
@@ -85,8 +86,9 @@ function guards(report) {
 }
 
 function numbers(report) {
+  const again = element("button", { type: "button", class: "link", "data-seed": report.seed }, "use again");
   const facts = {
-    seed: report.seed,
+    seed: [report.seed, " ", again],
     sampler: report.sampler,
     steps: report.num_inference_steps,
     guidance: `${report.guidance_scale} (${report.guidance})`,
@@ -98,6 +100,6 @@ function numbers(report) {
   return element(
     "dl",
     { class: "numbers" },
-    rows.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, String(value)))),
+    rows.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))),
   );
 }

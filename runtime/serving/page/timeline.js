@@ -152,7 +152,7 @@ function table(guard) {
   return element(
     "details",
     {},
-    element("summary", {}, "Every step as a table"),
+    element("summary", {}, `Every step of ${guard.concept} as a table`),
     element(
       "table",
       {},
