@@ -182,7 +182,19 @@ def test_a_server_that_is_not_ready(visit, service):
     assert page.locator("#banner").inner_text() == ""
 
 
-def test_cancelled(visit, service):
+def test_what_the_server_would_refuse_is_not_sent(visit):
+    page = visit()
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    for prompt, steps in (("", "4"), (PLAIN, "9999")):
+        page.get_by_label("Prompt", exact=True).fill(prompt)
+        page.get_by_label("Steps", exact=True).fill(steps)
+        page.get_by_role("button", name="Generate").click()
+        assert page.locator("#request :invalid").count() == 1 and page.locator("#progress").is_hidden()
+    assert not [url for url in asked if "generations" in url]
+
+
+def test_cancelled(visit):
     page = visit()
     page.get_by_label("Prompt", exact=True).fill(PLAIN)
     page.get_by_label("Steps", exact=True).fill("150")
