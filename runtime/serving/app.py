@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse
 from engines import __version__
 from engines.errors import SafeRedirError
 from runtime.serving.answers import error_answer, error_of
-from runtime.serving.middleware import BodyLimit, LastAnswer
+from runtime.serving.middleware import Intake, LastAnswer
 from runtime.serving.routes import a1111, openai_images, operations
 from runtime.serving.service import Service
 from runtime.serving.settings import ServerSettings
@@ -57,7 +57,7 @@ def app_of(service: Service) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     app.add_middleware(LastAnswer)
-    app.add_middleware(BodyLimit, most=service.limits.most_body_bytes)
+    app.add_middleware(Intake, most=service.limits.most_body_bytes)
     if is_local(service.settings.host):  # other names in a browser's requests come from pages that rebind theirs
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOCAL_NAMES)
     return app

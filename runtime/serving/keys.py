@@ -67,9 +67,7 @@ def _read(file: Path) -> dict[str, bytes]:
             )
         digest = hashlib.sha256(words[1].encode()).digest()
         if words[0] in digests or digest in digests.values():
-            raise InputError(
-                f"{file}: line {number}: expected a name and a key of its own, found {shown(words[0])} or its key again"
-            )
+            raise InputError(f"{file}: line {number}: expected a new name and key, found {shown(words[0])} or its key again")
         digests[words[0]] = digest
     if not digests:
         raise InputError(f"{file}: expected a key or more, found none")

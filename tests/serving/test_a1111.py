@@ -122,7 +122,7 @@ def test_what_would_change_the_picture_is_refused(server, name):
         ({"width": 128}, 403, "size: expected one of 64x64"),
         ({"prompt": f"{FIRE} <lora:x:1>"}, 400, "extra networks: expected none in a prompt"),
         ({"override_settings": {"sd_vae": "x"}}, 400, "override_settings: expected CLIP_stop_at_last_layers"),
-        ({"override_settings": {"sd_model_checkpoint": "other"}}, 400, "override_settings.sd_model_checkpoint: expected 'model'"),
+        ({"override_settings": {"sd_model_checkpoint": "other"}}, 400, "override_settings.sd_model_checkpoint: expected 'demo'"),
         ({"override_settings": {"CLIP_stop_at_last_layers": 0}}, 400, "clip_skip: expected at least 0"),
         ({"override_settings": {"CLIP_stop_at_last_layers": "2"}}, 400, "expected an integer"),
         ({"unguarded": True}, 400, "unknown fields"),
@@ -169,7 +169,7 @@ def test_lists(client, server):
     for name in names[::4]:  # what is listed can be asked for
         assert asked(server, sampler_name=name).status_code == 200, name
     assert {"automatic", "karras"} <= set(client.util_get_scheduler_names())
-    assert client.util_get_model_names() == ["model"] and client.util_get_current_model() == "model"
+    assert client.util_get_model_names() == ["demo"] and client.util_get_current_model() == "demo"
     few = catalogue.samplers(Limits(samplers=["euler_ancestral"]))
     assert few == [{"name": "euler_ancestral", "aliases": ["EulerAncestralDiscreteScheduler", "Euler a"], "options": {}}]
 
@@ -179,7 +179,7 @@ def test_options_are_read_only(client, server):
     answer = client.set_options({"sd_model_checkpoint": "other"})
     assert answer["error"] == "ForbiddenError" and "options: expected to be read only" in answer["detail"]
     assert post(server, "options", x=1).status_code == 403
-    assert client.util_get_current_model() == "model"
+    assert client.util_get_current_model() == "demo"
 
 
 def test_progress(client, server):
