@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -18,8 +19,9 @@ from runtime.serving.limits import Limits
 from runtime.serving.picture_files import FORMATS, encode, read_report
 from runtime.serving.policy_bounds import PolicyBounds
 from runtime.serving.routes import catalogue
+from runtime.serving.routes.image_request import ImageRequest
 from runtime.serving.routes.progress import Works
-from runtime.serving.routes.txt2img_request import REFUSED, WITHOUT_EFFECT
+from runtime.serving.routes.txt2img_request import REFUSED, WITHOUT_EFFECT, Txt2ImgRequest
 from tests.serving.conftest import until
 from tests.serving.reports import drawn
 
@@ -133,6 +135,12 @@ def test_what_cannot_be_honoured(server, body, status, text):
     assert answer.status_code == status, answer.text
     assert set(answer.json()) == {"error", "detail", "body", "errors"}
     assert text in answer.json()["detail"] and FIRE not in answer.text
+
+
+def test_the_docs_name_every_field():
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    fields = [*Txt2ImgRequest.model_fields, *REFUSED, *WITHOUT_EFFECT, *ImageRequest.model_fields]
+    assert [name for name in fields if f"`{name}`" not in text and not name.startswith("hr_")] == []
 
 
 def test_a_withheld_picture_is_an_error_and_never_black(serve):

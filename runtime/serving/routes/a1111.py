@@ -95,7 +95,7 @@ def _pictures(asked: Txt2ImgRequest, result: Result, service: Service) -> Respon
     shown = [place for place, image in enumerate(result.images) if image is not None]
     ours = {
         "manifest_digest": result.reports[0].manifest_digest,
-        "guarded": True,
+        "guarded": all(report.verdict != "unguarded" for report in result.reports),
         "ignored": asked.ignored(service.manifest),
         "withheld": len(reports) - len(shown),
         "reports": reports,
