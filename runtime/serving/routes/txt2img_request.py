@@ -16,7 +16,7 @@ from runtime.samplers.names import spelling
 from runtime.samplers.options import ETA
 from runtime.samplers.registry import SAMPLERS, recurrence, sampler_key
 from runtime.samplers.schedules import SchedulerConfig
-from runtime.serving.routes.image_request import model_name
+from runtime.serving.service import Service
 
 # Fields that would change the picture, and the values that ask for nothing; null asks for nothing anywhere.
 REFUSED: dict[str, tuple[object, ...]] = {
@@ -92,8 +92,8 @@ class Txt2ImgRequest(BaseModel):
     override_settings: dict[str, Any] | None = Field(None, description="CLIP_stop_at_last_layers, sd_model_checkpoint")
     send_images: bool | None = None
 
-    def to_request(self, manifest: Manifest) -> Request:
-        """What the pipeline is asked for.
+    def to_request(self, service: Service) -> Request:
+        """What a service is asked for.
 
         Raises:
             InputError: a field is unknown, or asks for what cannot be honoured.
@@ -114,8 +114,8 @@ class Txt2ImgRequest(BaseModel):
             width=self.width,
             scheduler=self._sampler,
             schedule_type=self._schedule_type,
-            eta=self._eta(manifest),
-            clip_skip=self._clip_skip(manifest),
+            eta=self._eta(service.manifest),
+            clip_skip=self._clip_skip(service.model),
         )
 
     def ignored(self, manifest: Manifest) -> list[str]:
@@ -157,12 +157,12 @@ class Txt2ImgRequest(BaseModel):
         if EXTRA_NETWORK.search(self.prompt or "") or EXTRA_NETWORK.search(self.negative_prompt or ""):
             raise InputError("extra networks: expected none in a prompt, found one; the build decides what a model is made of")
 
-    def _clip_skip(self, manifest: Manifest) -> int:
+    def _clip_skip(self, model: str) -> int:
         """Of override_settings, the only one that is honoured; a model may be named if it is the server's."""
         settings = {name: value for name, value in (self.override_settings or {}).items() if value is not None}
         layers = settings.pop("CLIP_stop_at_last_layers", 1)
-        if settings.pop("sd_model_checkpoint", name := model_name(manifest)) not in (name, manifest.model):
-            raise InputError(f"override_settings.sd_model_checkpoint: expected {shown(name)}, found another")
+        if settings.pop("sd_model_checkpoint", model) != model:
+            raise InputError(f"override_settings.sd_model_checkpoint: expected {shown(model)}, found another")
         if settings:
             names = shortened([shown(name) for name in settings])
             raise InputError(f"override_settings: expected CLIP_stop_at_last_layers or sd_model_checkpoint, found {names}")
