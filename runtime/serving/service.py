@@ -168,8 +168,10 @@ class Service:
 
     async def _wait(self, jobs: Sequence[Job]) -> list[Drawn]:
         """Every image, or the first error; what still waits then leaves the queue."""
+        gathered = asyncio.gather(*(job.future for job in jobs))
+        gathered.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, also where the caller has left
         try:
-            return await asyncio.wait_for(asyncio.gather(*(job.future for job in jobs)), self.limits.deadline_seconds)
+            return await asyncio.wait_for(gathered, self.limits.deadline_seconds)
         except asyncio.TimeoutError:
             raise DeadlineError(f"request: expected its end within {self.limits.deadline_seconds} s, found it unfinished") from None
         finally:

@@ -91,7 +91,10 @@ def test_what_changes_nothing_is_listed(client, server):
     ignored = found.info["saferedir"]["ignored"]
     assert ignored == found.parameters["saferedir_ignored"]
     assert {"save_images", "denoising_strength", "hr_scale", "subseed"} <= set(ignored)
-    assert ignored[-1] == "weights, alternatives, AND and BREAK in a prompt: read as plain text"
+    weights = "weights in a prompt, as (word:1.2) or [word], AND and BREAK: read as plain text"
+    assert ignored[-1] == weights
+    for prompt, is_listed in [("a [blue] square", True), ("blue BREAK red", True), (r"a \(blue\) square, and a star", False)]:
+        assert (weights in json.loads(asked(server, negative_prompt=prompt).json()["info"])["saferedir"]["ignored"]) == is_listed
     listed = json.loads(asked(server, **{name: 1 for name in WITHOUT_EFFECT}, eta=0.5, sampler_name="Euler").json()["info"])
     assert listed["saferedir"]["ignored"] == [*WITHOUT_EFFECT, "eta"]
     bare = json.loads(asked(server, **dict.fromkeys(WITHOUT_EFFECT), send_images=False).json()["info"])

@@ -254,7 +254,7 @@ def cancelled(served) -> float:
     return float(found[1]) if found else 0.0
 
 
-def test_callers_who_leave_end_their_pictures(server):
+def test_callers_who_leave_end_their_pictures(server, caplog):
     """With a stream and without; others are served at once."""
     body, before = {"prompt": PLAIN, "num_inference_steps": 150, "n": 4}, cancelled(server)
     with pytest.raises(httpx.ReadTimeout):
@@ -264,6 +264,7 @@ def test_callers_who_leave_end_their_pictures(server):
         next(answer.iter_text())  # the first step, then leave
     until(lambda: cancelled(server) == before + 2)
     assert server.client.post("/v1/images/generations", json={"prompt": PLAIN, **FEW}).status_code == 200
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_a_key_is_asked_for_in_openais_form(serve, tmp_path):

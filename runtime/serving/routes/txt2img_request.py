@@ -68,7 +68,8 @@ WITHOUT_EFFECT = (
     "subseed",
 )
 EXTRA_NETWORK = re.compile(r"<(lora|lyco|hypernet):", re.IGNORECASE)
-WEIGHTS = re.compile(r"\([^()]*:\s*[0-9.]+\s*\)|\bBREAK\b|\bAND\b|\[[^\[\]]*:[^\[\]]*\]")
+WEIGHTS = re.compile(r"(?<!\\)[(\[]|\bBREAK\b|\bAND\b")
+PROBE_STEPS = 10  # whether a sampler adds noise does not depend on their number
 
 
 class Txt2ImgRequest(BaseModel):
@@ -107,7 +108,7 @@ class Txt2ImgRequest(BaseModel):
             self.prompt or "",
             negative_prompt=self.negative_prompt or "",
             num_images_per_prompt=counts["batch_size"] * counts["n_iter"],
-            num_inference_steps=self._steps,
+            num_inference_steps=50 if self.steps is None else self.steps,
             guidance_scale=7.0 if self.cfg_scale is None else self.cfg_scale,
             seed=None if self.seed == -1 else self.seed,
             height=self.height,
@@ -127,12 +128,8 @@ class Txt2ImgRequest(BaseModel):
         if self.eta is not None and not _takes_eta(self._sampler_of(manifest)):
             names.append("eta")
         if any(WEIGHTS.search(text) for text in (self.prompt or "", self.negative_prompt or "")):
-            names.append("weights, alternatives, AND and BREAK in a prompt: read as plain text")
+            names.append("weights in a prompt, as (word:1.2) or [word], AND and BREAK: read as plain text")
         return names
-
-    @property
-    def _steps(self) -> int:
-        return 50 if self.steps is None else self.steps
 
     @property
     def _sampler(self) -> str | None:
@@ -174,7 +171,7 @@ class Txt2ImgRequest(BaseModel):
         if self.eta is None or _takes_eta(sampler):
             return self.eta or 0.0
         config = SchedulerConfig.read(manifest.scheduler)
-        if self.eta != 1 and recurrence(sampler, self._steps, config, schedule_type=self._schedule_type).noisy.any():
+        if self.eta != 1 and recurrence(sampler, PROBE_STEPS, config, schedule_type=self._schedule_type).noisy.any():
             raise InputError(f"eta: expected 1 with {shown(sampler)}, found {shown(self.eta)}; DDIM and TCD take others")
         return 0.0
 
