@@ -16,7 +16,6 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ PROMPTS = ("a burning blue square", "a small red star", "a large green circle", 
 ROUTE = "/v1/images/generations"
 ANSWER_SECONDS = 600.0
 SEED = 18
+DRAWN, WITHHELD = "drawn", "withheld"
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Mix:
 class Load:
     """One load and what came of it. Times in seconds over the requests that were answered with a picture or a verdict.
 
-    `rate` is requests a second, None where clients asked one after another; `outcomes` counts HTTP statuses, 0 for no answer;
-    `throughput` is answers a second, from the first request to the last answer.
+    `rate` is requests a second, None for the capacity; `outcomes` counts pictures drawn and withheld, and the HTTP statuses of what
+    was refused; `throughput` is answers a second, from the first request to the last answer.
     """
 
     batch_size: int
@@ -72,12 +72,20 @@ class Load:
     share: float | None
     rate: float | None
     requests: int
-    outcomes: dict[int, int]
+    outcomes: dict[str, int]
     throughput: float
     p50: float | None
     p95: float | None
     p99: float | None
     load_average: float
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Outcome and seconds of each request, and the seconds of all together."""
+
+    found: list[tuple[str, float]]
+    seconds: float
 
 
 def limits(mix: Mix, batch_size: int, queue_length: int) -> dict[str, Any]:
@@ -91,71 +99,75 @@ def limits(mix: Mix, batch_size: int, queue_length: int) -> dict[str, Any]:
     }
 
 
-async def closed_loop(url: str, bodies: list[dict[str, Any]], clients: int) -> tuple[list[tuple[int, float]], float]:
-    """Status and seconds of each request, and the seconds of all: each client asks again once it has its answer."""
+async def closed_loop(client: httpx.AsyncClient, bodies: list[dict[str, Any]], clients: int) -> Answers:
+    """`clients` ask at once, each again as soon as it has its answer."""
     waiting, found = iter(bodies), []
-    async with _client(url) as client:
 
-        async def ask_on() -> None:
-            for body in waiting:
-                found.append(await _ask(client, body, time.perf_counter()))
+    async def ask_on() -> None:
+        for body in waiting:
+            found.append(await _ask(client, body, time.perf_counter()))
 
-        start = time.perf_counter()
-        await asyncio.gather(*(ask_on() for _ in range(clients)))
-        return found, time.perf_counter() - start
-
-
-async def open_loop(url: str, bodies: list[dict[str, Any]], rate: float) -> tuple[list[tuple[int, float]], float]:
-    """The same, of requests that come at Poisson times, `rate` a second, whatever the server does."""
-    draw = random.Random(SEED)
-    async with _client(url) as client:
-        start = due = time.perf_counter()
-        tasks = []
-        for body in bodies:
-            due += draw.expovariate(rate)
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            tasks.append(asyncio.create_task(_ask(client, body, due)))
-        return list(await asyncio.gather(*tasks)), time.perf_counter() - start
+    start = time.perf_counter()
+    await asyncio.gather(*(ask_on() for _ in range(clients)))
+    return Answers(found, time.perf_counter() - start)
 
 
-def _client(url: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=url, timeout=ANSWER_SECONDS, limits=httpx.Limits(max_connections=None))
+async def open_loop(client: httpx.AsyncClient, bodies: list[dict[str, Any]], rate: float) -> Answers:
+    """Requests come at Poisson times, `rate` a second, whatever the server does."""
+    draw, tasks = random.Random(SEED), []
+    start = due = time.perf_counter()
+    for body in bodies:
+        due += draw.expovariate(rate)
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        tasks.append(asyncio.create_task(_ask(client, body, due)))
+    return Answers(list(await asyncio.gather(*tasks)), time.perf_counter() - start)
 
 
-async def _ask(client: httpx.AsyncClient, body: dict[str, Any], due: float) -> tuple[int, float]:
+async def _ask(client: httpx.AsyncClient, body: dict[str, Any], due: float) -> tuple[str, float]:
     try:
-        status = (await client.post(ROUTE, json=body)).status_code
+        outcome = _outcome(await client.post(ROUTE, json=body))
     except httpx.TransportError:
-        status = 0
-    return status, time.perf_counter() - due
+        outcome = "no answer"
+    return outcome, time.perf_counter() - due
 
 
-def loads(url: str, mix: Mix, batch_size: int, requests: int, clients: int) -> Iterator[Load]:
-    """Capacity, then shares of it, guarded and unguarded."""
-    for unguarded in (False, True):
-        bodies = mix.bodies(requests, unguarded)
-        asyncio.run(closed_loop(url, bodies[: 2 * clients], clients))  # the first of each shape are slower
-        full = summary(batch_size, unguarded, None, None, *asyncio.run(closed_loop(url, bodies, clients)))
-        yield full
-        for share in SHARES:
-            rate = share * full.throughput
-            yield summary(batch_size, unguarded, share, rate, *asyncio.run(open_loop(url, bodies, rate)))
+def _outcome(answer: httpx.Response) -> str:
+    if answer.status_code == 200:
+        return DRAWN
+    return WITHHELD if "moderation_blocked" in answer.text else str(answer.status_code)
 
 
-def summary(
-    batch_size: int, unguarded: bool, share: float | None, rate: float | None, found: list[tuple[int, float]], seconds: float
-) -> Load:
-    """What came of a load: `found` has the HTTP status and the seconds of each request, `seconds` those of all together."""
-    times = [took for status, took in found if status in (200, 400)]  # 400: the guard withheld the picture
+async def loads(url: str, mix: Mix, batch_size: int, requests: int, clients: int) -> list[Load]:
+    """Capacity, then shares of it, guarded and unguarded. Each is printed when it is done."""
+    done = []
+    async with httpx.AsyncClient(base_url=url, timeout=ANSWER_SECONDS, limits=httpx.Limits(max_connections=None)) as client:
+        for unguarded in (False, True):
+            bodies = mix.bodies(requests, unguarded)
+            await closed_loop(client, bodies[: 2 * clients], clients)  # the first of each shape are slower
+            done.append(summary(batch_size, unguarded, None, None, await closed_loop(client, bodies, clients)))
+            capacity = done[-1].throughput
+            print(line(done[-1]), flush=True)
+            if not capacity:
+                raise InputError(f"server: expected pictures, found {done[-1].outcomes}")
+            for share in SHARES:
+                rate = share * capacity
+                done.append(summary(batch_size, unguarded, share, rate, await open_loop(client, bodies, rate)))
+                print(line(done[-1]), flush=True)
+    return done
+
+
+def summary(batch_size: int, unguarded: bool, share: float | None, rate: float | None, answers: Answers) -> Load:
+    """What came of a load."""
+    times = [took for outcome, took in answers.found if outcome in (DRAWN, WITHHELD)]
     p50, p95, p99 = (round(float(value), 4) for value in np.percentile(times, (50, 95, 99))) if times else (None,) * 3
     return Load(
         batch_size=batch_size,
         unguarded=unguarded,
         share=share,
         rate=rate,
-        requests=len(found),
-        outcomes=dict(Counter(status for status, _ in found)),
-        throughput=round(len(times) / seconds, 4),
+        requests=len(answers.found),
+        outcomes=dict(Counter(outcome for outcome, _ in answers.found)),
+        throughput=round(len(times) / answers.seconds, 4),
         p50=p50,
         p95=p95,
         p99=p99,
@@ -182,18 +194,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 20], help="(default: 10 20)")
     parser.add_argument("--output", type=Path, default=Path("serving.json"), help="(default: %(default)s)")
     arguments = parser.parse_args(argv)
-    mix, found = Mix(tuple(arguments.sizes), tuple(arguments.steps)), []
+    mix = Mix(tuple(arguments.sizes), tuple(arguments.steps))
+    found: list[Load] = []
     print("| batch size | guard | offered | answers/s | p50 s | p95 s | p99 s | outcomes |\n|---|---|---|---|---|---|---|---|")
     try:
         for batch_size in arguments.batch_size:
             with serving(arguments.engine_dir, limits(mix, batch_size, queue_length=arguments.requests)) as server:
-                for load in loads(server.url, mix, batch_size, arguments.requests, arguments.clients):
-                    print(line(load), flush=True)
-                    found.append(dataclasses.asdict(load))
+                found += asyncio.run(loads(server.url, mix, batch_size, arguments.requests, arguments.clients))
     except SafeRedirError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
-    document = {"machine": describe(), "mix": dataclasses.asdict(mix), "loads": found}
+    document = {"machine": describe(), "mix": dataclasses.asdict(mix), "loads": [dataclasses.asdict(load) for load in found]}
     arguments.output.write_text(json.dumps(document, indent=1) + "\n")
     return DONE
 

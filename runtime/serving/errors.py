@@ -98,10 +98,8 @@ def public_text(error: Exception) -> str:
     if isinstance(error, ServingError):
         return str(error)
     if isinstance(error, InputError):
-        field = str(error).split(":", 1)[0]
-        if field in PROMPTS or field.startswith("prompt,"):
-            return f"{field}: cannot be honoured; its text is not repeated here"
-        return str(error)
+        text = str(error)
+        return text.partition(", found ")[0] if text.partition(":")[0] in PROMPTS else text
     if isinstance(error, NonFiniteError):
         return "a network or the guard gave NaN, infinity or an impossible answer; the pictures concerned are withheld"
     if isinstance(error, EngineError):

@@ -89,6 +89,8 @@ class Limits:
         for name in POSITIVE:
             if (value := getattr(self, name)) <= 0:
                 raise InputError(f"{name}: expected a number above 0, found {value}")
+        if self.queue_length < self.most_images:
+            raise InputError(f"queue_length: expected at least most_images, {self.most_images}, found {self.queue_length}")
         if self.most_steps < self.least_steps:
             raise InputError(f"most_steps: expected at least least_steps, {self.least_steps}, found {self.most_steps}")
         for name, words in STRICTNESS.items():

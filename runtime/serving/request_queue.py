@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
-from runtime.serving.errors import QueueFullError
+from runtime.serving.errors import NotReadyError, QueueFullError
 from runtime.serving.jobs import Job
 
 
@@ -32,8 +32,11 @@ class RequestQueue:
 
         Raises:
             QueueFullError: not all of them have room.
+            NotReadyError: the queue is closed.
         """
         with self._changed:
+            if self._closed:
+                raise NotReadyError("queue: expected an open one, found that the server is stopping")
             if len(self._jobs) + len(jobs) > self._length:
                 found = f"{len(self._jobs)} and {len(jobs)} more"
                 raise QueueFullError(

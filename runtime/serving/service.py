@@ -17,7 +17,7 @@ from runtime.samplers.schedules import SchedulerConfig
 from runtime.serving.audit import AuditLog
 from runtime.serving.batching import Kind
 from runtime.serving.bounds import bounded, check_limits
-from runtime.serving.errors import DeadlineError, status_and_code
+from runtime.serving.errors import DeadlineError, NotReadyError, status_and_code
 from runtime.serving.jobs import Drawn, Job
 from runtime.serving.keys import ApiKeys
 from runtime.serving.log import log
@@ -27,6 +27,7 @@ from runtime.serving.rate_limit import RateLimit
 from runtime.serving.readiness import Readiness
 from runtime.serving.request_queue import RequestQueue
 from runtime.serving.settings import ServerSettings
+from runtime.serving.single_images import together
 from runtime.serving.start_checks import warm_up
 from runtime.serving.worker import Worker
 
@@ -67,14 +68,17 @@ class Service:
         self._readiness = Readiness(self.limits.canary_images, self.limits.canary_seconds, self.metrics.state.state)
         self._queue = RequestQueue(self.limits.queue_length, lambda: self._worker.seconds_per_row)
         self.metrics.queue_images.set_function(lambda: len(self._queue))
+        warm = warm_up(self.limits, self.manifest)
         self._worker = Worker(
             self._pipeline,
             self._queue,
             self._readiness,
             self.metrics,
-            warm_up=warm_up(self.limits, self.manifest),
+            warm_up=warm,
             batch_size=self.limits.batch_size,
         )
+        for request in warm:
+            self._kind(request)
 
     @property
     def state(self) -> str:
@@ -94,7 +98,13 @@ class Service:
         self._worker.start()
 
     def start_again(self) -> None:
-        """After a failure, let the engine thread make sure again; for operators."""
+        """After a failure, let the engine thread make sure again; for operators.
+
+        Raises:
+            NotReadyError: the engine thread has ended.
+        """
+        if not self._worker.is_alive():
+            raise NotReadyError("server: expected its engine thread, found that it has ended; restart the server")
         self._readiness.begin()
 
     async def stop(self) -> None:
@@ -142,7 +152,7 @@ class Service:
             await asyncio.to_thread(self.audit.check)
         self._rates.count(key)
         images = bounded(request, self.limits, self.manifest)
-        kinds = [Kind.of(Preparation.of(image, self.manifest, self._scheduler)) for image in images]
+        kinds = [self._kind(image) for image in images]
         loop, told = asyncio.get_running_loop(), _told(progress, len(images))
         jobs = [Job(image, kind, loop.create_future(), tell) for image, kind, tell in zip(images, kinds, told, strict=True)]
         self._queue.put(jobs)
@@ -152,10 +162,16 @@ class Service:
                 await asyncio.to_thread(self.audit.write, each.report, key=key)
         return Result([each.image for each in drawn], [each.report for each in drawn], drawn[0].execution)
 
+    def _kind(self, image: Request) -> Kind:
+        """Raises InputError for an image that these engines cannot draw in a batch of this server's size."""
+        return Kind.of(Preparation.of(together([image] * self.batch_size), self.manifest, self._scheduler))
+
     async def _wait(self, jobs: Sequence[Job]) -> list[Drawn]:
         """Every image, or the first error; what still waits then leaves the queue."""
+        gathered = asyncio.gather(*(job.future for job in jobs))
+        gathered.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, also where the caller has left
         try:
-            return await asyncio.wait_for(asyncio.gather(*(job.future for job in jobs)), self.limits.deadline_seconds)
+            return await asyncio.wait_for(gathered, self.limits.deadline_seconds)
         except asyncio.TimeoutError:
             raise DeadlineError(f"request: expected its end within {self.limits.deadline_seconds} s, found it unfinished") from None
         finally:

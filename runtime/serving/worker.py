@@ -96,10 +96,9 @@ class Worker(threading.Thread):
             step()
         except Abandoned:
             return
-        except InputError as error:  # as of a batch that does not fit the memory
-            for job in batch:
-                job.fail(error)
         except BaseException as error:  # also what would end the thread
+            if batch and isinstance(error, InputError):  # as of a batch that does not fit the memory
+                return self._fail(batch, error)
             found = f"{type(error).__name__} in the engine thread"
             why = next((text for kind, text in UNEXPECTED if isinstance(error, kind)), found)
             log(
@@ -110,8 +109,7 @@ class Worker(threading.Thread):
                 detail=str(error) if isinstance(error, CanaryError) else None,  # others may hold a prompt
             )
             self._readiness.fail(why)
-            for job in batch:
-                job.fail(error if isinstance(error, NonFiniteError) else NotReadyError(f"server: {why}"))
+            self._fail(batch, error if isinstance(error, NonFiniteError) else NotReadyError(f"server: {why}"))
 
     def _start(self) -> None:
         """Canaries, then a picture of every size; the server is ready when all of that went well."""
@@ -149,8 +147,12 @@ class Worker(threading.Thread):
             job.done(Drawn(image, report, result.execution))
 
     def _refuse(self, jobs: Sequence[Job]) -> None:
+        self._fail(jobs, NotReadyError(f"server: expected it to be ready, found it {self._readiness.state}"))
+
+    @staticmethod
+    def _fail(jobs: Sequence[Job], error: Exception) -> None:
         for job in jobs:
-            job.fail(NotReadyError(f"server: expected it to be ready, found it {self._readiness.state}"))
+            job.fail(error)
 
 
 def _progress(batch: Sequence[Job]) -> Callable[[int, int], None]:

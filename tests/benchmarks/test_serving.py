@@ -4,52 +4,56 @@ from __future__ import annotations
 
 import asyncio
 
+import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from benchmarks.serving import ROUTE, Mix, closed_loop, line, open_loop, summary
-from tests.serving.conftest import serving
 
 SECONDS, REQUESTS = 0.05, 12
 MIX = Mix(("64x64", "96x64"), (4, 8))
 
 
-@pytest.fixture
-def slow():
-    """A server that answers one request at a time, and every third with another status; the most that it had at once."""
-    turn, asked, open_requests, most = asyncio.Lock(), [], [0], [0]
+class Slow:
+    """A server that answers one request at a time, and every third with 429; `most` is what it had at once."""
 
-    async def answer(request):
-        asked.append(await request.json())
-        open_requests[0] += 1
-        most[0] = max(most[0], open_requests[0])
-        async with turn:
+    def __init__(self) -> None:
+        self.asked, self.open, self.most = [], 0, 0
+        self._turn = asyncio.Lock()
+        self._app = Starlette(routes=[Route(ROUTE, self.answer, methods=["POST"])])
+
+    @property
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.ASGITransport(self._app), base_url="http://slow")
+
+    async def answer(self, request):
+        self.asked.append(await request.json())
+        self.open += 1
+        self.most = max(self.most, self.open)
+        status = 200 if len(self.asked) % 3 else 429
+        async with self._turn:
             await asyncio.sleep(SECONDS)
-        open_requests[0] -= 1
-        return JSONResponse({}, 429 if len(asked) % 3 == 0 else 200)
-
-    with serving(Starlette(routes=[Route(ROUTE, answer, methods=["POST"])])) as (url, _):
-        yield url, asked, most
+        self.open -= 1
+        return JSONResponse({}, status)
 
 
-def test_an_open_loop_waits_for_no_answer(slow):
-    url, asked, most = slow
-    bodies = MIX.bodies(REQUESTS, unguarded=False)
-    found, seconds = asyncio.run(open_loop(url, bodies, rate=10 / SECONDS))
-    assert most[0] > REQUESTS / 2 and seconds > REQUESTS * SECONDS
-    assert max(took for _, took in found) > REQUESTS / 2 * SECONDS  # a request's time starts when it was due
-    assert sorted(asked, key=lambda body: body["seed"]) == bodies
+def test_an_open_loop_waits_for_no_answer():
+    slow, bodies = Slow(), MIX.bodies(REQUESTS, unguarded=False)
+    answers = asyncio.run(open_loop(slow.client, bodies, rate=10 / SECONDS))
+    assert slow.most > REQUESTS / 2 and answers.seconds > REQUESTS * SECONDS
+    assert max(took for _, took in answers.found) > REQUESTS / 2 * SECONDS  # a request's time starts when it was due
+    assert sorted(slow.asked, key=lambda body: body["seed"]) == bodies
 
 
-def test_a_closed_loop_has_as_many_requests_as_clients(slow):
-    url, _, most = slow
-    found, seconds = asyncio.run(closed_loop(url, MIX.bodies(REQUESTS, unguarded=True), clients=3))
-    assert most[0] == 3 and len(found) == REQUESTS
-    load = summary(1, True, None, None, found, seconds)
-    assert load.outcomes[429] + load.outcomes[200] == REQUESTS and load.outcomes[429] > 0
-    assert load.throughput == pytest.approx(load.outcomes[200] / seconds, abs=1e-3)
+def test_a_closed_loop_has_as_many_requests_as_clients():
+    slow = Slow()
+    answers = asyncio.run(closed_loop(slow.client, MIX.bodies(REQUESTS, unguarded=True), clients=3))
+    load = summary(1, True, None, None, answers)
+    assert slow.most == 3 and load.requests == REQUESTS
+    assert load.outcomes == {"drawn": REQUESTS * 2 // 3, "429": REQUESTS // 3}
+    assert load.throughput == pytest.approx(load.outcomes["drawn"] / answers.seconds, abs=1e-3)
     assert 0 < load.p50 <= load.p95 <= load.p99 and "| unguarded | capacity |" in line(load)
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
@@ -19,6 +20,9 @@ from runtime.serving.app import app_of
 from runtime.serving.limits import Limits
 from runtime.serving.service import Service
 from runtime.serving.settings import ServerSettings
+
+CHROMIUM = Path("/usr/bin/chromium")  # Debian's
+DESK = {"width": 1280, "height": 900}
 
 
 class Served(NamedTuple):
@@ -97,3 +101,41 @@ def server(_server) -> Served:
 def service(_server) -> Service:
     """The service of `server`. Coroutines that await it run in any event loop."""
     return _server.service
+
+
+@pytest.fixture(scope="module")  # while it is open, no other test of the process can call asyncio.run
+def browser():
+    """Debian's chromium, without a window."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not CHROMIUM.exists():
+        pytest.skip(f"no {CHROMIUM}; apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, server):
+    """Opens the page of the server, whose offer `intercept` can change; at the end, nothing may have failed in it, and nothing was
+    asked of any other server."""
+    contexts, requests, failures = [], [], []
+
+    def open_page(intercept=None, **options):
+        context = browser.new_context(**{"viewport": DESK, **options})
+        page = context.new_page()
+        if intercept is not None:
+            page.route("**/v1/models", intercept)
+        page.set_default_timeout(20_000)
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("pageerror", lambda error: failures.append(str(error)))
+        contexts.append(context)
+        page.goto(server.url)
+        page.locator("#generate:enabled, #key:visible").wait_for()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not failures
+    assert not [url for url in requests if not url.startswith((server.url, "blob:", "data:"))]

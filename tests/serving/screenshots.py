@@ -11,8 +11,9 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
+from tests.serving.conftest import CHROMIUM
+
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
-CHROMIUM = "/usr/bin/chromium"
 PROMPT = "a burning small red circle"
 
 
@@ -34,7 +35,7 @@ def shoot(browser: Browser, url: str, file: Path, **options) -> None:
 
 def main(url: str) -> None:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
         desk = {"viewport": {"width": 1200, "height": 1080}}
         phone = {"viewport": {"width": 360, "height": 880}, "device_scale_factor": 1.5, "color_scheme": "dark"}
         shoot(browser, url, DOCS / "serving-page.png", **desk)

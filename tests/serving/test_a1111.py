@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -18,8 +19,9 @@ from runtime.serving.limits import Limits
 from runtime.serving.picture_files import FORMATS, encode, read_report
 from runtime.serving.policy_bounds import PolicyBounds
 from runtime.serving.routes import catalogue
+from runtime.serving.routes.image_request import ImageRequest
 from runtime.serving.routes.progress import Works
-from runtime.serving.routes.txt2img_request import REFUSED, WITHOUT_EFFECT
+from runtime.serving.routes.txt2img_request import REFUSED, WITHOUT_EFFECT, Txt2ImgRequest
 from tests.serving.conftest import until
 from tests.serving.reports import drawn
 
@@ -89,7 +91,10 @@ def test_what_changes_nothing_is_listed(client, server):
     ignored = found.info["saferedir"]["ignored"]
     assert ignored == found.parameters["saferedir_ignored"]
     assert {"save_images", "denoising_strength", "hr_scale", "subseed"} <= set(ignored)
-    assert ignored[-1] == "weights, alternatives, AND and BREAK in a prompt: read as plain text"
+    weights = "weights in a prompt, as (word:1.2) or [word], AND and BREAK: read as plain text"
+    assert ignored[-1] == weights
+    for prompt, is_listed in [("a [blue] square", True), ("blue BREAK red", True), (r"a \(blue\) square, and a star", False)]:
+        assert (weights in json.loads(asked(server, negative_prompt=prompt).json()["info"])["saferedir"]["ignored"]) == is_listed
     listed = json.loads(asked(server, **{name: 1 for name in WITHOUT_EFFECT}, eta=0.5, sampler_name="Euler").json()["info"])
     assert listed["saferedir"]["ignored"] == [*WITHOUT_EFFECT, "eta"]
     bare = json.loads(asked(server, **dict.fromkeys(WITHOUT_EFFECT), send_images=False).json()["info"])
@@ -122,7 +127,7 @@ def test_what_would_change_the_picture_is_refused(server, name):
         ({"width": 128}, 403, "size: expected one of 64x64"),
         ({"prompt": f"{FIRE} <lora:x:1>"}, 400, "extra networks: expected none in a prompt"),
         ({"override_settings": {"sd_vae": "x"}}, 400, "override_settings: expected CLIP_stop_at_last_layers"),
-        ({"override_settings": {"sd_model_checkpoint": "other"}}, 400, "override_settings.sd_model_checkpoint: expected 'model'"),
+        ({"override_settings": {"sd_model_checkpoint": "other"}}, 400, "override_settings.sd_model_checkpoint: expected 'demo'"),
         ({"override_settings": {"CLIP_stop_at_last_layers": 0}}, 400, "clip_skip: expected at least 0"),
         ({"override_settings": {"CLIP_stop_at_last_layers": "2"}}, 400, "expected an integer"),
         ({"unguarded": True}, 400, "unknown fields"),
@@ -133,6 +138,12 @@ def test_what_cannot_be_honoured(server, body, status, text):
     assert answer.status_code == status, answer.text
     assert set(answer.json()) == {"error", "detail", "body", "errors"}
     assert text in answer.json()["detail"] and FIRE not in answer.text
+
+
+def test_the_docs_name_every_field():
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    fields = [*Txt2ImgRequest.model_fields, *REFUSED, *WITHOUT_EFFECT, *ImageRequest.model_fields]
+    assert [name for name in fields if f"`{name}`" not in text and not name.startswith("hr_")] == []
 
 
 def test_a_withheld_picture_is_an_error_and_never_black(serve):
@@ -169,7 +180,7 @@ def test_lists(client, server):
     for name in names[::4]:  # what is listed can be asked for
         assert asked(server, sampler_name=name).status_code == 200, name
     assert {"automatic", "karras"} <= set(client.util_get_scheduler_names())
-    assert client.util_get_model_names() == ["model"] and client.util_get_current_model() == "model"
+    assert client.util_get_model_names() == ["demo"] and client.util_get_current_model() == "demo"
     few = catalogue.samplers(Limits(samplers=["euler_ancestral"]))
     assert few == [{"name": "euler_ancestral", "aliases": ["EulerAncestralDiscreteScheduler", "Euler a"], "options": {}}]
 
@@ -179,7 +190,7 @@ def test_options_are_read_only(client, server):
     answer = client.set_options({"sd_model_checkpoint": "other"})
     assert answer["error"] == "ForbiddenError" and "options: expected to be read only" in answer["detail"]
     assert post(server, "options", x=1).status_code == 403
-    assert client.util_get_current_model() == "model"
+    assert client.util_get_current_model() == "demo"
 
 
 def test_progress(client, server):

@@ -93,7 +93,7 @@ def trials(serve, count: int) -> None:
 
 
 def test_any_body(serve):
-    trials(serve, 60)
+    trials(serve, 40)
 
 
 @pytest.mark.slow

@@ -1,100 +1,19 @@
-"""The page in a real browser, in front of a real server."""
+"""The page in a real browser, in front of a real server: what it asks for and what it shows."""
 
 from __future__ import annotations
 
 import io
 import re
 from dataclasses import replace
-from pathlib import Path
 
-import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from engines.policy import OFF
 from runtime import read_png, save_png
 from runtime.report import Token
 from runtime.serving.routes.page import FOLDER, MEDIA_TYPES
-
-CHROMIUM = Path("/usr/bin/chromium")  # Debian's
-FIRE = "a burning blue square"
-PLAIN = "a small red star"
-SCRIPT = "<img src=x onerror=\"document.title='run'\"> a burning <b>star</b>"
-DESK, PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM.exists():
-        pytest.skip(f"no {CHROMIUM}; apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser, server):
-    """Opens the page of the server, whose offer `intercept` can change; at the end, nothing may have failed in it, and nothing was
-    asked of any other server."""
-    contexts, requests, failures = [], [], []
-
-    def open_page(intercept=None, **options):
-        context = browser.new_context(**{"viewport": DESK, **options})
-        page = context.new_page()
-        if intercept is not None:
-            page.route("**/v1/models", intercept)
-        page.set_default_timeout(20_000)
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("pageerror", lambda error: failures.append(str(error)))
-        contexts.append(context)
-        page.goto(server.url)
-        page.locator("#generate:enabled, #key:visible").wait_for()
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not failures
-    assert not [url for url in requests if not url.startswith((server.url, "blob:", "data:"))]
-
-
-def generate(page, prompt: str, steps: int = 4, seed: int = 7, compare: bool = False) -> None:
-    """Fill in the form, generate, and wait for the answer."""
-    page.locator("#compare").set_checked(compare)
-    page.get_by_label("Prompt", exact=True).fill(prompt)
-    page.get_by_label("Steps", exact=True).fill(str(steps))
-    page.get_by_label("Seed", exact=True).fill(str(seed))
-    page.get_by_role("button", name="Generate").click()
-    finished(page)
-
-
-def finished(page) -> None:
-    page.locator("#cancel:disabled").wait_for()
-
-
-def heading(page) -> str:
-    return page.locator("#shot h3").inner_text()
-
-
-def violations(page) -> list[str]:
-    """What axe-core finds wrong for people with a keyboard, a screen reader or weak eyes."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    return [f"{found['id']}: {found['nodes'][0]['html']}" for found in axe.Axe().run(page).response["violations"]]
-
-
-def check_picture(page, name: str, content: bytes) -> str:
-    """Choose a file under "Check a picture"; what the page says of it."""
-    page.locator("#file").set_input_files({"name": name, "mimeType": "image/png", "buffer": content})
-    page.locator("#check-note", has_text=name).wait_for()
-    return page.locator("#check").inner_text()
-
-
-def saved(page, name: str) -> Image.Image:
-    """The picture that a download link saves."""
-    with page.expect_download() as download:
-        page.get_by_role("link", name=f"Download {name}").click()
-    return download.value.path()
+from tests.serving.browsing import FIRE, PLAIN, check_picture, finished, generate, heading, saved
 
 
 def test_its_files_name_nothing_elsewhere(server):
@@ -116,6 +35,7 @@ def test_there_is_no_page_unless_asked_for(serve):
 
 def test_both_pictures_the_timeline_and_the_download(visit):
     page = visit()
+    assert "unguarded pictures are allowed here" in page.locator("#offer").inner_text()
     generate(page, FIRE, steps=8, compare=True)
     assert heading(page) == "Redirected"
     assert "fire" in page.locator("#shot .verdict p").inner_text()
@@ -181,7 +101,19 @@ def test_a_server_that_is_not_ready(visit, service):
     assert page.locator("#banner").inner_text() == ""
 
 
-def test_cancelled(visit, service):
+def test_what_the_server_would_refuse_is_not_sent(visit):
+    page = visit()
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    for prompt, steps in (("", "4"), (PLAIN, "9999")):
+        page.get_by_label("Prompt", exact=True).fill(prompt)
+        page.get_by_label("Steps", exact=True).fill(steps)
+        page.get_by_role("button", name="Generate").click()
+        assert page.locator("#request :invalid").count() == 1 and page.locator("#progress").is_hidden()
+    assert not [url for url in asked if "generations" in url]
+
+
+def test_cancelled(visit):
     page = visit()
     page.get_by_label("Prompt", exact=True).fill(PLAIN)
     page.get_by_label("Steps", exact=True).fill("150")
@@ -207,54 +139,6 @@ def test_the_session_is_remembered(visit):
     assert page.get_by_label("Seed", exact=True).input_value() == "7"
     page.reload()
     assert page.locator("#history button").count() == 0
-
-
-def test_keyboard_alone(visit):
-    page = visit()
-    visited = []
-    for _ in range(30):
-        page.keyboard.press("Tab")
-        visited.append(page.evaluate("document.activeElement.id || document.activeElement.type"))
-        outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-        assert outline != "none" or visited[-1] in ("", "generate"), visited
-        if visited[-1] == "generate":
-            break
-    order = [
-        "prompt",
-        "negative_prompt",
-        "seed",
-        "num_inference_steps",
-        "scheduler",
-        "guidance_scale",
-        "size",
-        "threshold-0",
-        "generate",
-    ]
-    assert [name for name in visited if name in order] == order
-    page.keyboard.press("Shift+Tab")
-    page.locator("#num_inference_steps").fill("4")
-    page.locator("#prompt").focus()
-    page.keyboard.type(PLAIN)
-    page.keyboard.press("Control+Enter")
-    finished(page)
-    page.get_by_text("Safe").first.wait_for()
-    assert page.locator("#announcement").inner_text().startswith("Safe. ")
-
-
-@pytest.mark.parametrize("scheme, outcome", [("light", "redirected"), ("dark", "withheld")])
-def test_axe_finds_nothing(visit, scheme, outcome):
-    page = visit(color_scheme=scheme)
-    page.get_by_label("An unsafe picture is").select_option(label=outcome)
-    generate(page, FIRE, compare=outcome == "redirected")
-    assert violations(page) == []
-
-
-def test_a_phone(visit):
-    page = visit(viewport=PHONE, has_touch=True, is_mobile=True)
-    generate(page, FIRE + " " + "w" * 60, compare=True)
-    assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
-    assert page.locator("#results").bounding_box()["y"] < PHONE["height"] / 2  # scrolled to
-    assert violations(page) == []
 
 
 def test_a_group_for_each_concept(visit):
@@ -291,14 +175,6 @@ def test_no_comparison_unless_the_operator_allows_it(visit):
     page = visit(intercept=strict)
     assert page.locator("#compare").is_hidden() and not page.locator("#compare").is_checked()
     assert "unguarded" not in page.locator("#offer").inner_text()
-    assert "unguarded pictures are allowed" in visit().locator("#offer").inner_text()
-
-
-def sent(page) -> dict:
-    """The body of a request that the form makes."""
-    with page.expect_request("**/v1/images/generations") as request:
-        generate(page, PLAIN)
-    return request.value.post_data_json
 
 
 def test_a_server_that_asks_for_a_key(visit):
@@ -318,18 +194,6 @@ def test_a_server_that_asks_for_a_key(visit):
     with page.expect_request("**/v1/images/generations") as request:
         generate(page, PLAIN)
     assert request.value.headers["authorization"] == "Bearer secret"
-
-
-def test_a_prompt_stays_text(visit, pipeline, tmp_path):
-    page = visit()
-    generate(page, SCRIPT)
-    assert page.locator("#shot .prompt").inner_text().startswith("<img src=x onerror=")
-    result = pipeline(SCRIPT, num_inference_steps=4, seed=7)
-    guard = replace(result.reports[0].guards[0], concept=SCRIPT, responsible_tokens=[Token(1, "<img", 0.9)])
-    save_png(result.images[0], replace(result.reports[0], guards=[guard], cut={"prompt": SCRIPT}), tmp_path / "evil.png")
-    assert "<b>star</b>" in check_picture(page, "evil.png", (tmp_path / "evil.png").read_bytes())
-    assert page.locator('img[src="x"], main b').count() == 0
-    assert page.title().startswith("SafeRedir")
 
 
 def test_the_report_of_a_picture(visit, pipeline, tmp_path):
@@ -365,9 +229,14 @@ def test_the_report_of_a_picture(visit, pipeline, tmp_path):
     page.get_by_text("dropped.png carries no report").wait_for()
 
 
-def png(image: Image.Image, report: str | None) -> bytes:
-    from PIL.PngImagePlugin import PngInfo
+def sent(page) -> dict:
+    """The body of a request that the form makes."""
+    with page.expect_request("**/v1/images/generations") as request:
+        generate(page, PLAIN)
+    return request.value.post_data_json
 
+
+def png(image: Image.Image, report: str | None) -> bytes:
     information, buffer = PngInfo(), io.BytesIO()
     if report is not None:
         information.add_itxt("saferedir", report)

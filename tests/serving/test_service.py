@@ -43,7 +43,7 @@ def test_each_image_of_a_request_is_a_run_of_its_own(service, pipeline):
 
 def test_a_full_queue_refuses_whole_requests(serve):
     held = Held()
-    served = serve(Limits(queue_length=2), wrap=held)
+    served = serve(Limits(queue_length=2, most_images=2), wrap=held)
     draw(served.service, PLAIN)
     held.go.clear()
 
@@ -101,15 +101,15 @@ def test_a_cancelled_request_leaves_the_queue_and_the_engines(serve):
 
 def test_a_request_ends_at_its_deadline(serve):
     held = Held()
-    served = serve(Limits(deadline_seconds=0.3), wrap=held)
+    served = serve(Limits(deadline_seconds=1.0), wrap=held)
     held.go.clear()
     answer = served.client.post("/draw", json={"prompt": PLAIN, "num_inference_steps": 4})
     assert answer.status_code == 504 and answer.json()["error"]["code"] == "deadline_exceeded"
-    with pytest.raises(DeadlineError, match=r"within 0.3 s"):
+    with pytest.raises(DeadlineError, match=r"within 1.0 s"):
         draw(served.service, FIRE)
     assert len(served.service._queue) == 0
     held.go.set()
-    assert draw(served.service, PLAIN).reports[0].verdict == "safe"
+    assert len(draw(served.service, PLAIN, num_inference_steps=1).reports) == 1
 
 
 def test_a_stopping_service_draws_what_it_accepted_and_nothing_more(serve):

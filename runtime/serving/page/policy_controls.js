@@ -27,7 +27,10 @@ function group({ concept, policy, bounds }, index) {
     { class: "concept" },
     controls.map((control) => control.view),
   );
-  off?.addEventListener("change", () => (numbers.hidden = off.checked));
+  off?.addEventListener("change", () => {
+    numbers.hidden = off.checked;
+    for (const input of numbers.querySelectorAll("input, select")) input.disabled = off.checked; // what is hidden must not be filled in
+  });
   const view = element(
     "fieldset",
     { class: "concept" },

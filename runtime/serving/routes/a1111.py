@@ -19,9 +19,7 @@ from runtime.serving.answers import error_headers
 from runtime.serving.errors import ForbiddenError
 from runtime.serving.picture_files import encode, read_report
 from runtime.serving.routes import catalogue
-from runtime.serving.routes.connection import while_connected
 from runtime.serving.routes.error_forms import errors_as, told
-from runtime.serving.routes.image_request import model_name
 from runtime.serving.routes.infotext import infotext, parameters
 from runtime.serving.routes.progress import Works
 from runtime.serving.routes.txt2img_request import Txt2ImgRequest
@@ -48,9 +46,9 @@ def router(service: Service) -> APIRouter:
     @routes.post("/txt2img", response_model=None)
     async def txt2img(asked: Txt2ImgRequest, http: HttpRequest) -> Response:
         """Guarded pictures, PNG in base64; `info` has their reports."""
-        request = asked.to_request(service.manifest)
+        request = asked.to_request(service)
         with works.work(http.state.key) as work:
-            result = await while_connected(http, service.generate(request, key=http.state.key, progress=work.step))
+            result = await service.generate(request, key=http.state.key, progress=work.step)
         return await asyncio.to_thread(_pictures, asked, result, service)
 
     @routes.get("/progress")
@@ -76,12 +74,12 @@ def router(service: Service) -> APIRouter:
     @routes.get("/sd-models")
     async def sd_models() -> list[dict[str, Any]]:
         """The model that the engines were built from."""
-        return catalogue.models(service.manifest)
+        return catalogue.models(service.model)
 
     @routes.get("/options")
     async def options() -> dict[str, Any]:
         """Options as they are."""
-        return catalogue.options(service.manifest)
+        return catalogue.options(service.model)
 
     @routes.post("/options")
     async def set_options() -> None:
@@ -97,7 +95,7 @@ def _pictures(asked: Txt2ImgRequest, result: Result, service: Service) -> Respon
     shown = [place for place, image in enumerate(result.images) if image is not None]
     ours = {
         "manifest_digest": result.reports[0].manifest_digest,
-        "guarded": True,
+        "guarded": all(report.verdict != "unguarded" for report in result.reports),
         "ignored": asked.ignored(service.manifest),
         "withheld": len(reports) - len(shown),
         "reports": reports,
@@ -107,7 +105,7 @@ def _pictures(asked: Txt2ImgRequest, result: Result, service: Service) -> Respon
         return JSONResponse({**_error("ContentWithheld", text), "saferedir": ours}, WITHHELD)
     files = [encode(image, report) for image, report in zip(result.images, result.reports, strict=True) if image is not None]
     sent = [] if asked.send_images is False else [base64.b64encode(file).decode() for file in files]
-    info = {**_info([reports[place] for place in shown], model_name(service.manifest)), "saferedir": ours}
+    info = {**_info([reports[place] for place in shown], service.model), "saferedir": ours}
     given = {**asked.model_dump(include=set(Txt2ImgRequest.model_fields), exclude_unset=True), "saferedir_ignored": ours["ignored"]}
     return JSONResponse({"images": sent, "parameters": given, "info": json.dumps(info, allow_nan=False)})
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from engines.manifest import Manifest
 from runtime.samplers.names import SCHEDULE_TYPES
 from runtime.samplers.registry import SAMPLERS
 from runtime.serving.limits import Limits
-from runtime.serving.routes.image_request import model_name
 
 
 def samplers(limits: Limits) -> list[dict[str, Any]]:
@@ -27,15 +25,13 @@ def schedulers() -> list[dict[str, Any]]:
     return [{"name": name, "label": name.title(), **others} for name in SCHEDULE_TYPES]
 
 
-def models(manifest: Manifest) -> list[dict[str, Any]]:
-    name = model_name(manifest)
-    return [{"title": name, "model_name": name, "hash": None, "sha256": None, "filename": name, "config": None}]
+def models(model: str) -> list[dict[str, Any]]:
+    return [{"title": model, "model_name": model, "hash": None, "sha256": None, "filename": model, "config": None}]
 
 
-def options(manifest: Manifest) -> dict[str, Any]:
-    """The few that are as they are here."""
-    names = {"sd_model_checkpoint": model_name(manifest), "samples_format": "png"}
-    return {**names, "CLIP_stop_at_last_layers": 1, "samples_save": False}
+def options(model: str) -> dict[str, Any]:
+    """The few that there are here."""
+    return {"sd_model_checkpoint": model, "CLIP_stop_at_last_layers": 1, "samples_format": "png", "samples_save": False}
 
 
 def _sampler(name: str, aliases: list[str], chosen: dict[str, Any]) -> dict[str, Any]:

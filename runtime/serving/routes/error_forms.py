@@ -8,15 +8,12 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from engines.errors import SafeRedirError
 from engines.printable import LONGEST, printable, shortened
 from runtime.serving.errors import public_text, status_and_code
-
-CALLER_LEFT = 499  # nobody reads it
 
 
 def errors_as(answer: Callable[[Exception], Response]) -> type[APIRoute]:
@@ -31,8 +28,6 @@ def errors_as(answer: Callable[[Exception], Response]) -> type[APIRoute]:
                     return await handler(request)
                 except (SafeRedirError, RequestValidationError, HTTPException) as error:
                     return answer(error)
-                except ClientDisconnect:
-                    return Response(status_code=CALLER_LEFT)
 
             return handle
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from pathlib import PurePath
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from engines.errors import InputError
-from engines.manifest import Manifest
 from engines.policy import OFF, Off, Policy
 from engines.printable import shown
 from runtime.request import Request
 from runtime.serving.errors import ForbiddenError
-from runtime.serving.limits import Limits
 from runtime.serving.policy_bounds import PolicyBounds
+from runtime.serving.service import Service
 
 SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 PASSED_ON = (  # to runtime.Request, whose names these are
@@ -91,17 +89,17 @@ class ImageRequest(BaseModel):
     unguarded: bool | None = Field(None, description="no guard, where the operator allows it")
     compare: bool | None = Field(None, description="guarded and unguarded of the same seeds, where the operator allows that")
 
-    def to_request(self, manifest: Manifest, limits: Limits) -> Request:
-        """What the pipeline is asked for.
+    def to_request(self, service: Service) -> Request:
+        """What a service is asked for.
 
         Raises:
             InputError, ForbiddenError: a field has a value that cannot or may not be honoured.
         """
-        self._check(manifest, limits)
+        self._check(service)
         given = {name: value for name in PASSED_ON if (value := getattr(self, name)) is not None}
         height, width = self._size()
         images = 1 if self.n is None else self.n
-        policy = None if self.policy is None else _policies(self.policy, manifest, limits)
+        policy = None if self.policy is None else _policies(self.policy, service)
         return Request(self.prompt, num_images_per_prompt=images, height=height, width=width, policy=policy, **given)
 
     @property
@@ -118,9 +116,9 @@ class ImageRequest(BaseModel):
         """Fields that were given and change nothing."""
         return [name for name, nothing in WITHOUT_EFFECT.items() if getattr(self, name) not in (None, nothing)]
 
-    def _check(self, manifest: Manifest, limits: Limits) -> None:
-        if self.model not in (None, manifest.model, model_name(manifest)):
-            raise InputError(f"model: expected {shown(model_name(manifest))}, found {shown(self.model)}; GET /v1/models lists it")
+    def _check(self, service: Service) -> None:
+        if self.model not in (None, service.model):
+            raise InputError(f"model: expected {shown(service.model)}, found {shown(self.model)}; GET /v1/models lists it")
         if self.response_format == "url":
             raise InputError("response_format: expected b64_json, found url; this server keeps no pictures")
         if self.background == "transparent":
@@ -129,7 +127,7 @@ class ImageRequest(BaseModel):
             raise InputError("output_compression: expected 100 with png, which is lossless, found another; choose jpeg or webp")
         if self.compare and self.unguarded:
             raise InputError("compare: expected without unguarded, found both; compare draws both pictures")
-        if self.compare and not limits.unguarded:
+        if self.compare and not service.limits.unguarded:
             raise ForbiddenError("compare: expected false; this server was not started with unguarded pictures allowed")
 
     def _size(self) -> tuple[int | None, int | None]:
@@ -141,20 +139,15 @@ class ImageRequest(BaseModel):
         return int(found[2]), int(found[1])
 
 
-def model_name(manifest: Manifest) -> str:
-    """The model's name for clients: of a folder or a file, the last part."""
-    return PurePath(manifest.model).name
-
-
-def _policies(asked: dict[str, Literal["off"] | PolicyNumbers], manifest: Manifest, limits: Limits) -> dict[str, Policy | Off]:
+def _policies(asked: dict[str, Literal["off"] | PolicyNumbers], service: Service) -> dict[str, Policy | Off]:
     """Whole policies: numbers that are not given are the server's own for the concept."""
-    built = {guard.concept: guard.policy for guard in manifest.guards}
+    built = {guard.concept: guard.policy for guard in service.manifest.guards}
     if unknown := [concept for concept in asked if concept not in built]:
         raise InputError(f"policy: expected concepts of {', '.join(built)}, found {shown(unknown[0])}")
     policies: dict[str, Policy | Off] = {}
     for concept, numbers in asked.items():
         if isinstance(numbers, PolicyNumbers):
-            own = limits.policy.get(concept, PolicyBounds()).default(built[concept])
+            own = service.limits.policy.get(concept, PolicyBounds()).default(built[concept])
             policies[concept] = dataclasses.replace(own, **numbers.model_dump(exclude_none=True))
         else:
             policies[concept] = OFF

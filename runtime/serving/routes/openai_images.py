@@ -6,7 +6,8 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,13 +20,13 @@ from engines.errors import SafeRedirError
 from runtime.report import ImageReport
 from runtime.serving.answers import error_headers
 from runtime.serving.picture_files import encode
-from runtime.serving.routes.connection import while_connected
 from runtime.serving.routes.error_forms import errors_as, told
 from runtime.serving.routes.image_request import ImageRequest
 from runtime.serving.service import Service
 
 Shot = tuple[Image.Image | None, ImageReport]
 Progress = Callable[[int, int], None]
+Event = tuple[str, dict[str, Any]]  # name and data
 WITHHELD = "the guard withheld every picture; saferedir.reports says what it saw"
 
 
@@ -38,8 +39,8 @@ def router(service: Service) -> APIRouter:
         """Guarded pictures in base64, each with its report."""
         drawing = Drawing(service, asked, http.state.key)
         if asked.stream:
-            return await _streamed(http, drawing)
-        status, body = await while_connected(http, drawing.answer())
+            return await _streamed(drawing)
+        status, body = await drawing.answer()
         return JSONResponse(body, status)
 
     return routes
@@ -59,16 +60,19 @@ class Drawing:
         return await asyncio.to_thread(self._body, shots)
 
     async def _shots(self, progress: Progress | None) -> list[Shot]:
-        """The pictures in their order; to compare, the unguarded ones come after all guarded ones."""
-        request = self.asked.to_request(self.service.manifest, self.service.limits)
+        """The pictures in their order. To compare, the unguarded ones come after them; of what was withheld none is drawn."""
+        request = self.asked.to_request(self.service)
         if not self.asked.compare:
             result = await self.service.generate(request, key=self.key, progress=progress)
             return list(zip(result.images, result.reports, strict=True))
         first, second = _halves(progress)
         guarded = await self.service.generate(request, key=self.key, progress=first)
-        same = replace(request, seed=[report.seed for report in guarded.reports], policy=None, unguarded=True)
-        unguarded = await self.service.generate(same, key=self.key, progress=second)
-        return list(zip(guarded.images + unguarded.images, guarded.reports + unguarded.reports, strict=True))
+        shots: list[Shot] = list(zip(guarded.images, guarded.reports, strict=True))
+        if seeds := [report.seed for image, report in shots if image is not None]:
+            same = replace(request, num_images_per_prompt=len(seeds), seed=seeds, policy=None, unguarded=True)
+            unguarded = await self.service.generate(same, key=self.key, progress=second)
+            shots += zip(unguarded.images, unguarded.reports, strict=True)
+        return shots
 
     def _body(self, shots: list[Shot]) -> tuple[int, dict[str, Any]]:
         reports = [json.loads(report.to_json()) for _, report in shots]
@@ -95,41 +99,40 @@ class Drawing:
         return None if image is None else base64.b64encode(encode(image, report, self.asked.form, self.asked.file_quality)).decode()
 
 
-async def _streamed(http: HttpRequest, drawing: Drawing) -> Response:
-    """Events of the steps, and of the answer. An error before the first step has its own status, as without a stream."""
+async def _streamed(drawing: Drawing) -> Response:
+    """Server-sent events. What fails before the first step has its own status, as without a stream."""
+    events = _events(drawing)
+    name, data = first = await anext(events)
+    if name == "error":
+        return JSONResponse(data, 400)
+    return StreamingResponse(_written(first, events), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+async def _events(drawing: Drawing) -> AsyncGenerator[Event, None]:
+    """Every step, then the answer or the error of withheld pictures. Raises as `Drawing.answer` does. Closed, it ends that."""
     steps: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
     task = asyncio.create_task(drawing.answer(lambda done, all_steps: steps.put_nowait((done, all_steps))))
     task.add_done_callback(lambda _: steps.put_nowait(None))
     try:
-        first = await while_connected(http, steps.get())
-        if first is None and (task.exception() is not None or task.result()[0] != 200):
-            status, body = task.result()
-            return JSONResponse(body, status)
-    except BaseException:
-        task.cancel()
-        raise
-    return StreamingResponse(_events(task, steps, first), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-
-
-async def _events(
-    task: asyncio.Task[tuple[int, dict[str, Any]]], steps: asyncio.Queue[tuple[int, int] | None], first: tuple[int, int] | None
-) -> AsyncIterator[str]:
-    """Ends the work where nobody reads on."""
-    try:
-        step = first
-        while step is not None:
-            yield _event("image_generation.progress", {"done": step[0], "steps": step[1]})
-            step = await steps.get()
-        try:
-            status, body = task.result()
-        except Exception as error:
-            yield _event("error", _error(error))
-            if not isinstance(error, SafeRedirError):
-                raise
-        else:
-            yield _event("image_generation.completed", _completed(body)) if status == 200 else _event("error", body)
+        while (step := await steps.get()) is not None:
+            yield "image_generation.progress", {"done": step[0], "steps": step[1]}
+        status, body = task.result()
+        yield ("image_generation.completed", _completed(body)) if status == 200 else ("error", body)
     finally:
         task.cancel()
+
+
+async def _written(first: Event, events: AsyncGenerator[Event, None]) -> AsyncIterator[str]:
+    """Events as text; the last one is an error where something failed, for the status has been sent."""
+    async with aclosing(events):
+        yield _text(*first)
+        try:
+            async for event in events:
+                yield _text(*event)
+        except Exception as error:
+            yield _text("error", _error(error))
+            if not isinstance(error, SafeRedirError):
+                raise
 
 
 def _completed(body: dict[str, Any]) -> dict[str, Any]:
@@ -138,7 +141,7 @@ def _completed(body: dict[str, Any]) -> dict[str, Any]:
     return {**body, "created_at": body["created"], "b64_json": shown}
 
 
-def _event(name: str, data: dict[str, Any]) -> str:
+def _text(name: str, data: dict[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps({'type': name, **data}, allow_nan=False)}\n\n"
 
 

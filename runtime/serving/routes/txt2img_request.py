@@ -16,7 +16,7 @@ from runtime.samplers.names import spelling
 from runtime.samplers.options import ETA
 from runtime.samplers.registry import SAMPLERS, recurrence, sampler_key
 from runtime.samplers.schedules import SchedulerConfig
-from runtime.serving.routes.image_request import model_name
+from runtime.serving.service import Service
 
 # Fields that would change the picture, and the values that ask for nothing; null asks for nothing anywhere.
 REFUSED: dict[str, tuple[object, ...]] = {
@@ -68,7 +68,8 @@ WITHOUT_EFFECT = (
     "subseed",
 )
 EXTRA_NETWORK = re.compile(r"<(lora|lyco|hypernet):", re.IGNORECASE)
-WEIGHTS = re.compile(r"\([^()]*:\s*[0-9.]+\s*\)|\bBREAK\b|\bAND\b|\[[^\[\]]*:[^\[\]]*\]")
+WEIGHTS = re.compile(r"(?<!\\)[(\[]|\bBREAK\b|\bAND\b")
+PROBE_STEPS = 10  # whether a sampler adds noise does not depend on their number
 
 
 class Txt2ImgRequest(BaseModel):
@@ -92,8 +93,8 @@ class Txt2ImgRequest(BaseModel):
     override_settings: dict[str, Any] | None = Field(None, description="CLIP_stop_at_last_layers, sd_model_checkpoint")
     send_images: bool | None = None
 
-    def to_request(self, manifest: Manifest) -> Request:
-        """What the pipeline is asked for.
+    def to_request(self, service: Service) -> Request:
+        """What a service is asked for.
 
         Raises:
             InputError: a field is unknown, or asks for what cannot be honoured.
@@ -107,15 +108,15 @@ class Txt2ImgRequest(BaseModel):
             self.prompt or "",
             negative_prompt=self.negative_prompt or "",
             num_images_per_prompt=counts["batch_size"] * counts["n_iter"],
-            num_inference_steps=self._steps,
+            num_inference_steps=50 if self.steps is None else self.steps,
             guidance_scale=7.0 if self.cfg_scale is None else self.cfg_scale,
             seed=None if self.seed == -1 else self.seed,
             height=self.height,
             width=self.width,
             scheduler=self._sampler,
             schedule_type=self._schedule_type,
-            eta=self._eta(manifest),
-            clip_skip=self._clip_skip(manifest),
+            eta=self._eta(service.manifest),
+            clip_skip=self._clip_skip(service.model),
         )
 
     def ignored(self, manifest: Manifest) -> list[str]:
@@ -127,12 +128,8 @@ class Txt2ImgRequest(BaseModel):
         if self.eta is not None and not _takes_eta(self._sampler_of(manifest)):
             names.append("eta")
         if any(WEIGHTS.search(text) for text in (self.prompt or "", self.negative_prompt or "")):
-            names.append("weights, alternatives, AND and BREAK in a prompt: read as plain text")
+            names.append("weights in a prompt, as (word:1.2) or [word], AND and BREAK: read as plain text")
         return names
-
-    @property
-    def _steps(self) -> int:
-        return 50 if self.steps is None else self.steps
 
     @property
     def _sampler(self) -> str | None:
@@ -157,12 +154,12 @@ class Txt2ImgRequest(BaseModel):
         if EXTRA_NETWORK.search(self.prompt or "") or EXTRA_NETWORK.search(self.negative_prompt or ""):
             raise InputError("extra networks: expected none in a prompt, found one; the build decides what a model is made of")
 
-    def _clip_skip(self, manifest: Manifest) -> int:
+    def _clip_skip(self, model: str) -> int:
         """Of override_settings, the only one that is honoured; a model may be named if it is the server's."""
         settings = {name: value for name, value in (self.override_settings or {}).items() if value is not None}
         layers = settings.pop("CLIP_stop_at_last_layers", 1)
-        if settings.pop("sd_model_checkpoint", name := model_name(manifest)) not in (name, manifest.model):
-            raise InputError(f"override_settings.sd_model_checkpoint: expected {shown(name)}, found another")
+        if settings.pop("sd_model_checkpoint", model) != model:
+            raise InputError(f"override_settings.sd_model_checkpoint: expected {shown(model)}, found another")
         if settings:
             names = shortened([shown(name) for name in settings])
             raise InputError(f"override_settings: expected CLIP_stop_at_last_layers or sd_model_checkpoint, found {names}")
@@ -174,7 +171,7 @@ class Txt2ImgRequest(BaseModel):
         if self.eta is None or _takes_eta(sampler):
             return self.eta or 0.0
         config = SchedulerConfig.read(manifest.scheduler)
-        if self.eta != 1 and recurrence(sampler, self._steps, config, schedule_type=self._schedule_type).noisy.any():
+        if self.eta != 1 and recurrence(sampler, PROBE_STEPS, config, schedule_type=self._schedule_type).noisy.any():
             raise InputError(f"eta: expected 1 with {shown(sampler)}, found {shown(self.eta)}; DDIM and TCD take others")
         return 0.0
 
