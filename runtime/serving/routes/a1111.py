@@ -19,15 +19,14 @@ from runtime.serving.answers import error_headers
 from runtime.serving.errors import ForbiddenError
 from runtime.serving.picture_files import encode, read_report
 from runtime.serving.routes import catalogue
-from runtime.serving.routes.error_forms import errors_as, told
+from runtime.serving.routes.error_forms import WITHHELD, errors_as, told
 from runtime.serving.routes.infotext import infotext, parameters
 from runtime.serving.routes.progress import Works
 from runtime.serving.routes.txt2img_request import Txt2ImgRequest
 from runtime.serving.service import Service
 
 MOST_PIXELS = 4096 * 4096  # of a picture whose report is read
-WITHHELD = 422
-"""The status that AUTOMATIC1111 gives a request that it understands and does not do; its clients raise an error for it."""
+UNPROCESSABLE = 422  # AUTOMATIC1111's status for what is understood and not done; its clients raise an error for it
 
 
 class PngInfoRequest(BaseModel):
@@ -101,8 +100,7 @@ def _pictures(asked: Txt2ImgRequest, result: Result, service: Service) -> Respon
         "reports": reports,
     }
     if not shown:
-        text = "the guard withheld every picture; saferedir.reports says what it saw"
-        return JSONResponse({**_error("ContentWithheld", text), "saferedir": ours}, WITHHELD)
+        return JSONResponse({**_error("ContentWithheld", WITHHELD), "saferedir": ours}, UNPROCESSABLE)
     files = [encode(image, report) for image, report in zip(result.images, result.reports, strict=True) if image is not None]
     sent = [] if asked.send_images is False else [base64.b64encode(file).decode() for file in files]
     info = {**_info([reports[place] for place in shown], service.model), "saferedir": ours}
@@ -155,7 +153,7 @@ def _png_info(encoded: str) -> dict[str, Any]:
 def _refused(error: Exception) -> Response:
     status, _, text = told(error)
     if isinstance(error, RequestValidationError):
-        status = 422
+        status = UNPROCESSABLE
     return JSONResponse(_error(type(error).__name__, text), status, error_headers(error))
 
 

@@ -15,6 +15,8 @@ from engines.errors import SafeRedirError
 from engines.printable import LONGEST, printable, shortened
 from runtime.serving.errors import public_text, status_and_code
 
+WITHHELD = "the guard withheld every picture; saferedir.reports says what it saw"
+
 
 def errors_as(answer: Callable[[Exception], Response]) -> type[APIRoute]:
     """The class of a router's paths, whose errors `answer` turns into answers."""

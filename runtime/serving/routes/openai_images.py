@@ -20,14 +20,13 @@ from engines.errors import SafeRedirError
 from runtime.report import ImageReport
 from runtime.serving.answers import error_headers
 from runtime.serving.picture_files import encode
-from runtime.serving.routes.error_forms import errors_as, told
+from runtime.serving.routes.error_forms import WITHHELD, errors_as, told
 from runtime.serving.routes.image_request import ImageRequest
 from runtime.serving.service import Service
 
 Shot = tuple[Image.Image | None, ImageReport]
 Progress = Callable[[int, int], None]
 Event = tuple[str, dict[str, Any]]  # name and data
-WITHHELD = "the guard withheld every picture; saferedir.reports says what it saw"
 
 
 def router(service: Service) -> APIRouter:
