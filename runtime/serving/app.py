@@ -17,12 +17,12 @@ from engines import __version__
 from engines.errors import SafeRedirError
 from runtime.serving.answers import error_answer, error_of
 from runtime.serving.middleware import Intake, LastAnswer
-from runtime.serving.routes import operations
+from runtime.serving.routes import a1111, openai_images, operations
 from runtime.serving.service import Service
 from runtime.serving.settings import ServerSettings
 
 OPEN = (operations.open_router,)  # without a key
-ROUTERS = (operations.router,)
+ROUTERS = (operations.router, openai_images.router, a1111.router)
 LOCAL_NAMES = ["127.0.0.1", "localhost", "[::1]"]
 
 

@@ -206,7 +206,10 @@ def _is_at(file: int, path: Path) -> bool:
 
 def _sync_folder(folder: Path) -> None:
     """Make the name of a new file in it last."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folders
+        return
     try:
         os.fsync(descriptor)
     finally:

@@ -53,6 +53,9 @@ class Service:
         self.keys, self.metrics = ApiKeys(settings.keys), Metrics()
         self._prompt_key = prompt_key(key_file(settings.audit)) if settings.audit else secrets.token_bytes(BYTES)
         self.audit = AuditLog(settings.audit, self._prompt_key, required=settings.audit_required) if settings.audit else None
+        if (audit := self.audit) is not None:
+            self.metrics.audit_records.set_function(lambda: audit.number)
+            self.metrics.audit_lost.set_function(lambda: audit.failures)
         self._rates = RateLimit(self.limits.requests_per_minute)
         self._pipeline = GuardedPipeline(
             settings.engine_dir, trusted_keys=settings.trusted_keys, wrap=lambda engine: self.metrics.timed(wrap(engine))
@@ -165,8 +168,10 @@ class Service:
 
     async def _wait(self, jobs: Sequence[Job]) -> list[Drawn]:
         """Every image, or the first error; what still waits then leaves the queue."""
+        gathered = asyncio.gather(*(job.future for job in jobs))
+        gathered.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, also where the caller has left
         try:
-            return await asyncio.wait_for(asyncio.gather(*(job.future for job in jobs)), self.limits.deadline_seconds)
+            return await asyncio.wait_for(gathered, self.limits.deadline_seconds)
         except asyncio.TimeoutError:
             raise DeadlineError(f"request: expected its end within {self.limits.deadline_seconds} s, found it unfinished") from None
         finally:

@@ -15,6 +15,7 @@ from engines.errors import InputError
 from runtime.serving.audit import AuditLog
 from runtime.serving.audit_chain import GENESIS, Chain, line_digest, log_files, parse_record, read_lines
 from runtime.serving.errors import AuditError
+from runtime.serving.limits import Limits
 from runtime.serving.prompt_hash import key_file, prompt_hash, prompt_key, read_key
 from saferedir.cli import main
 from tests.serving.reports import drawn
@@ -379,3 +380,53 @@ def test_keys(tmp_path):
         file.write_text(text)
         with pytest.raises(InputError, match="expected a key of 64 hexadecimal digits"):
             prompt_key(file)
+
+
+FIRE = "a burning blue square"
+
+
+def draw(served, prompt: str, **options):
+    body = {"prompt": prompt, "num_inference_steps": 2, **options}
+    return served.client.post("/v1/images/generations", json=body, headers={"Authorization": "Bearer 0123456789abcdef"})
+
+
+def test_a_server_records_every_image_before_it_answers(serve, path, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("alice 0123456789abcdef\n")
+    served = serve(Limits(unguarded=True), audit=path, keys=keys)
+    shown = draw(served, FIRE, n=2, seed=7, compare=True)
+    assert draw(served, FIRE, seed=7, on_unsafe="refuse").status_code == 400
+    found = records(path)
+    assert [record["verdict"] for record in found] == ["redirected"] * 2 + ["unguarded"] * 2 + ["refused"]
+    assert [record["image_sha256"] for record in found[:4]] == [entry["report"]["image_sha256"] for entry in shown.json()["data"]]
+    assert found[4]["image_sha256"] is None and found[4]["on_unsafe"] == "refuse"
+    assert {record["key"] for record in found} == {"alice"}
+    assert {record["prompt_hmac"] for record in found} == {prompt_hash(FIRE, read_key(key_file(path)))}
+    assert {record["manifest_digest"] for record in found} == {shown.json()["saferedir"]["manifest_digest"]}
+    head = verified(path).head
+    assert served.client.get("/health").json()["audit"] == {"number": 5, "head": head}
+    metrics = served.client.get("/metrics", headers={"Authorization": "Bearer 0123456789abcdef"}).text
+    assert "saferedir_audit_records 5.0" in metrics and "saferedir_audit_lost_records 0.0" in metrics
+    assert "burning" not in path.read_text()
+
+
+def test_no_picture_without_its_required_record(serve, path, room):
+    served = serve(audit=path, audit_required=True)
+    assert draw(served, FIRE).status_code == 200
+    room(50)
+    for _ in range(2):
+        answer = draw(served, FIRE)
+        assert answer.status_code == 503 and answer.json()["error"]["code"] == "audit_failed" and "data" not in answer.json()
+    room(None)
+    assert draw(served, FIRE).status_code == 200  # the service goes on once it can write
+    assert recovered(path) == [(50, 1)] and verified(path).number == 3
+
+
+def test_pictures_without_records_are_counted(serve, path, room):
+    served = serve(audit=path)
+    room(0)
+    assert draw(served, FIRE).status_code == 200
+    room(None)
+    assert "saferedir_audit_lost_records 1.0" in served.client.get("/metrics").text
+    assert draw(served, FIRE).status_code == 200
+    assert recovered(path) == [(0, 1)]

@@ -76,6 +76,10 @@ def test_a_report_too_long_for_a_jpeg_says_what_is_left_out():
     assert found.problem is None
     assert found.report["image_sha256"] == report.image_sha256 and found.report["verdict"] == "redirected"
     assert {"timesteps", "guards", "prompt"} <= set(found.report["left_out"]) and "timesteps" not in found.report
+    start = len(picture_files._comment(json.loads(report.to_json()), "0" * 64))
+    for more in range(-3, 4):  # around the limit: whole or cut, never an error
+        longer = replace(report, prompt=report.prompt + "x" * (picture_files.JPEG_LIMIT - start + more))
+        assert ("left_out" in read_report(encode(image, longer, "jpeg")).report) == (more > 0)
     for form in ("png", "webp"):
         assert read_report(encode(image, long, form)).report == json.loads(long.to_json())
 
