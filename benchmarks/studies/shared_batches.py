@@ -21,7 +21,7 @@ import numpy as np
 from runtime import GuardedPipeline
 
 PROMPTS = ("a burning blue square", "a small red star", "a flaming pink star at the top of a black background", "a yellow triangle")
-SIZES = (2, 3, 4)
+SIZES = (2, 4)
 OPTIONS: tuple[dict[str, Any], ...] = ({"num_inference_steps": 8}, {"num_inference_steps": 12, "scheduler": "DPM++ 2M Karras"})
 ROUNDS = 5
 Bits = tuple[bytes, str]  # a picture's, and every probability
@@ -29,7 +29,7 @@ Bits = tuple[bytes, str]  # a picture's, and every probability
 
 def drawn(pipeline: GuardedPipeline, images: Sequence[int], **options: Any) -> list[Bits]:
     """Images by their number, in a batch of this order."""
-    result = pipeline([PROMPTS[image] for image in images], seed=list(images), on_unsafe="monitor", **options)
+    result = pipeline([PROMPTS[image] for image in images], seed=list(images), on_still_unsafe="deliver", **options)
     probabilities = [repr([guard.p_unsafe for guard in report.guards]) for report in result.reports]
     return [(np.asarray(image).tobytes(), each) for image, each in zip(result.images, probabilities, strict=True)]
 
