@@ -14,26 +14,27 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from runtime import GuardedPipeline
 
 PROMPTS = ("a burning blue square", "a small red star", "a flaming pink star at the top of a black background", "a yellow triangle")
-SIZES = (2, 3, 4)
-OPTIONS = ({"num_inference_steps": 8}, {"num_inference_steps": 12, "scheduler": "DPM++ 2M Karras"})
+SIZES = (2, 4)
+OPTIONS: tuple[dict[str, Any], ...] = ({"num_inference_steps": 8}, {"num_inference_steps": 12, "scheduler": "DPM++ 2M Karras"})
 ROUNDS = 5
 Bits = tuple[bytes, str]  # a picture's, and every probability
 
 
-def drawn(pipeline: GuardedPipeline, images: Sequence[int], **options: object) -> list[Bits]:
+def drawn(pipeline: GuardedPipeline, images: Sequence[int], **options: Any) -> list[Bits]:
     """Images by their number, in a batch of this order."""
-    result = pipeline([PROMPTS[image] for image in images], seed=list(images), on_unsafe="monitor", **options)  # type: ignore[arg-type]
+    result = pipeline([PROMPTS[image] for image in images], seed=list(images), on_still_unsafe="deliver", **options)
     probabilities = [repr([guard.p_unsafe for guard in report.guards]) for report in result.reports]
     return [(np.asarray(image).tobytes(), each) for image, each in zip(result.images, probabilities, strict=True)]
 
 
-def compare(pipeline: GuardedPipeline, size: int, **options: object) -> str:
+def compare(pipeline: GuardedPipeline, size: int, **options: Any) -> str:
     """In words, over all orders of a batch's size."""
     alone = [drawn(pipeline, [image], **options)[0] for image in range(len(PROMPTS))]
     seen: list[set[Bits]] = [set() for _ in PROMPTS]
@@ -76,8 +77,9 @@ def main() -> None:
     for folder in parser.parse_args().engine_dir:
         with GuardedPipeline(folder) as pipeline:
             print(f"{pipeline.manifest.backend}, {pipeline.manifest.precision}, {pipeline.device}", flush=True)
-            for options, size in itertools.product(OPTIONS, SIZES):
-                print(compare(pipeline, size, **options), flush=True)
+            for options in OPTIONS:
+                for size in SIZES:
+                    print(compare(pipeline, size, **options), flush=True)
             print(times(pipeline), flush=True)
 
 

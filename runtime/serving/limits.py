@@ -49,7 +49,7 @@ class Limits:
                          num_inference_steps; few are harder to guard
     sizes                "WIDTHxHEIGHT" in pixels; none for the engines' default size alone
     most_images          of one request
-    most_guidance_scale  larger ones overflow half precision
+    most_guidance_scale  larger ones are harder to guard
     check, on_unsafe, on_still_unsafe
                          the weakest that may be asked for, see STRICTNESS; None for the engines' own check
     policy               by concept; where none is named, the engines' own
@@ -71,7 +71,7 @@ class Limits:
     most_steps: int = 150
     sizes: list[str] = field(default_factory=list)
     most_images: int = 4
-    most_guidance_scale: float = 30.0
+    most_guidance_scale: float = 15.0
     check: str | None = None
     on_unsafe: str = "redirect"
     on_still_unsafe: str = "withhold"

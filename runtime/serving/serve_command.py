@@ -11,16 +11,21 @@ import signal
 import socket
 from pathlib import Path
 
-import uvicorn
-
 from engines.errors import InputError
 from engines.exit_status import DONE
+from engines.install import install
 from engines.store.default_folder import engine_folder
 from engines.store.signature import add_trusted_key_argument
-from runtime.serving.app import create_app, is_local
-from runtime.serving.limits import Limits
-from runtime.serving.log import log, log_to_stderr
-from runtime.serving.settings import HOST, PORT, ServerSettings
+
+try:
+    import uvicorn
+
+    from runtime.serving.app import create_app, is_local
+    from runtime.serving.limits import Limits
+    from runtime.serving.log import log, log_to_stderr
+    from runtime.serving.settings import HOST, PORT, ServerSettings
+except ImportError as error:
+    raise InputError(f"serve: expected its packages, found one missing ({error}); install them with: {install('serve')}") from None
 
 DRAIN_SECONDS = 5.0  # after the deadline of the last request
 

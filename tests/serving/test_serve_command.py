@@ -107,6 +107,13 @@ def test_what_cannot_be_served_is_an_error_of_one_line(demo_engines, capsys, arg
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {message}"
 
 
+def test_missing_packages_are_an_error_of_one_line():
+    code = "import sys; sys.modules['fastapi'] = None; from saferedir.cli import main; sys.exit(main(['serve']))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: serve: ") and done.stderr.endswith('install them with: pip install "saferedir[serve]"\n')
+
+
 def test_a_taken_port_and_missing_engines(demo_engines, tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
