@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks.suite.machine import describe, now
 from benchmarks.suite.server import serving
-from engines.errors import SafeRedirError
+from engines.errors import InputError, SafeRedirError
 from engines.exit_status import DONE, FAILED
 
 SHARES = (0.5, 0.8, 0.95)
