@@ -1,4 +1,9 @@
-"""Which images may share a batch."""
+"""Which images may share a batch.
+
+Every batch of a server has the same number of images: one that is not full is filled up with copies of its first image. What comes
+out then depends on the image, the engines and that number, and on nothing else that was asked for: engines round differently in
+batches of different sizes, but not, as is checked at the start, beside other neighbours. `docs/serving.md` has the figures.
+"""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from PIL import Image
 from engines.backends.program import Execution
 from runtime.report import ImageReport
 from runtime.request import Request
+from runtime.serving.batching import Kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,13 +29,13 @@ class Drawn:
 class Job:
     """One image.
 
-    kind      images of equal kinds may share a batch: see `runtime.serving.batching`
+    kind      images of equal kinds may share a batch
     future    of the event loop that waits for it
     progress  called in that loop with the steps done and all steps
     """
 
     request: Request
-    kind: object
+    kind: Kind
     future: asyncio.Future[Drawn]
     progress: Callable[[int, int], None] | None = None
     since: float = field(default_factory=time.monotonic)

@@ -55,6 +55,11 @@ class PolicyBounds:
             policy = replace(policy, **{name: min(max(getattr(built, name), least), most)})
         return policy
 
+    def offer(self, built: Policy) -> dict[str, Any]:
+        """The bounds, with the engines' own where there are no others."""
+        ranges = {name: list(self._range(name, built)) for name in RANGES}
+        return {"threshold": self._threshold(built), "shift": self._shift(built), **ranges, "may_be_off": self.may_be_off}
+
     def check(self, concept: str, asked: Policy | Off, built: Policy) -> None:
         """Raise ForbiddenError for a policy outside the bounds."""
         subject = f"policy of {shown(concept)}"

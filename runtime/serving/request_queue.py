@@ -15,11 +15,11 @@ class RequestQueue:
 
     Args:
         length: images that may wait.
-        seconds_per_image: measured, to say when room may be again.
+        seconds_per_row: of one image, as measured, to say when there may be room again.
     """
 
-    def __init__(self, length: int, seconds_per_image: Callable[[], float]) -> None:
-        self._length, self._seconds_per_image = length, seconds_per_image
+    def __init__(self, length: int, seconds_per_row: Callable[[], float]) -> None:
+        self._length, self._seconds_per_row = length, seconds_per_row
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -37,7 +37,7 @@ class RequestQueue:
             if len(self._jobs) + len(jobs) > self._length:
                 raise QueueFullError(
                     f"queue: expected at most {self._length} waiting images, found {len(self._jobs)} and {len(jobs)} more",
-                    len(self._jobs) * self._seconds_per_image(),
+                    sum(job.kind.rows for job in self._jobs) * self._seconds_per_row(),
                 )
             self._jobs.extend(jobs)
             self._changed.notify()
@@ -57,6 +57,12 @@ class RequestQueue:
                 batch = [job for job in self._jobs if job.kind == self._jobs[0].kind][:most]
                 self._jobs = deque(job for job in self._jobs if job not in batch)
             return batch
+
+    def drain(self) -> list[Job]:
+        """Take everything out."""
+        with self._changed:
+            jobs, self._jobs = list(self._jobs), deque()
+            return jobs
 
     def close(self) -> None:
         """Let `take` return at once when nothing waits."""

@@ -15,6 +15,7 @@ class ServerSettings:
     """Options of `saferedir serve`.
 
     engine_dir      folder made by `saferedir build`
+    host            address to listen on
     limits          what requests may ask for
     keys            file of API keys; None lets everybody in
     page            whether the page is served at /
@@ -25,6 +26,7 @@ class ServerSettings:
     """
 
     engine_dir: Path
+    host: str = HOST
     limits: Limits = field(default_factory=Limits)
     keys: Path | None = None
     page: bool = False

@@ -14,7 +14,6 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from runtime import GuardedPipeline
 from runtime.serving.app import app_of
 from runtime.serving.limits import Limits
 from runtime.serving.service import Service
@@ -62,7 +61,7 @@ def serve(demo_engines):
 
     def start(limits: Limits | None = None, wrap=lambda engine: engine, **settings) -> Served:
         settings = ServerSettings(engine_dir=demo_engines, limits=limits or Limits(), **settings)
-        service = Service(GuardedPipeline(demo_engines, wrap=wrap), settings)
+        service = Service(settings, wrap)
         block = serving(app_of(service))
         url, client = block.__enter__()
         running.append(block)
@@ -77,7 +76,7 @@ def serve(demo_engines):
 @pytest.fixture(scope="session")
 def _server(demo_engines) -> Iterator[Served]:
     limits = Limits(unguarded=True, requests_per_minute=100_000)
-    service = Service(GuardedPipeline(demo_engines), ServerSettings(engine_dir=demo_engines, limits=limits, page=True))
+    service = Service(ServerSettings(engine_dir=demo_engines, limits=limits, page=True))
     with serving(app_of(service)) as (url, client):
         until(lambda: service.state == "ready")
         yield Served(url, client, service)
