@@ -77,16 +77,13 @@ class Loaded:
             asyncio.run(self.stop())
 
 
-class Replica:
+class ByEngines:
     """The ASGI application of one replica: hands each request to the engines that it names."""
 
     def __init__(self, arguments: Arguments) -> None:
         self._arguments, self._loaded = arguments, dict[str, Loaded]()
         self._name = serve.get_replica_context().replica_id.unique_id
         self._load = serve.multiplexed(_loader(self), max_num_models_per_replica=arguments.most_loaded)
-
-    def __serve_build_asgi_app__(self) -> ASGIApp:
-        return self._answer
 
     async def open(self, name: str) -> Loaded:
         """Engines that are ready, or the error that keeps them from it."""
@@ -102,7 +99,7 @@ class Replica:
         self._loaded[name] = loaded
         return loaded
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self._live(receive, send)
         name = serve.get_multiplexed_model_id() or self._arguments.first
@@ -131,11 +128,21 @@ class Replica:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def _loader(replica: Replica) -> Any:
+def _loader(engines: ByEngines) -> Any:
     async def load(name: str) -> Loaded:
-        return await replica.open(name)
+        return await engines.open(name)
 
     return load
+
+
+class Replica:
+    """What Ray starts for each replica."""
+
+    def __init__(self, arguments: Arguments) -> None:
+        self._arguments = arguments
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return ByEngines(self._arguments)
 
 
 def application(arguments: Arguments) -> serve.Application:
