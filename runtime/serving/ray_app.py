@@ -145,13 +145,14 @@ class Replica:
         return ByEngines(self._arguments)
 
 
-def application(arguments: Arguments) -> serve.Application:
-    """What `import_path: runtime.serving.ray_app:application` names.
-
-    A replica takes as many requests as it can draw and keep waiting; its own queue answers 429 beyond that.
-    """
+def deployment(arguments: Arguments) -> serve.Deployment:
+    """One that takes as many requests as it can draw and keep waiting; its own queue answers 429 beyond that."""
     limits = Limits() if arguments.limits is None else Limits.read(arguments.limits)
     ongoing = limits.queue_length + limits.batch_size + BESIDE
-    deployment = serve.deployment(serve.ingress(None)(Replica), name="saferedir", max_ongoing_requests=ongoing)
-    bound: serve.Application = deployment.bind(arguments)
+    return serve.deployment(serve.ingress(None)(Replica), name="saferedir", max_ongoing_requests=ongoing)
+
+
+def application(arguments: Arguments) -> serve.Application:
+    """What `import_path: runtime.serving.ray_app:application` names."""
+    bound: serve.Application = deployment(arguments).bind(arguments)
     return bound
