@@ -303,7 +303,7 @@ def test_what_is_accepted(change, fault):
             ["--precision", "int8", "--gate-prompts", str(DEMO_CALIBRATION)],
             "gate prompts: expected none that calibration sees, found 8 of 8",
         ),
-        (["--precision", "int8", "--calibration-prompts", "nowhere"], "nowhere: expected prompts, one a line, or pairs in JSON"),
+        (["--precision", "int8", "--calibration-prompts", "nowhere"], "nowhere: expected prompts, one a line, cannot be read"),
         (["--precision", "int8", "--backend", "onnxruntime-cuda"], "expected float32 with --backend onnxruntime-cuda, found int8"),
     ],
 )
