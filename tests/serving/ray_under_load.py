@@ -1,6 +1,6 @@
 """Two replicas of Ray Serve under load, one of them killed. Run by test_ray.py, in a network of its own; prints JSON.
 
-`python ray_under_load.py ENGINE_DIR`. Nothing but what is started here is stopped.
+`python -m tests.serving.ray_under_load ENGINE_DIR`. Nothing but what is started here is stopped.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import ray
 from ray import serve
-from ray.util.state import list_actors
+from ray.util import list_named_actors
 
 from runtime.serving.ray_app import Arguments, deployment
 
@@ -40,7 +40,7 @@ async def picture(client: httpx.AsyncClient, seed: int) -> tuple[str, int]:
 
 def replicas() -> list[str]:
     """Names of the living replicas' actors."""
-    return [actor.name for actor in list_actors(filters=[("state", "=", "ALIVE")]) if "ServeReplica" in actor.class_name]
+    return [actor["name"] for actor in list_named_actors(all_namespaces=True) if actor["name"].startswith("SERVE_REPLICA")]
 
 
 async def under_load() -> dict[str, object]:

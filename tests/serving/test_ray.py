@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SCRIPT = Path(__file__).with_name("ray_under_load.py")
 NETWORK = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")  # Ray does not keep all its ports local
 
 pytest.importorskip("ray", reason="Ray is not installed; pip install '.[ray]'")
@@ -49,10 +48,10 @@ def test_a_killed_replica_loses_no_request(demo_engines):
     if shutil.which("unshare") is None or subprocess.run([*NETWORK, "true"], capture_output=True).returncode:
         pytest.skip("no network namespace can be made here (unshare --net), and Ray listens on more than 127.0.0.1")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0"}
-    command = [*NETWORK, sys.executable, str(SCRIPT), str(demo_engines)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+    command = [*NETWORK, sys.executable, "-m", "tests.serving.ray_under_load", str(demo_engines)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))  # Ray prints, too
     assert found["replicas"] == found["replicas_after"] == 2
     assert found["answered"] == 60 and found["pictures_of_a_seed"] == 1
     assert found["unknown_engines"] == 404
