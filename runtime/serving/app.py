@@ -58,7 +58,7 @@ def app_of(service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, _http)
     app.add_middleware(LastAnswer)
     app.add_middleware(Intake, most=service.limits.most_body_bytes)
-    if is_local(service.settings.host):  # other names in a browser's requests come from pages that rebind theirs
+    if is_local(service.settings.host) and not service.keys.required:  # else a page that rebinds its name to here reads answers
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOCAL_NAMES)
     return app
 

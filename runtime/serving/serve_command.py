@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until SIGTERM or Ctrl-C; exit status 0 once everything accepted was answered."""
+    """Serve until SIGTERM or Ctrl-C; exit status 0 once everything accepted was answered, 130 (`saferedir.cli`) after Ctrl-C."""
     settings = settings_of(arguments)
     log_to_stderr()
     with _bound(settings.host, arguments.port) as listener:

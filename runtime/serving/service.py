@@ -153,7 +153,7 @@ class Service:
         self._rates.count(key)
         images = bounded(request, self.limits, self.manifest)
         kinds = [self._kind(image) for image in images]
-        loop, told = asyncio.get_running_loop(), _told(progress, len(images))
+        loop, told = asyncio.get_running_loop(), _told(progress, [kind.rows for kind in kinds])
         jobs = [Job(image, kind, loop.create_future(), tell) for image, kind, tell in zip(images, kinds, told, strict=True)]
         self._queue.put(jobs)
         drawn = await self._wait(jobs)
@@ -181,17 +181,17 @@ class Service:
                     job.future.exception()  # seen, also where another image's error was raised
 
 
-def _told(progress: Progress | None, images: int) -> list[Progress | None]:
-    """For each image what is told of its steps: together they tell of all images."""
+def _told(progress: Progress | None, rows: Sequence[int]) -> list[Progress | None]:
+    """For each image what is told of its rows: together they tell of all images."""
     if progress is None:
-        return [None] * images
-    done = [0] * images
+        return [None] * len(rows)
+    done = [0] * len(rows)
 
     def of_image(place: int) -> Progress:
-        def tell(steps_done: int, steps: int) -> None:
-            done[place] = steps_done
-            progress(sum(done), steps * images)
+        def tell(rows_done: int, _: int) -> None:
+            done[place] = rows_done
+            progress(sum(done), sum(rows))
 
         return tell
 
-    return [of_image(place) for place in range(images)]
+    return [of_image(place) for place in range(len(rows))]

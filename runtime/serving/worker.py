@@ -141,8 +141,10 @@ class Worker(threading.Thread):
         self._metrics.device_memory.set(self._pipeline.used_device_memory() or 0)
         seconds = (time.perf_counter() - begun) / (self.batch_size * batch[0].kind.rows)
         self.seconds_per_row += (SMOOTHING if self.seconds_per_row else 1) * (seconds - self.seconds_per_row)
-        for job, image, report in zip(batch, result.images, result.reports, strict=False):
-            _check_owner(job, image, report)
+        drawn = list(zip(batch, result.images, result.reports, strict=False))  # the rest fills the batch up
+        for each in drawn:
+            _check_owner(*each)
+        for job, image, report in drawn:
             self._metrics.image(report)
             job.done(Drawn(image, report, result.execution))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engines.errors import NonFiniteError
+from engines.errors import InputError, NonFiniteError
+from runtime import GuardedPipeline
 from runtime.serving.errors import NotReadyError
 from runtime.serving.limits import Limits
 from tests.serving.conftest import until
@@ -49,6 +50,12 @@ def test_canaries_that_fail_in_use_turn_it_off_until_an_operator_acts(serve, tmp
     assert served.client.post("/ready", headers=bearer("fedcba9876543210")).status_code == 202
     until(lambda: served.service.state == "ready")
     assert draw(served.service, PLAIN).reports[0].verdict == "safe"
+
+
+def test_only_a_pipeline_with_a_guard_has_canaries(demo_engines, pipeline):
+    pipeline.check_canaries()
+    with GuardedPipeline(demo_engines, unguarded=True) as unguarded, pytest.raises(InputError, match="found an unguarded one"):
+        unguarded.check_canaries()
 
 
 def test_canaries_are_asked_again_after_a_time_also_when_nothing_is_drawn(serve):
