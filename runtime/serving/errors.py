@@ -95,6 +95,8 @@ def status_and_code(error: Exception) -> tuple[int, str]:
 
 def public_text(error: Exception) -> str:
     """What a client is told: the error's own text, unless that may repeat a prompt or is about the server's inside."""
+    if isinstance(error, AuditError):
+        return "audit: expected a record of every image, found that it could not be written; the operator's log says why"
     if isinstance(error, ServingError):
         return str(error)
     if isinstance(error, InputError):

@@ -417,6 +417,7 @@ def test_no_picture_without_its_required_record(serve, path, room):
     for _ in range(2):
         answer = draw(served, FIRE)
         assert answer.status_code == 503 and answer.json()["error"]["code"] == "audit_failed" and "data" not in answer.json()
+        assert str(path) not in answer.text
     room(None)
     assert draw(served, FIRE).status_code == 200  # the service goes on once it can write
     assert recovered(path) == [(50, 1)] and verified(path).number == 3
