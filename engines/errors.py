@@ -14,9 +14,21 @@ SafeRedirError
 │   └── DecisionError         quantised engines decide otherwise than float32 ones in whole runs
 ├── PlanError             TensorRT cannot read or build a network (export.tensorrt.plan_builder)
 ├── ContestError          a peer cannot take part in a benchmark (benchmarks.peers.contest)
+├── ServingError          what a server answers in place of a picture, with an HTTP status (runtime.serving.errors)
+│   ├── ForbiddenError        the operator's limits do not allow it
+│   ├── AuthenticationError   no API key was given, or none that the server knows
+│   ├── TooLargeError         a request's body is larger than the operator allows
+│   ├── RetryError            refused now, with the seconds after which it may be asked again
+│   │   ├── QueueFullError        as many images wait as the operator allows
+│   │   └── RateLimitError        this key has asked as often as the operator allows
+│   ├── NotReadyError         the server starts, drains, or works no more until an operator acts
+│   ├── AuditError            the record that the operator requires could not be written
+│   └── DeadlineError         the request was not done in the time that the operator allows
 └── NonFiniteError        a network returned what none may, as NaN; the pictures concerned are withheld
+Abandoned                 nobody waits for a server's batch any more; its engine thread catches it (runtime.serving.worker)
+CallerLeft                a server's caller is gone; nobody is left to be answered (runtime.serving.middleware)
 
-`saferedir.cli` turns each, and OSError, into one line and an exit status.
+`saferedir.cli` turns each SafeRedirError, and OSError, into one line and an exit status.
 """
 
 from __future__ import annotations

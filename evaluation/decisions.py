@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from engines.decisions import DecisionRecord
 from engines.errors import InputError
+from engines.install import install
 from engines.manifest import Manifest
+from evaluation.drift import open_drift
 from evaluation.judges import load_judge
 from runtime import GuardedPipeline, ImageReport
 
@@ -114,7 +114,8 @@ def _drift(pairs: Sequence[tuple[Run, Run]]) -> dict[str, Any]:
     if not pictures:
         return {"safe": 0}
     levels = [np.abs(one.astype(np.int16) - other) for one, other in pictures]
-    similarities = [_ssim(one, other) for one, other in pictures]
+    measured = open_drift(install("quantize"))
+    similarities = [measured(one, other)["ssim"] for one, other in pictures]
     return {
         "safe": len(pictures),
         "mean_grey_levels": float(np.mean([difference.mean() for difference in levels])),
@@ -122,14 +123,6 @@ def _drift(pairs: Sequence[tuple[Run, Run]]) -> dict[str, Any]:
         "mean_ssim": float(np.mean(similarities)),
         "lowest_ssim": min(similarities),
     }
-
-
-def _ssim(one: np.ndarray, other: np.ndarray) -> float:
-    """Structural similarity (Wang et al. 2004) of two pictures uint8 [H, W, 3], by torchmetrics with its defaults."""
-    a, b = (torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].double() for picture in (one, other))
-    similarity = structural_similarity_index_measure(a, b, data_range=255.0)
-    assert isinstance(similarity, torch.Tensor)
-    return float(similarity)
 
 
 def _shown(judge: str, pairs: Sequence[tuple[Run, Run]]) -> dict[str, int]:

@@ -13,14 +13,14 @@ SMALLEST_MS_SSIM = 176  # pixels: a sixteenth of them must hold the window of 11
 Drift = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 
 
-def open_drift() -> Drift:
+def open_drift(install: str = EXTRA) -> Drift:
     """Measures two pictures uint8 [H, W, 3]: ssim, psnr (dB) and, from 176 pixels, ms_ssim. Equal pictures have no psnr.
 
     Raises:
-        InputError: torch or torchmetrics is not installed.
+        InputError: torch or torchmetrics is not installed; the text has the command `install`.
     """
-    torch = package("torch", "SSIM", EXTRA)
-    metrics = package("torchmetrics.functional.image", "SSIM", EXTRA)
+    torch = package("torch", "SSIM", install)
+    metrics = package("torchmetrics.functional.image", "SSIM", install)
 
     def tensor(image: np.ndarray) -> Any:
         return torch.from_numpy(image.transpose(2, 0, 1).copy()).float()[None] / 255

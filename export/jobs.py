@@ -79,6 +79,11 @@ class NetworkJob:
         """The precision of the ONNX file, or of an int8 one where it is not int8."""
         return self.backend.file_precision(self.backend.beside_int8) if self.precision == "int8" else self.file_precision
 
+    @property
+    def stored(self) -> str:
+        """The precision of the weights in the ONNX file."""
+        return self.backend.stored_precision(self.precision)
+
     @cached_property
     def recipe(self) -> Recipe:
         """Everything that decides the network's files, compared field by field to tell what must be built again."""

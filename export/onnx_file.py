@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from engines.networks import OPSET, NetworkSpec, TensorSpec, with_derived
 from export.precision.half_precision import convert
+from export.precision.stored_weights import store_weights
 
 EMBEDDED_BYTES = 1 << 30  # larger weights go to `<name>.data`; a protobuf message ends at 2 GiB
 # Tracing fixes no size, but with unequal sizes a mistaken axis is noticed. With odd ones the UNet's upsampling takes the size of
@@ -46,11 +47,19 @@ def _random(tensor: TensorSpec, sizes: Mapping[str, int], draw: torch.Generator)
     return torch.randint(int(low), int(high) + 1, shape, generator=draw, dtype=getattr(torch, tensor.dtype))
 
 
-def export_network(module: nn.Module, spec: NetworkSpec, fixed: Mapping[str, int], path: Path, precision: str = "float32") -> None:
+def export_network(
+    module: nn.Module,
+    spec: NetworkSpec,
+    fixed: Mapping[str, int],
+    path: Path,
+    precision: str = "float32",
+    stored: str = "float32",
+) -> None:
     """Write `module` to `path`, its weights to `<path>.data` where they exceed 1 GiB.
 
     Symbols of the spec become dynamic axes, but for those of the model, D and K, which `fixed` gives. Inside, the network computes
-    in `precision`; its tensors keep the dtypes of the spec.
+    in `precision`; its tensors keep the dtypes of the spec. `stored` is the precision that a float32 network's weights have in the
+    file.
     """
     inputs = example(spec, with_derived({**EXAMPLE_SIZES, **fixed}))
     axes = {tensor.name: tensor.dynamic_axes for tensor in spec.tensors}
@@ -72,6 +81,8 @@ def export_network(module: nn.Module, spec: NetworkSpec, fixed: Mapping[str, int
         _declare_outputs(model, spec, fixed)
         if precision != "float32":
             convert(model, precision)
+        elif stored != "float32":
+            store_weights(model, stored)
         save_model(model, path)
     finally:
         shutil.rmtree(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,31 +108,6 @@ class Quantization:
             )
         report(f"decisions: {record}")
         return record
-
-
-def read_prompts(path: Path) -> tuple[str, ...]:
-    """Prompts of a file: one a line, or in a .json file pairs `[{"safe": "…", "unsafe": "…"}, …]`, of which both count.
-
-    Raises:
-        InputError: no such file, none in it, or of another form.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        prompts = _of_pairs(json.loads(text)) if path.suffix == ".json" else [line.strip() for line in text.splitlines()]
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: expected prompts, one a line, or pairs in JSON; cannot be used: {error}") from None
-    if not (found := tuple(dict.fromkeys(prompt for prompt in prompts if prompt))):
-        raise InputError(f"{path}: expected prompts, one a line, found none")
-    return found
-
-
-def _of_pairs(content: object) -> list[str]:
-    if not isinstance(content, list) or not all(
-        isinstance(pair, dict) and {*pair} == {"safe", "unsafe"} and all(isinstance(text, str) for text in pair.values())
-        for pair in content
-    ):
-        raise ValueError('expected a list of {"safe": text, "unsafe": text}')
-    return [pair[key] for pair in content for key in ("safe", "unsafe")]
 
 
 def _digest(prompts: Sequence[str]) -> dict[str, Any]:

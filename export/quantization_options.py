@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engines.errors import InputError
+from engines.pairs import read_prompts_or_pairs
 from export.build_request import Checkpoint
 from export.precision.names import precision_name
-from export.quantization import NEUTRAL_PROMPTS, Quantization, read_prompts
+from export.quantization import NEUTRAL_PROMPTS, Quantization
 
 OPTIONS = ("calibration_prompts", "gate_prompts", "judge")
 
@@ -20,7 +21,7 @@ def add_int8_arguments(group: argparse._ArgumentGroup) -> None:
         "--calibration-prompts",
         type=Path,
         metavar="FILE",
-        help="measure ranges on these, one a line, or pairs in .json (default: the demo's for the demo, else neutral ones)",
+        help="measure ranges on these, one a line, or pairs in .json or .csv (default: the demo's for the demo, else neutral ones)",
     )
     group.add_argument(
         "--gate-prompts",
@@ -56,7 +57,7 @@ def quantization_of(
     return Quantization(
         arguments.record_inputs,
         arguments.compare_decisions,
-        NEUTRAL_PROMPTS if calibration is None else read_prompts(calibration),
-        tuple(canaries) if arguments.gate_prompts is None else read_prompts(arguments.gate_prompts),
+        NEUTRAL_PROMPTS if calibration is None else tuple(read_prompts_or_pairs(calibration)),
+        tuple(canaries) if arguments.gate_prompts is None else tuple(read_prompts_or_pairs(arguments.gate_prompts)),
         arguments.judge or "",
     )

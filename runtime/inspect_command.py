@@ -16,12 +16,12 @@ from engines.printable import printable
 from engines.store.engine_store import EngineStore
 from engines.store.signature import add_trusted_key_argument, signature_in_words
 from engines.summary import summary
-from runtime.png import check_report, read_unchecked
+from runtime.serving.picture_files import read_report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument("path", type=Path, help="folder made by saferedir build, or PNG made by saferedir generate")
+    parser.add_argument("path", type=Path, help="folder made by saferedir build, or picture made by saferedir: PNG, JPEG or WebP")
     add_trusted_key_argument(parser)
 
 
@@ -37,15 +37,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print_picture(path: Path) -> None:
     """The report as it is, and only then whether it is this picture's."""
-    report, image = read_unchecked(path)
+    found = read_report(path.read_bytes(), str(path))
     try:
-        rows = list(_rows("", report))
+        rows = list(_rows("", found.report))
     except RecursionError:
         raise InputError(f"{path}: expected a report, found one nested without end") from None
     for name, value in rows:
         print(printable(f"{name:<30} {value}"))
-    check_report(image, report.get("width"), report.get("height"), report.get("image_sha256"), str(path))
-    print(f"{'picture':<30} as the report says: {image.width}x{image.height} pixels, and their SHA-256")
+    if found.problem is not None:
+        raise InputError(found.problem)
+    print(f"{'picture':<30} as the report says: {found.report['width']}x{found.report['height']} pixels, and their SHA-256")
 
 
 def _rows(name: str, value: object) -> Iterator[tuple[str, str]]:

@@ -97,6 +97,19 @@ class GuardedPipeline:
         """Bytes of the GPU's memory in use, by every process; None on a CPU."""
         return self._opened().backend.used_memory()
 
+    def check_canaries(self) -> None:
+        """Ask the guard once more what it was asked when it was opened.
+
+        Raises:
+            CanaryError: it judges a canary wrongly, or not as at its build.
+            InputError: the pipeline is unguarded, or closed.
+        """
+        if self._unguarded:
+            raise InputError("check_canaries: expected a pipeline with a guard, found an unguarded one")
+        with self._turn():
+            opened = self._opened()
+            check_canaries(self.manifest, opened.backend, opened.engines, self._tokenizer)
+
     def __enter__(self) -> GuardedPipeline:
         return self
 

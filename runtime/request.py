@@ -75,7 +75,7 @@ class Request:
         self._set("num_images_per_prompt", images_per_prompt("num_images_per_prompt", self.num_images_per_prompt))
         for name, read in PER_IMAGE.items():
             self._set(name, one_or_more(name, getattr(self, name), read))
-            self._per_image(name)
+            self.of_images(name)
         if self.forced_verdict is not None:
             self._set("forced_verdict", one_of(FORCED_VERDICTS)("forced_verdict", self.forced_verdict))
         for name in ("height", "width"):
@@ -91,50 +91,50 @@ class Request:
 
     @property
     def negative_prompts(self) -> list[str]:
-        return self._per_image("negative_prompt")
+        return self.of_images("negative_prompt")
 
     @property
     def clip_skips(self) -> list[int]:
-        return self._per_image("clip_skip")
+        return self.of_images("clip_skip")
 
     @property
     def step_counts(self) -> list[int]:
         """num_inference_steps of each image."""
-        return self._per_image("num_inference_steps")
+        return self.of_images("num_inference_steps")
 
     @property
     def guidance_scales(self) -> list[float]:
-        return self._per_image("guidance_scale")
+        return self.of_images("guidance_scale")
 
     @property
     def schedulers(self) -> list[str | None]:
-        return self._per_image("scheduler")
+        return self.of_images("scheduler")
 
     @property
     def schedule_types(self) -> list[str | None]:
-        return self._per_image("schedule_type")
+        return self.of_images("schedule_type")
 
     @property
     def etas(self) -> list[float]:
-        return self._per_image("eta")
+        return self.of_images("eta")
 
     @property
     def policies(self) -> list[Policies]:
-        return self._per_image("policy")
+        return self.of_images("policy")
 
     @property
     def modes(self) -> list[str]:
         """on_unsafe of each image."""
-        return self._per_image("on_unsafe")
+        return self.of_images("on_unsafe")
 
     @property
     def still_unsafe_modes(self) -> list[str]:
         """on_still_unsafe of each image."""
-        return self._per_image("on_still_unsafe")
+        return self.of_images("on_still_unsafe")
 
     @property
     def checks(self) -> list[str | None]:
-        return self._per_image("check")
+        return self.of_images("check")
 
     @property
     def effective_guidance(self) -> list[float]:
@@ -145,7 +145,7 @@ class Request:
         """One seed for each image; new ones at every call where none was given."""
         if isinstance(self.seed, int):
             return [self.seed + image for image in range(len(self.prompts))]
-        given: list[int | None] = self._per_image("seed")
+        given: list[int | None] = self.of_images("seed")
         return [secrets.randbelow(2**32) if seed is None else seed for seed in given]
 
     def size(self, geometry: Geometry) -> tuple[int, int]:
@@ -163,15 +163,15 @@ class Request:
         """Options that one image has by default; policy.CONCEPT where a policy was given, but for other concepts."""
         names = []
         for field in fields(self)[1:]:
-            value = self._per_image(field.name)[image] if field.name in PER_IMAGE else getattr(self, field.name)
+            value = self.of_images(field.name)[image] if field.name in PER_IMAGE else getattr(self, field.name)
             if value == field.default and type(value) is type(field.default):
                 names.append(field.name)
             elif field.name == "policy" and isinstance(value, Mapping):
                 names += [f"policy.{concept}" for concept in concepts if concept not in value]
         return names
 
-    def _per_image(self, name: str) -> list[Any]:
-        """One value for each image."""
+    def of_images(self, name: str) -> list[Any]:
+        """An option of PER_IMAGE, one value for each image; of `seed` as given."""
         value, images = getattr(self, name), len(self.prompts)
         if not isinstance(value, tuple):
             return [value] * images

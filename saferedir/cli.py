@@ -45,6 +45,10 @@ COMMANDS = {
         "generate guarded pictures",
         "no picture is half written",
     ),
+    "serve": Command("runtime.serving.serve_command", "serve guarded pictures over HTTP", "what was accepted was drawn"),
+    "ui": Command(
+        "runtime.serving.ui_command", "open a page to generate guarded pictures", "the pictures that you did not save are gone"
+    ),
     "train": Command(
         "training.train_command",
         "train a guard for a model from pairs of prompts",
@@ -66,6 +70,7 @@ COMMANDS = {
         "say what engines are made of, or a picture's report",
         "nothing was changed",
     ),
+    "audit": Command("runtime.serving.audit_command", "verify a server's audit log", "nothing was changed"),
     "verify": Command("engines.store.parity_check", "compare engines with PyTorch's outputs, here", "nothing was changed"),
     "sign": Command("engines.store.signing", "sign engines, so that others can require your key", "no signature was written"),
     "optimize": Command(

@@ -53,7 +53,7 @@ def opened(name: str, precision: str) -> Backend:
         pytest.skip(str(error))
 
 
-@pytest.fixture(params=ENGINES, ids="-".join)
+@pytest.fixture(scope="module", params=ENGINES, ids="-".join)
 def backend(request) -> Backend:
     """Each backend of this machine, in each precision."""
     return opened(*request.param)

@@ -17,7 +17,7 @@ from saferedir import cli
 from saferedir.cli import COMMANDS, main, parse
 
 ROOT = Path(__file__).resolve().parent.parent
-TORCH_FREE = ("generate", "samplers", "inspect", "verify", "optimize", "doctor")
+TORCH_FREE = ("generate", "samplers", "inspect", "audit", "verify", "optimize", "doctor")
 PLAIN = "a small red star"
 # What a command needs, where it is not one argument.
 ARGUMENTS = {
@@ -169,8 +169,11 @@ def test_a_console_without_the_character(demo_engines, tmp_path):
 
 @pytest.mark.parametrize("name", TORCH_FREE)
 def test_only_the_build_imports_torch(name, demo_engines, tmp_path):
+    log = tmp_path / "audit.jsonl"
+    log.touch()
     more = {
         "generate": [PLAIN, "--engine-dir", str(demo_engines), "--num-inference-steps", "2", "--output", str(tmp_path / "out.png")],
+        "audit": [str(log)],
         "optimize": [str(demo_engines), "--output", str(tmp_path / "optimized")],
         "doctor": [],
         "samplers": [],

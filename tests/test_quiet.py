@@ -14,6 +14,7 @@ IMPORTS = {
     "onnxruntime": "import engines.backends.onnxruntime_cpu",
     "openvino": "import engines.backends.openvino_cpu",
     "every backend": "from engines.backends.registry import open_backend; open_backend('onnxruntime'); open_backend('openvino')",
+    "serving": "import runtime.serving.app",
     "nncf": "from export.precision.int8 import import_nncf; import_nncf()",
     "export": "import export.build, onnxruntime",
     "benchmarks": "import benchmarks.suite.floor",

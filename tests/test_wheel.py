@@ -67,8 +67,10 @@ def test_it_holds_every_package(wheel):
     assert {name.split("/")[0] for name in names} == {*PACKAGES, f"saferedir-{__version__}.dist-info"}
     modules = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     configs = {path.relative_to(ROOT).as_posix() for path in (ROOT / "export" / "sources" / "configs").rglob("*.json")}
+    page = {path.relative_to(ROOT).as_posix() for path in (ROOT / "runtime" / "serving" / "page").iterdir()}
     marks = {f"{package}/py.typed" for package in PACKAGES}
-    assert {name for name in names if ".dist-info/" not in name} == modules | configs | marks and len(configs) == 8
+    assert {name for name in names if ".dist-info/" not in name} == modules | configs | page | marks
+    assert len(configs) == 8 and len(page) >= 3
 
 
 def test_it_builds_and_generates(run, environment, tmp_path):

@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from engines.decode import decode, without_duplicates
+from engines.pairs import Pair
 from engines.policy import Policy
 from engines.store.atomic import replacing
 from evaluation.attacks.budget import Budget
@@ -28,7 +29,6 @@ from evaluation.twin import Twin
 from saferedir.guard import Concept
 from saferedir.heads import Redirector
 from training.generator import Generator
-from training.pairs import Pair
 from training.shards import digest_of
 
 LONGEST = 25  # words of a prompt that is attacked, so that it fits into 77 tokens with what is added

@@ -13,7 +13,7 @@ import numpy as np
 
 from engines.decode import without_duplicates
 from engines.errors import InputError
-from training.pairs import Pair, read_text
+from engines.pairs import Pair, read_text
 
 OPENINGS = ("a picture of", "a photo of", "a drawing of", "a painting of", "an image of", "a sketch of", "here is", "I want to see")
 WORDS = (

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from engines.canary import Canary
 from engines.networks import LATENT_CHANNELS
+from engines.pairs import Pair
 from evaluation.judges import Judge
 from saferedir.heads import Redirector
 from training.generator import Generator
-from training.pairs import Pair
 
 WANTED = 2  # pairs
 TRIED = 16  # pairs at most

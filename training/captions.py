@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from engines.pairs import Pair
 from training.augmentation import Augmentation
-from training.pairs import Pair
 from training.trajectories import Caption
 
 HARD_NEGATIVES = 4  # pairs for each

@@ -6,8 +6,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 
+import numpy as np
+
+from engines.errors import InputError
+from engines.pairs import Pair, read_pairs, read_prompts
 from training.augmentation import Augmentation, read_wordings
-from training.pairs import Pair, held_out, read_pairs, read_prompts
 from training.request import TrainingRequest
 from training.shards import digest_of
 
@@ -24,7 +27,7 @@ class TrainingData:
 
     @classmethod
     def read(cls, request: TrainingRequest) -> TrainingData:
-        """Raises InputError for a file that cannot be used; see `training.pairs`."""
+        """Raises InputError for a file that cannot be used; see `engines.pairs`."""
         training, apart = held_out(read_pairs(request.pairs), request.settings.held_out, request.settings.seed)
         safe_prompts, benign = ([] if path is None else read_prompts(path) for path in (request.safe_prompts, request.benign))
         return cls(training, apart, safe_prompts, {} if request.wordings is None else read_wordings(request.wordings), benign)
@@ -49,3 +52,16 @@ class TrainingData:
             "wordings": dict(self.wordings),
             "benign": self.benign,
         }
+
+
+def held_out(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
+    """Pairs to train on and pairs held out for measuring, at least one of each; the same seed parts them alike.
+
+    Raises:
+        InputError: there are fewer than two pairs.
+    """
+    if len(pairs) < 2:
+        raise InputError(f"pairs: expected at least 2, of which one is held out for measuring, found {len(pairs)}")
+    count = min(max(round(share * len(pairs)), 1), len(pairs) - 1)
+    chosen = {int(place) for place in np.random.default_rng(seed).choice(len(pairs), count, replace=False)}
+    return [pair for place, pair in enumerate(pairs) if place not in chosen], [pairs[place] for place in sorted(chosen)]

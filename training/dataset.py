@@ -10,10 +10,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from engines.pairs import Pair
 from training.augmentation import Augmentation
 from training.generator import Generator
 from training.losses import Batch
-from training.pairs import Pair
 from training.trajectories import LATE, Caption, targets
 
 

@@ -15,7 +15,7 @@ from training.settings import ModelChoice, TrainingSettings
 class TrainingRequest:
     """A guard to train.
 
-    pairs           files of aligned prompts, see `training.pairs`
+    pairs           files of aligned prompts, see `engines.pairs`
     output          folder for the guard, its card, and what is kept to go on after a kill
     judge           `module:function`, see `evaluation.judges`; without one the prompts are the labels
     benign          file of prompts that calibrate the threshold, one a line; held-out safe prompts without one

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from engines import __version__
 from engines.errors import InputError
+from engines.pairs import Pair
 from engines.store.digests import file_digest
 from engines.store.output_folder import check_apart
 from evaluation.judges import load_judge
@@ -28,7 +29,6 @@ from training.dataset import Batches, Dataset
 from training.generator import Generator
 from training.guard_files import Trained
 from training.heads_training import train_heads
-from training.pairs import Pair
 from training.request import TrainingRequest
 from training.settings import OF_HEADS, OF_TRAJECTORIES
 from training.shards import digest_of, record_shards

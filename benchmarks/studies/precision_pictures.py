@@ -23,12 +23,13 @@ import onnx
 from PIL import Image
 
 from engines.manifest import Manifest
+from engines.pairs import read_prompts_or_pairs
 from engines.records import FileRecord
 from evaluation.decisions import Run, decision_record, guarded_runs
 from export.exported_networks import EXPORTED_NETWORKS
 from export.precision.emulation import emulate
 from export.precision.half_precision import convert
-from export.quantization import GATE_SEED, STEPS, read_prompts
+from export.quantization import GATE_SEED, STEPS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BATCH = 20
@@ -78,7 +79,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "precision_pictures.json")
     parser.add_argument("--grid", type=Path, default=ROOT / "docs" / "precision.png")
     arguments = parser.parse_args()
-    prompts = read_prompts(arguments.prompts)
+    prompts = read_prompts_or_pairs(arguments.prompts)
     geometry = Manifest.read(arguments.float32)[0].geometry
     settings = {"first_seed": GATE_SEED, "num_inference_steps": STEPS}
     figures: dict[str, object] = {}

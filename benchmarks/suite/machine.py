@@ -71,9 +71,9 @@ def peak_memory_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
 
 
-def resident_memory_bytes() -> int | None:
-    """Resident memory of this process now, mapped files included; None where the system does not say."""
-    for line in (_read("/proc/self/status") or "").splitlines():
+def resident_memory_bytes(process: int | None = None) -> int | None:
+    """Resident memory of a process now, this one by default, mapped files included; None where the system does not say."""
+    for line in (_read(f"/proc/{'self' if process is None else process}/status") or "").splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     return None

@@ -27,6 +27,7 @@ class BackendSpec:
     winograd         whether the guard's wide convolutions are computed as in `saferedir.inference.winograd`; GPU libraries
                      have such kernels themselves
     can_optimize     whether `engines.optimize` can write a copy that loads faster
+    stores_half      whether a float32 file that is compiled in half precision keeps its weights in it: half the file
     beside_int8      what computes beside int8: the networks that are not quantised, and the rest of those that are
     """
 
@@ -39,6 +40,7 @@ class BackendSpec:
     fused_attention: bool = False
     winograd: bool = False
     can_optimize: bool = False
+    stores_half: bool = False
     beside_int8: str = "float32"
 
     @property
@@ -48,6 +50,10 @@ class BackendSpec:
     def file_precision(self, precision: str) -> str:
         """The precision of a network's ONNX file: where it is compiled as it is, float32 files serve half precision, too."""
         return precision if self.plans or precision == "int8" else "float32"
+
+    def stored_precision(self, precision: str) -> str:
+        """The precision that weights have in the file of a network that computes in `precision`."""
+        return precision if self.stores_half and precision != "int8" else self.file_precision(precision)
 
 
 def _onnxruntime(precision: str, eager: bool) -> Backend:
@@ -102,6 +108,7 @@ BACKENDS = {
             extra="openvino",
             libraries=("openvino",),
             winograd=True,
+            stores_half=True,
             beside_int8="bfloat16",
         ),
         BackendSpec("onnxruntime-cuda", _onnxruntime_cuda, ("float32",), extra="onnxruntime-gpu"),

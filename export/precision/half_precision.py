@@ -90,12 +90,17 @@ def _convert_weights(graph: GraphProto, floats: set[str], computes: list[bool], 
     converted = set()
     for weight in graph.initializer:
         if weight.name in floats and readers.get(weight.name) == {True}:
-            values = torch.from_numpy(numpy_helper.to_array(weight).copy())
-            weight.ClearField("float_data")
-            weight.raw_data = values.to(getattr(torch, precision)).view(torch.int16).numpy().tobytes()
-            weight.data_type = ELEMENTS[precision]
+            round_weight(weight, precision)
             converted.add(weight.name)
     return converted
+
+
+def round_weight(weight: TensorProto, precision: str) -> None:
+    """Round a float32 tensor to nearest, in place."""
+    values = torch.from_numpy(numpy_helper.to_array(weight).copy())
+    weight.ClearField("float_data")
+    weight.raw_data = values.to(getattr(torch, precision)).view(torch.int16).numpy().tobytes()
+    weight.data_type = ELEMENTS[precision]
 
 
 def _insert_casts(graph: GraphProto, floats: set[str], computes: list[bool], half: set[str], precision: str) -> None:

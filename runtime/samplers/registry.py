@@ -101,6 +101,11 @@ def recurrence(
     return _solved(ours, int(num_inference_steps), schedule)
 
 
+def sampler_key(name: str) -> str:
+    """The key in SAMPLERS that a sampler's name stands for. Raises SchedulerError for an unknown one."""
+    return _find(name, None)[0]
+
+
 def judge_scheduler(config: Mapping[str, Any]) -> str | None:
     """Whether the scheduler that a model comes with can be honoured: None, or why not and which samplers can be chosen.
 

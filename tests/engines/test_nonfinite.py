@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -32,10 +34,16 @@ def sound(found: dict[str, np.ndarray], network: str) -> list[bool]:
     return (np.isfinite(found["p_unsafe"][0]) if network == "guard" else found["finite"]).tolist()
 
 
+@pytest.fixture(scope="module")
+def engine_of(demo_engines, backend):
+    """The engine of a network; each is loaded, and compiled, once."""
+    return cache(lambda network: EngineStore(demo_engines).load([network], backend)[network])
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
 @pytest.mark.parametrize("network, name", CASES)
-def test_one_number_that_is_not_finite(demo_engines, backend, network, name, value):
-    engine = EngineStore(demo_engines).load([network], backend)[network]
+def test_one_number_that_is_not_finite(engine_of, backend, network, name, value):
+    engine = engine_of(network)
     draw = np.random.default_rng(0)
     inputs = {
         tensor.name: np.array(draw.standard_normal(tensor.shape(SIZES)) / 2 if tensor.dims else 0.5, np.float32)

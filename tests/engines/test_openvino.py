@@ -90,6 +90,12 @@ def test_bfloat16_is_near_and_judged_alike(pipeline, bfloat16_folder):
     assert max(found.max() for found in differences) > 1  # bfloat16 did run
 
 
+def test_bfloat16_engines_store_half_the_weights(demo_engines, bfloat16_folder):
+    for network in ("text_encoder", "unet", "vae_decoder"):
+        whole, stored = ((folder / network / "model.onnx").stat().st_size for folder in (demo_engines, bfloat16_folder))
+        assert stored < 0.56 * whole, network
+
+
 def test_the_build_gates_openvino_itself(bfloat16_folder, capsys):
     manifest, _ = Manifest.read(bfloat16_folder)
     assert (manifest.backend, manifest.precision) == ("openvino", "bfloat16") and "openvino" in manifest.versions

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +34,7 @@ from export.onnx_file import example, export_network
 from export.precision.emulation import emulated
 from export.precision.half_precision import convert
 from export.precision.int8 import quantize
-from export.quantization import NEUTRAL_PROMPTS, read_prompts
+from export.quantization import NEUTRAL_PROMPTS
 from export.sources.locate import find_model
 from export.tensorrt.plan_builder import PlanJob, PlanOptions, build_plan
 from export.tensorrt.shape_profile import Profile, Span
@@ -304,7 +303,7 @@ def test_what_is_accepted(change, fault):
             ["--precision", "int8", "--gate-prompts", str(DEMO_CALIBRATION)],
             "gate prompts: expected none that calibration sees, found 8 of 8",
         ),
-        (["--precision", "int8", "--calibration-prompts", "nowhere"], "nowhere: expected prompts, one a line, or pairs in JSON"),
+        (["--precision", "int8", "--calibration-prompts", "nowhere"], "nowhere: expected prompts, one a line, cannot be read"),
         (["--precision", "int8", "--backend", "onnxruntime-cuda"], "expected float32 with --backend onnxruntime-cuda, found int8"),
     ],
 )
@@ -328,19 +327,8 @@ def test_what_is_missing_is_named_with_its_extra(monkeypatch, tmp_path, capsys):
     )
 
 
-def test_prompts_of_files(tmp_path):
-    lines, pairs = tmp_path / "prompts.txt", tmp_path / "pairs.json"
-    lines.write_text("one\n\n two \none\n")
-    pairs.write_text(json.dumps([{"safe": "a star", "unsafe": "a burning star"}]))
-    assert read_prompts(lines) == ("one", "two") and read_prompts(pairs) == ("a star", "a burning star")
+def test_the_neutral_prompts_are_all_others():
     assert len(NEUTRAL_PROMPTS) == len({*NEUTRAL_PROMPTS}) == 8
-    for content in ("", "\n \n"):
-        lines.write_text(content)
-        with pytest.raises(InputError, match="prompts.txt: expected prompts, one a line, found none"):
-            read_prompts(lines)
-    pairs.write_text('[{"safe": "a star"}]')
-    with pytest.raises(InputError, match="pairs.json: .* expected a list of"):
-        read_prompts(pairs)
 
 
 @pytest.mark.slow

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from engines.pairs import Pair
 from evaluation.attacks.target import Found
 from saferedir.cli import parse
 from saferedir.heads import Redirector, RedirectorConfig
 from tests.export.miniature import WIDTH, configs, save_model
 from training.adversarial import attacked, successful_attacks
 from training.generator import Generator
-from training.pairs import Pair
 from training.settings import ModelChoice
 from training.train import train_guard
 from training.train_command import request

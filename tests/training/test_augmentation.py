@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from engines.errors import InputError
+from engines.pairs import Pair
 from training.augmentation import Augmentation, read_wordings
-from training.pairs import Pair
 
 PAIR = Pair("a plain red star on a grey background", "a burning red star on a grey background")
 OTHERS = ["a blue circle on the left", "a small white cross"]

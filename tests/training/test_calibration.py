@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from engines.pairs import Pair
 from saferedir.heads import HeadsOutput
 from training.calibration import FINAL, LEAST_THRESHOLD, FinalCheck, calibrated, classifier_figures, final_check, roc, step_accuracy
 from training.canaries import choose_canaries
 from training.losses import Batch
-from training.pairs import Pair
 
 
 @pytest.mark.parametrize("rate, threshold, found", [(0.0, 0.8, 0.0), (0.1, 0.7, 0.1), (0.5, 0.3, 0.5)])

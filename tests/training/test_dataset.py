@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from engines.pairs import Pair
 from saferedir.heads import RedirectorConfig
 from tests.export.miniature import WIDTH
 from tests.random_heads import random_heads
@@ -13,7 +14,6 @@ from training.augmentation import Augmentation
 from training.captions import pair_captions, unsafe_captions
 from training.dataset import Batches, Dataset
 from training.losses import Batch
-from training.pairs import Pair
 from training.settings import TrainingSettings
 from training.shards import record_shards
 from training.trajectories import LATE, record

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from engines.errors import InputError
+from engines.pairs import Pair
 from engines.policy import Policy
 from engines.store.digests import file_digest
 from export.build_command import DEMO_REDIRECTOR, options
@@ -23,7 +24,6 @@ from saferedir.metadata import read_metadata
 from tests.export.miniature import WIDTH, configs, save_model
 from training.card import CARD, README
 from training.guard_files import GUARD, PUBLISHED
-from training.pairs import Pair
 from training.train import train_guard
 from training.train_command import request
 

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from engines.decode import without_duplicates
 from engines.errors import InputError
 
 HEADER = ["safe", "unsafe"]
+PAIR_FILES = (".json", ".csv")
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def read_pairs(paths: Sequence[Path]) -> list[Pair]:
     """
     pairs: list[Pair] = []
     for path in paths:
-        if path.suffix not in (".json", ".csv"):
+        if path.suffix not in PAIR_FILES:
             raise InputError(f"{path}: expected pairs of prompts, in a file ending in .json or .csv, found {path.suffix!r}")
         entries = _json_entries(path) if path.suffix == ".json" else _csv_entries(path)
         if not entries:
@@ -66,17 +65,15 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def held_out(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Pairs to train on and pairs held out for measuring, at least one of each; the same seed parts them alike.
+def read_prompts_or_pairs(path: Path) -> list[str]:
+    """The prompts of a text file, one a line, or both of each pair of a `.json` or `.csv` file; each prompt once.
 
     Raises:
-        InputError: there are fewer than two pairs.
+        InputError: as `read_pairs` and `read_prompts`.
     """
-    if len(pairs) < 2:
-        raise InputError(f"pairs: expected at least 2, of which one is held out for measuring, found {len(pairs)}")
-    count = min(max(round(share * len(pairs)), 1), len(pairs) - 1)
-    chosen = {int(place) for place in np.random.default_rng(seed).choice(len(pairs), count, replace=False)}
-    return [pair for place, pair in enumerate(pairs) if place not in chosen], [pairs[place] for place in sorted(chosen)]
+    if path.suffix not in PAIR_FILES:
+        return list(dict.fromkeys(read_prompts(path)))
+    return list(dict.fromkeys(prompt for pair in read_pairs([path]) for prompt in (pair.safe, pair.unsafe)))
 
 
 def read_text(path: Path, what: str) -> str:

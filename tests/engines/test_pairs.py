@@ -7,7 +7,7 @@ import json
 import pytest
 
 from engines.errors import InputError
-from training.pairs import Pair, held_out, read_pairs, read_prompts
+from engines.pairs import Pair, read_pairs, read_prompts, read_prompts_or_pairs
 
 SECRET = "xyzzy"  # stands for what no error may print
 TWO = [{"safe": "a star, red", "unsafe": "a burning star, red"}, {"safe": "a sun", "unsafe": "a burning sun"}]
@@ -69,11 +69,7 @@ def test_prompts_are_lines(tmp_path):
         read_prompts(written(tmp_path / "empty.txt", "\n"))
 
 
-def test_the_seed_holds_pairs_out():
-    pairs = [Pair(f"{number}", f"burning {number}") for number in range(20)]
-    training, apart = held_out(pairs, 0.1, 0)
-    assert len(apart) == 2 and sorted([*training, *apart], key=pairs.index) == pairs
-    assert held_out(pairs, 0.1, 0) == (training, apart) != held_out(pairs, 0.1, 1)
-    assert [len(part) for part in held_out(pairs[:2], 0.0, 0)] == [len(part) for part in held_out(pairs[:2], 0.9, 0)] == [1, 1]
-    with pytest.raises(InputError, match="at least 2"):
-        held_out(pairs[:1], 0.1, 0)
+def test_prompts_of_either_kind_of_file_each_once(tmp_path):
+    lines, pairs = written(tmp_path / "prompts.txt", "one\n\n two \none\n"), written(tmp_path / "pairs.json", json.dumps(TWO))
+    assert read_prompts_or_pairs(lines) == ["one", "two"]
+    assert read_prompts_or_pairs(pairs) == ["a star, red", "a burning star, red", "a sun", "a burning sun"]

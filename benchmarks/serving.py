@@ -1,0 +1,213 @@
+"""What a server holds under load: throughput and waiting times, guarded and unguarded, with batches and without.
+
+`python -m benchmarks.serving ENGINE_DIR` starts `saferedir serve` on a free port of 127.0.0.1, once for each --batch-size, and
+is its only client. Capacity is measured first: as many clients as --clients, each asking again as soon as it has its answer.
+Then requests come at random times (Poisson) at shares of that capacity, whether or not earlier ones were answered: a slow server
+cannot slow its load down, and a request's time starts when it was due. Each load ends after --requests requests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import random
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from benchmarks.suite.machine import describe, now
+from benchmarks.suite.server import serving
+from engines.errors import InputError, SafeRedirError
+from engines.exit_status import DONE, FAILED
+
+SHARES = (0.5, 0.8, 0.95)
+PROMPTS = ("a burning blue square", "a small red star", "a large green circle", "a burning yellow triangle")
+ROUTE = "/v1/images/generations"
+ANSWER_SECONDS = 600.0
+SEED = 18
+DRAWN, WITHHELD = "drawn", "withheld"
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What is asked for: every request has one of these sizes ("WIDTHxHEIGHT") and step counts, at random."""
+
+    sizes: tuple[str, ...]
+    steps: tuple[int, ...]
+
+    def bodies(self, count: int, unguarded: bool) -> list[dict[str, Any]]:
+        """The same requests at every call, but for the guard."""
+        draw = random.Random(SEED)
+        extra = {"unguarded": True} if unguarded else {}
+        return [
+            {
+                "prompt": draw.choice(PROMPTS),
+                "size": draw.choice(self.sizes),
+                "num_inference_steps": draw.choice(self.steps),
+                "seed": seed,
+                **extra,
+            }
+            for seed in range(count)
+        ]
+
+
+@dataclass(frozen=True)
+class Load:
+    """One load and what came of it. Times in seconds over the requests that were answered with a picture or a verdict.
+
+    `rate` is requests a second, None for the capacity; `outcomes` counts pictures drawn and withheld, and the HTTP statuses of what
+    was refused; `throughput` is answers a second, from the first request to the last answer.
+    """
+
+    batch_size: int
+    unguarded: bool
+    share: float | None
+    rate: float | None
+    requests: int
+    outcomes: dict[str, int]
+    throughput: float
+    p50: float | None
+    p95: float | None
+    p99: float | None
+    load_average: float
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Outcome and seconds of each request, and the seconds of all together."""
+
+    found: list[tuple[str, float]]
+    seconds: float
+
+
+def limits(mix: Mix, batch_size: int, queue_length: int) -> dict[str, Any]:
+    """Of a server that lets everything of the mix in."""
+    return {
+        "sizes": mix.sizes,
+        "batch_size": batch_size,
+        "queue_length": queue_length,
+        "unguarded": True,
+        "requests_per_minute": 1_000_000,
+    }
+
+
+async def closed_loop(client: httpx.AsyncClient, bodies: list[dict[str, Any]], clients: int) -> Answers:
+    """`clients` ask at once, each again as soon as it has its answer."""
+    waiting, found = iter(bodies), []
+
+    async def ask_on() -> None:
+        for body in waiting:
+            found.append(await _ask(client, body, time.perf_counter()))
+
+    start = time.perf_counter()
+    await asyncio.gather(*(ask_on() for _ in range(clients)))
+    return Answers(found, time.perf_counter() - start)
+
+
+async def open_loop(client: httpx.AsyncClient, bodies: list[dict[str, Any]], rate: float) -> Answers:
+    """Requests come at Poisson times, `rate` a second, whatever the server does."""
+    draw, tasks = random.Random(SEED), []
+    start = due = time.perf_counter()
+    for body in bodies:
+        due += draw.expovariate(rate)
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        tasks.append(asyncio.create_task(_ask(client, body, due)))
+    return Answers(list(await asyncio.gather(*tasks)), time.perf_counter() - start)
+
+
+async def _ask(client: httpx.AsyncClient, body: dict[str, Any], due: float) -> tuple[str, float]:
+    try:
+        outcome = _outcome(await client.post(ROUTE, json=body))
+    except httpx.TransportError:
+        outcome = "no answer"
+    return outcome, time.perf_counter() - due
+
+
+def _outcome(answer: httpx.Response) -> str:
+    if answer.status_code == 200:
+        return DRAWN
+    return WITHHELD if "moderation_blocked" in answer.text else str(answer.status_code)
+
+
+async def loads(url: str, mix: Mix, batch_size: int, requests: int, clients: int) -> list[Load]:
+    """Capacity, then shares of it, guarded and unguarded. Each is printed when it is done."""
+    done = []
+    async with httpx.AsyncClient(base_url=url, timeout=ANSWER_SECONDS, limits=httpx.Limits(max_connections=None)) as client:
+        for unguarded in (False, True):
+            bodies = mix.bodies(requests, unguarded)
+            await closed_loop(client, bodies[: 2 * clients], clients)  # the first of each shape are slower
+            done.append(summary(batch_size, unguarded, None, None, await closed_loop(client, bodies, clients)))
+            capacity = done[-1].throughput
+            print(line(done[-1]), flush=True)
+            if not capacity:
+                raise InputError(f"server: expected pictures, found {done[-1].outcomes}")
+            for share in SHARES:
+                rate = share * capacity
+                done.append(summary(batch_size, unguarded, share, rate, await open_loop(client, bodies, rate)))
+                print(line(done[-1]), flush=True)
+    return done
+
+
+def summary(batch_size: int, unguarded: bool, share: float | None, rate: float | None, answers: Answers) -> Load:
+    """What came of a load."""
+    times = [took for outcome, took in answers.found if outcome in (DRAWN, WITHHELD)]
+    p50, p95, p99 = (round(float(value), 4) for value in np.percentile(times, (50, 95, 99))) if times else (None,) * 3
+    return Load(
+        batch_size=batch_size,
+        unguarded=unguarded,
+        share=share,
+        rate=rate,
+        requests=len(answers.found),
+        outcomes=dict(Counter(outcome for outcome, _ in answers.found)),
+        throughput=round(len(times) / answers.seconds, 4),
+        p50=p50,
+        p95=p95,
+        p99=p99,
+        load_average=now()["load_average"],
+    )
+
+
+def line(load: Load) -> str:
+    """A row of the table that is printed."""
+    guard = "unguarded" if load.unguarded else "guarded"
+    offered = "capacity" if load.rate is None else f"{load.share:.2f} ({load.rate:.2f}/s)"
+    times = "no answer" if load.p50 is None else f"{load.p50:.2f} | {load.p95:.2f} | {load.p99:.2f}"
+    return f"| {load.batch_size} | {guard} | {offered} | {load.throughput:.2f} | {times} | {load.outcomes} |"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 0; 2 with one line on standard error."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
+    parser.add_argument("engine_dir", type=Path, help="made by saferedir build")
+    parser.add_argument("--requests", type=int, default=200, help="of each load (default: %(default)s)")
+    parser.add_argument("--clients", type=int, default=8, help="that ask at once for the capacity (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 4], help="one server for each (default: 1 4)")
+    parser.add_argument("--sizes", nargs="+", default=["64x64", "96x64"], help="in pixels (default: 64x64 96x64)")
+    parser.add_argument("--steps", type=int, nargs="+", default=[10, 20], help="(default: 10 20)")
+    parser.add_argument("--output", type=Path, default=Path("serving.json"), help="(default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    mix = Mix(tuple(arguments.sizes), tuple(arguments.steps))
+    found: list[Load] = []
+    print("| batch size | guard | offered | answers/s | p50 s | p95 s | p99 s | outcomes |\n|---|---|---|---|---|---|---|---|")
+    try:
+        for batch_size in arguments.batch_size:
+            with serving(arguments.engine_dir, limits(mix, batch_size, queue_length=arguments.requests)) as server:
+                found += asyncio.run(loads(server.url, mix, batch_size, arguments.requests, arguments.clients))
+    except SafeRedirError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    document = {"machine": describe(), "mix": dataclasses.asdict(mix), "loads": [dataclasses.asdict(load) for load in found]}
+    arguments.output.write_text(json.dumps(document, indent=1) + "\n")
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Routes: each file has `router(service)`; `runtime.serving.app` lists them."""

@@ -1,0 +1,36 @@
+"""What an operator starts a server with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runtime.serving.limits import Limits
+
+HOST, PORT = "127.0.0.1", 7860
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """Options of `saferedir serve`.
+
+    engine_dir      folder made by `saferedir build`
+    host            address to listen on
+    limits          what requests may ask for
+    keys            file of API keys; None lets everybody in
+    page            whether the page is served at /
+    audit           file of the audit's record; None for none
+    audit_required  whether a picture is withheld whose record cannot be written
+    log_prompts     whether log lines hold prompts, in place of their keyed hash
+    trusted_keys    public keys (PEM files), one of which must have signed the engines
+    """
+
+    engine_dir: Path
+    host: str = HOST
+    limits: Limits = field(default_factory=Limits)
+    keys: Path | None = None
+    page: bool = False
+    audit: Path | None = None
+    audit_required: bool = False
+    log_prompts: bool = False
+    trusted_keys: tuple[Path, ...] = ()

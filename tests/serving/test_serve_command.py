@@ -1,0 +1,123 @@
+"""`saferedir serve` as a process of its own: without torch, on this machine only, drained by SIGTERM."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from runtime.serving.settings import HOST
+from saferedir.cli import main
+from tests.serving.conftest import until
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "diffusers", "transformers", "onnx", "safetensors", "scipy")
+SERVE = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+for name in {HEAVY!r}:
+    sys.modules[name] = None
+from runtime.serving import app
+from saferedir.cli import main
+from tests.serving.conftest import plain_router
+app.ROUTERS += (plain_router,)
+sys.exit(main(["serve", *sys.argv[1:]]))
+"""
+
+
+class Process:
+    """A server in a process of its own; `events` are its log lines."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen([sys.executable, "-c", SERVE, *arguments], stderr=subprocess.PIPE, text=True)
+        self.events: list[dict] = []
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in self.process.stderr:
+            self.events.append(json.loads(line))
+
+    def event(self, name: str) -> dict:
+        until(lambda: self.process.poll() is not None or any(event["event"] == name for event in self.events))
+        return next(event for event in self.events if event["event"] == name)
+
+
+@pytest.fixture
+def start(demo_engines):
+    running = []
+
+    def begin(*arguments: str) -> tuple[Process, httpx.Client]:
+        running.append(Process(str(demo_engines), "--port", "0", *arguments))
+        client = httpx.Client(base_url=f"http://127.0.0.1:{running[-1].event('listening')['port']}", timeout=60)
+        until(lambda: client.get("/ready").status_code == 200)
+        return running[-1], client
+
+    yield begin
+    for each in running:
+        each.process.kill()
+        each.process.wait()
+
+
+def test_sigterm_ends_it_after_what_it_accepted(start, tmp_path):
+    (tmp_path / "limits.toml").write_text("most_steps = 60\n")
+    server, client = start("--limits", str(tmp_path / "limits.toml"), "--audit", str(tmp_path / "audit.jsonl"), "--audit-required")
+    assert server.event("listening")["host"] == HOST == "127.0.0.1"
+    assert client.post("/draw", json={"prompt": "a star", "num_inference_steps": 61}).status_code == 403
+
+    def calls() -> float:
+        lines = client.get("/metrics").text.splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith('saferedir_network_calls_total{network="unet"}'))
+
+    before = calls()
+    with ThreadPoolExecutor() as pool:
+        other = httpx.Client(base_url=client.base_url, timeout=60)
+        drawing = pool.submit(other.post, "/draw", json={"prompt": "a burning star", "num_inference_steps": 60, "seed": 0})
+        until(lambda: calls() > before)
+        server.process.send_signal(signal.SIGTERM)
+        answer = drawing.result()
+    assert answer.status_code == 200 and answer.json() == ["redirected"]
+    assert server.process.wait(timeout=60) == 0
+    assert [event["state"] for event in server.events if event["event"] == "state"] == ["ready", "draining"]
+    assert '"redirected"' in (tmp_path / "audit.jsonl").read_text() and "burning" not in (tmp_path / "audit.jsonl").read_text()
+    assert "burning" not in json.dumps(server.events)
+    with pytest.raises(httpx.ConnectError):
+        client.get("/health")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--audit-required"], "--audit-required: expected --audit FILE, found none"),
+        (["--limits", "missing.toml"], "missing.toml: No such file or directory"),
+        (["--keys", "missing.keys"], "missing.keys: No such file or directory"),
+        (["--host", "203.0.113.7"], "203.0.113.7:0: Cannot assign requested address"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_served_is_an_error_of_one_line(demo_engines, capsys, arguments, message):
+    assert main(["serve", str(demo_engines), "--port", "0", *arguments]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {message}"
+
+
+def test_missing_packages_are_an_error_of_one_line():
+    code = "import sys; sys.modules['fastapi'] = None; from saferedir.cli import main; sys.exit(main(['serve']))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: serve: ") and done.stderr.endswith('install them with: pip install "saferedir[serve]"\n')
+
+
+def test_a_taken_port_and_missing_engines(demo_engines, tmp_path, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", str(demo_engines), "--port", str(port)]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: 127.0.0.1:{port}: Address already in use"
+    assert main(["serve", str(tmp_path), "--port", "0"]) == 2
+    assert "no engines here" in capsys.readouterr().err

@@ -1,0 +1,42 @@
+"""saferedir ui: the page on a port of its own, a browser that opens it, and no unguarded picture unless asked for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import httpx
+
+from engines.exit_status import INTERRUPTED
+from runtime.serving.ui_command import settings_of
+from saferedir.cli import parse
+from tests.serving.conftest import until
+
+
+def test_it_opens_a_browser_and_ends_with_ctrl_c(demo_engines, tmp_path):
+    browser, opened = tmp_path / "browser.sh", tmp_path / "opened"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {opened}\n')
+    browser.chmod(0o755)
+    command = [sys.executable, "-m", "saferedir", "ui", str(demo_engines)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "BROWSER": f"{browser} %s"}) as process:
+        try:
+            address = process.stdout.readline().split()[0]
+            until(lambda: opened.exists() and opened.read_text())
+            until(lambda: httpx.get(f"{address}/ready").status_code == 200)
+            assert address.startswith("http://127.0.0.1:") and opened.read_text().strip() == address
+            assert "<title>SafeRedir" in httpx.get(address).text
+            assert httpx.get(f"{address}/v1/models").json()["data"][0]["saferedir"]["unguarded"] is False
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == INTERRUPTED
+        assert process.stdout.read() == ""
+
+
+def test_only_its_option_allows_unguarded_pictures(tmp_path):
+    limits = tmp_path / "limits.toml"
+    limits.write_text("unguarded = true\nmost_steps = 30\n")
+    for more, unguarded in ([], False), (["--allow-unguarded"], True):
+        settings = settings_of(parse(["ui", "engines", "--limits", str(limits), *more]))
+        assert settings.limits.unguarded is unguarded and settings.limits.most_steps == 30 and settings.page
