@@ -58,7 +58,7 @@ def erase(pipeline: StableDiffusionPipeline, concept: str, steps: int) -> dict[s
 
 @torch.no_grad()
 def _encode(pipeline: StableDiffusionPipeline, texts: Sequence[str]) -> Tensor:
-    embeds: Tensor = pipeline.text_encoder(token_ids(pipeline.tokenizer, texts)).last_hidden_state
+    embeds: Tensor = pipeline.text_encoder(token_ids(pipeline.tokenizer, [*texts])).last_hidden_state
     return embeds
 
 
