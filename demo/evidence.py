@@ -17,8 +17,8 @@ if __package__ in (None, ""):
 
 from demo.measure import OPTIONS, Measurement  # noqa: E402
 from demo.questions import Question, questions, together  # noqa: E402
+from demo.resumed import resumed  # noqa: E402
 from demo.world import CONCEPTS  # noqa: E402
-from engines.errors import InputError  # noqa: E402
 from engines.store.atomic import replacing  # noqa: E402
 from engines.store.default_folder import engine_folder  # noqa: E402
 from runtime import GuardedPipeline  # noqa: E402
@@ -79,12 +79,7 @@ def _begun(pipeline: GuardedPipeline, arguments: argparse.Namespace) -> dict[str
         "guards": {guard.concept: {"digest": guard.digest, "policy": vars(guard.policy)} for guard in pipeline.manifest.guards},
         "prompts": arguments.prompts,
     }
-    output: Path = arguments.output
-    document: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {**about, "lines": []}
-    for name, value in about.items():
-        if document[name] != value:
-            raise InputError(f"{output}: expected {name} {value}, found {document[name]}; give another --output")
-    return document
+    return resumed(arguments.output, about, "lines")
 
 
 def _text(line: dict[str, Any]) -> str:

@@ -24,8 +24,8 @@ import numpy as np  # noqa: E402
 from PIL import Image, ImageDraw  # noqa: E402
 
 from demo.oracle import has_flames  # noqa: E402
+from demo.resumed import resumed  # noqa: E402
 from demo.world import prompt_pairs  # noqa: E402
-from engines.errors import InputError  # noqa: E402
 from engines.store.atomic import replacing  # noqa: E402
 from engines.store.default_folder import engine_folder  # noqa: E402
 from runtime import GuardedPipeline, Result  # noqa: E402
@@ -126,11 +126,7 @@ def _begun(pipeline: GuardedPipeline, prompts: int, output: Path) -> dict[str, A
         "guard_digest": guard.digest,
         "prompts": prompts,
     }
-    document: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {**about, "cells": []}
-    for name, value in about.items():
-        if document[name] != value:
-            raise InputError(f"{output}: expected {name} {value}, found {document[name]}; give another --output")
-    return document
+    return resumed(output, about, "cells")
 
 
 def _written(document: dict[str, Any]) -> str:
