@@ -22,6 +22,7 @@ from export.tensorrt.target import target_of
 
 QUANTIZERS = ("nncf", "torchmetrics")  # for int8: what quantises, and what compares pictures
 LIBRARIES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "tokenizers")
+OF_ONE_MODULE = {"onnxruntime": "onnxruntime-gpu"}  # another distribution of the same module, which takes the first one's place
 # What diffusers needs of transformers, and what export and tokenizer were tried with.
 SUPPORTED = {"transformers": ">=4.48,<5"}
 
@@ -44,7 +45,7 @@ def library_versions(backend: BackendSpec, precision: str) -> dict[str, str]:
     """Versions of every library that decides a build, read without importing any."""
     names = dict.fromkeys((*LIBRARIES, *backend.libraries, *(QUANTIZERS if precision == "int8" else ())))
     try:
-        found = {name: importlib.metadata.version(name) for name in names}
+        found = {name: _version(name) for name in names}
     except importlib.metadata.PackageNotFoundError as error:
         extra = "quantize" if error.name in QUANTIZERS else "export" if error.name in LIBRARIES else backend.extra
         raise InputError(
@@ -54,6 +55,15 @@ def library_versions(backend: BackendSpec, precision: str) -> dict[str, str]:
         if not SpecifierSet(versions).contains(found.get(name, "0"), prereleases=True):
             raise InputError(f"{name}: expected {versions}, found {found.get(name)}; install it with: " + install("export"))
     return {"python": sys.version.split()[0], **found}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        if name not in OF_ONE_MODULE:
+            raise
+        return importlib.metadata.version(OF_ONE_MODULE[name])
 
 
 def read_inputs(options: BuildRequest, source: Source, versions: dict[str, str]) -> Inputs:

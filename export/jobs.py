@@ -155,12 +155,18 @@ def _network_job(row: ExportedNetwork, options: BuildRequest, inputs: Inputs) ->
 
 
 def _precision(row: ExportedNetwork, backend: BackendSpec, requested: str, source: Source) -> str:
-    """What a network computes in. A backend that compiles float32 files lowers all but those that must stay float32."""
+    """What a network computes in; float32 where the backend lacks the half precision that the network needs.
+
+    A backend that compiles float32 files lowers all but those that must stay float32.
+    """
     if row.spec.float32_only or requested == "float32":
         return "float32"
     if requested == "int8":
         return requested if row.kept is not None else _precision(row, backend, backend.beside_int8, source)
-    return row.half(requested, source.config(row.component)) if backend.plans and row.component else requested
+    if not backend.half_files or row.component is None:
+        return requested
+    half = row.half(requested, source.config(row.component))
+    return half if half in backend.precisions else "float32"
 
 
 def _decided_by(row: ExportedNetwork, edits: Sequence[Edit], options: BuildRequest, inputs: Inputs) -> Recipe:

@@ -5,6 +5,7 @@ own loop and capture. Compared, interleaved, after warm-up:
 
   eager        every network launched by itself, the streams forked and joined at each step
   loop graph   one graph of all steps
+  one stream   the same without a second stream: the guard after the UNet in place of beside it
   step graphs  one graph of two steps, replayed for every pair (`benchmarks.studies.step_graphs`)
   unguarded    one graph of all steps, without the guard
 
@@ -71,6 +72,11 @@ def eager(lanes: Lanes, steps: Any) -> Program:
     return CudaProgram(lanes, steps, eager=True)
 
 
+def in_series(lanes: Lanes, steps: Any) -> Program:
+    """One graph of all steps on one stream."""
+    return CudaProgram(lanes, [[[call] for stage in step for call in stage] for step in steps])
+
+
 def modules() -> dict[str, Any]:
     """Networks of Stable Diffusion 1.5's shape with random weights, on the GPU."""
     import torch
@@ -119,6 +125,7 @@ class Contest:
         for name, make, guarded in (
             ("eager", eager, True),
             ("loop graph", CudaProgram, True),
+            ("one stream", in_series, True),
             ("step graphs", StepGraphs, True),
             ("unguarded", CudaProgram, False),
         ):
@@ -178,7 +185,7 @@ def main() -> None:
         "images": arguments.batch_size,
         "rounds": arguments.rounds,
         "bit_identical_to_eager": {
-            name: bool(np.array_equal(final[name], final["eager"])) for name in ("loop graph", "step graphs")
+            name: bool(np.array_equal(final[name], final["eager"])) for name in ("loop graph", "one stream", "step graphs")
         },
         "runs": {
             name: {

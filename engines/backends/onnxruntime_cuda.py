@@ -11,7 +11,9 @@ from __future__ import annotations
 import importlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ SESSIONS = 2  # shapes of one network whose sessions are kept: each has its own 
 
 
 def import_onnxruntime() -> Any:
-    """ONNX Runtime with its CUDA provider.
+    """ONNX Runtime with its CUDA provider, and the CUDA libraries of NVIDIA's packages where such are installed.
 
     Raises:
         BackendError: not installed, or a build without CUDA.
@@ -44,6 +46,8 @@ def import_onnxruntime() -> Any:
             f"onnxruntime {ort.__version__}: expected {PROVIDER}, found {', '.join(providers)}; install it with: "
             f"pip uninstall onnxruntime && {install('onnxruntime-gpu')}"
         )
+    with redirect_stdout(StringIO()):  # it prints what it misses: the first session tells
+        ort.preload_dlls()
     return ort
 
 
@@ -74,6 +78,11 @@ class _Session:
             self._session = ort.InferenceSession(source, options, providers=[(PROVIDER, settings)])
         except Exception as error:  # ONNX Runtime raises a class of its own for each status code
             raise BackendError(f"{path}: ONNX Runtime cannot load it: {error}") from error
+        if PROVIDER not in (providers := self._session.get_providers()):  # without CUDA's libraries it goes on on the CPU
+            raise BackendError(
+                f"onnxruntime {ort.__version__}: expected {PROVIDER}, found {', '.join(providers)} after it could not load "
+                f"CUDA's libraries; install them with: {install('onnxruntime-gpu')}"
+            )
         check_names(spec, [value.name for value in (*self._session.get_inputs(), *self._session.get_outputs())])
         self._arrays = {tensor.name: self._cuda.zeros(shapes[tensor.name], tensor.dtype) for tensor in spec.tensors}
         self._binding = self._session.io_binding()

@@ -21,8 +21,9 @@ class BackendSpec:
     precisions       in which it runs engines; the first is the default
     extra            of pip, that installs what it needs
     libraries        distributions besides the export's whose versions shape what is built
-    plans            whether an engine is a TensorRT plan, built for a profile of shapes from an ONNX file that is itself in the
-                     precision; else the engine is the ONNX file, float32 or quantised, and takes any shape
+    plans            whether an engine is a TensorRT plan, built for a profile of shapes; else it is the ONNX file and takes any
+    half_files       whether what computes in half precision is an ONNX file in half precision; else the backend compiles a
+                     float32 one
     fused_attention  whether the file uses ONNX Runtime's attention operator, where a network's row allows it
     winograd         whether the guard's wide convolutions are computed as in `saferedir.inference.winograd`; GPU libraries
                      have such kernels themselves
@@ -37,6 +38,7 @@ class BackendSpec:
     extra: str
     libraries: tuple[str, ...] = ()
     plans: bool = False
+    half_files: bool = False
     fused_attention: bool = False
     winograd: bool = False
     can_optimize: bool = False
@@ -48,8 +50,8 @@ class BackendSpec:
         return PLAN_FILE if self.plans else ONNX_FILE
 
     def file_precision(self, precision: str) -> str:
-        """The precision of a network's ONNX file: where it is compiled as it is, float32 files serve half precision, too."""
-        return precision if self.plans or precision == "int8" else "float32"
+        """The precision of a network's ONNX file."""
+        return precision if self.half_files or precision == "int8" else "float32"
 
     def stored_precision(self, precision: str) -> str:
         """The precision that weights have in the file of a network that computes in `precision`."""
@@ -111,9 +113,11 @@ BACKENDS = {
             stores_half=True,
             beside_int8="bfloat16",
         ),
-        BackendSpec("onnxruntime-cuda", _onnxruntime_cuda, ("float32",), extra="onnxruntime-gpu"),
-        BackendSpec("tensorrt", _tensorrt("tensorrt"), _ALL, extra="tensorrt", plans=True, beside_int8="bfloat16"),
-        BackendSpec("tensorrt-rtx", _tensorrt("tensorrt-rtx"), _ALL, extra="tensorrt-rtx", plans=True, beside_int8="bfloat16"),
+        BackendSpec("onnxruntime-cuda", _onnxruntime_cuda, ("float32", "float16"), extra="onnxruntime-gpu", half_files=True),
+        *(
+            BackendSpec(name, _tensorrt(name), _ALL, extra=name, plans=True, half_files=True, beside_int8="bfloat16")
+            for name in ("tensorrt", "tensorrt-rtx")
+        ),
     )
 }
 

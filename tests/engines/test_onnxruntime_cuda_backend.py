@@ -18,7 +18,9 @@ from engines.cuda import device as cuda_module
 from engines.cuda.device import Cuda
 from engines.errors import BackendError, InputError
 from engines.networks import NETWORKS
+from export.precision.emulation import emulate
 from runtime import GuardedPipeline
+from saferedir.cli import main
 from tests.engines.fake_cuda import FakeRuntime
 
 FIRE, PLAIN = "a burning blue square on a grey background", "a small red star"
@@ -29,12 +31,16 @@ class CapturingSession:
     """Runs on a CPU, but late, on the stream that it was given, as the CUDA provider does."""
 
     made: list[CapturingSession] = []
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
     def __init__(self, cuda: FakeRuntime, path, options, providers) -> None:
         ((name, self.settings),) = providers
         assert name == "CUDAExecutionProvider"
         self._cuda, self._session = cuda, onnxruntime.InferenceSession(path, options)
         self.made.append(self)
+
+    def get_providers(self):
+        return self.providers
 
     def get_inputs(self):
         return self._session.get_inputs()
@@ -82,6 +88,13 @@ def device(monkeypatch):
     return runtime
 
 
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    built = tmp_path_factory.mktemp("half") / "demo"
+    assert main(["build", "--backend", "onnxruntime-cuda", "--precision", "float16", "--engine-dir", str(built)]) == 0
+    return built
+
+
 @pytest.fixture
 def folder(demo_engines, tmp_path):
     copy = shutil.copytree(demo_engines, tmp_path / "demo")
@@ -102,6 +115,21 @@ def test_pictures_and_decisions_are_those_of_the_cpu(pipeline, folder, device, e
     assert {session.settings["enable_cuda_graph"] for session in CapturingSession.made} == {"0" if eager else "1"}
     assert {session.settings["use_tf32"] for session in CapturingSession.made} == {"0"}
     assert not found.execution.graph and ("eager" if eager else "for each network") in found.execution.reason
+
+
+def test_float16_engines_are_files_in_float16(pipeline, demo_engines, half, device, monkeypatch):
+    def emulation(path, contents, options):
+        return str(path if "decoder" in str(path) else emulate(path, "float16"))
+
+    monkeypatch.setattr(onnxruntime_cuda_backend, "onnx_source", emulation)  # no such arithmetic on a CPU
+    size, of_float32 = ((folder / "unet" / "model.onnx").stat().st_size for folder in (half, demo_engines))
+    assert size < 0.6 * of_float32
+    expected = pipeline([FIRE, PLAIN], seed=7, num_inference_steps=STEPS)
+    with GuardedPipeline(half) as opened:
+        found = opened([FIRE, PLAIN], seed=7, num_inference_steps=STEPS)
+    for ours, reference in zip(found.images, expected.images, strict=True):
+        assert np.abs(np.asarray(ours).astype(int) - np.asarray(reference)).mean() <= 1
+    assert [report.verdict for report in found.reports] == [report.verdict for report in expected.reports]
 
 
 def test_a_network_has_one_session_for_each_shape_and_few_in_all(folder, device):
@@ -126,7 +154,7 @@ def test_a_network_has_one_session_for_each_shape_and_few_in_all(folder, device)
     assert not +device.live
 
 
-def test_wrong_arrays_and_files(folder, device):
+def test_wrong_arrays_and_files(folder, device, monkeypatch):
     backend = open_backend("onnxruntime-cuda")
     engine = backend.load(folder / "vae_decoder" / "model.onnx", NETWORKS["vae_decoder"])
     with pytest.raises(BackendError, match="expected tensors"):
@@ -134,6 +162,10 @@ def test_wrong_arrays_and_files(folder, device):
     arrays = {"images": backend.zeros((1, 8, 8, 3), "uint8"), "finite": backend.zeros((1,), "bool")}
     with pytest.raises(InputError, match="expected float32"):
         engine.bind(latent=backend.zeros((1, 4, 2, 2), "int32"), **arrays)
+    with monkeypatch.context() as changed:
+        changed.setattr(CapturingSession, "providers", ["CPUExecutionProvider"])
+        with pytest.raises(BackendError, match="expected CUDAExecutionProvider, found CPUExecutionProvider .*libraries"):
+            engine.bind(latent=backend.zeros((1, 4, 2, 2), "float32"), **arrays)
     engine = backend.load(folder / "manifest.json", NETWORKS["vae_decoder"])
     with pytest.raises(BackendError, match="ONNX Runtime cannot load it"):
         engine.bind(latent=backend.zeros((1, 4, 2, 2), "float32"), **arrays)
