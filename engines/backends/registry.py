@@ -113,7 +113,14 @@ BACKENDS = {
             stores_half=True,
             beside_int8="bfloat16",
         ),
-        BackendSpec("onnxruntime-cuda", _onnxruntime_cuda, ("float32", "float16"), extra="onnxruntime-gpu", half_files=True),
+        BackendSpec(
+            "onnxruntime-cuda",
+            _onnxruntime_cuda,
+            ("float32", "float16"),
+            extra="onnxruntime-gpu",
+            half_files=True,
+            fused_attention=True,
+        ),
         *(
             BackendSpec(name, _tensorrt(name), _ALL, extra=name, plans=True, half_files=True, beside_int8="bfloat16")
             for name in ("tensorrt", "tensorrt-rtx")

@@ -122,7 +122,7 @@ class TensorRTBackend:
         self.lanes = Lanes(cuda)
         self.log = error_log(trt)
         self._runtime = trt.Runtime(self.log)
-        gpu = cuda.info()
+        self._gpu = gpu = cuda.info()
         self.device = f"{name} {trt.__version__}, {gpu}"
         self._kernels = KernelCache.of(trt.__version__, gpu.name) if hasattr(trt, "IRuntimeCache") else None
 
@@ -149,12 +149,18 @@ class TensorRTBackend:
         """Ask TensorRT-RTX, before it reads the plan, whether it suits this GPU."""
         if not hasattr(self._runtime, "get_engine_validity"):
             return
-        validity, diagnostics = self._runtime.get_engine_validity(plan)
+        validity, bits = self._runtime.get_engine_validity(plan)
         if validity == self._trt.EngineValidity.INVALID:
-            raise BackendError(
-                f"{path}: cannot run on {self.device} ({diagnostics}); build it for this "
-                "device with: saferedir build --backend tensorrt-rtx --target-sm"
-            )
+            reasons = self._trt.EngineInvalidityDiagnostics.__members__.items()
+            found = ", ".join(name for name, bit in reasons if int(bit) & int(bits))
+            raise BackendError(f"{path}: cannot run on {self.device} ({found}); {self._target()}")
+
+    def _target(self) -> str:
+        """What gives TensorRT-RTX engines that run on this GPU. The data center's GPUs since Hopper are not among its targets."""
+        sm = self._gpu.compute_capability.replace(".", "")
+        if f"SM{sm}" in self._trt.ComputeCapability.__members__:
+            return f"build it for this device with: saferedir build --backend tensorrt-rtx --target-sm {sm}"
+        return "TensorRT-RTX cannot build for this GPU, build with: saferedir build --backend tensorrt, or onnxruntime-cuda"
 
     def create_context(self, engine: Any) -> Any:
         """An execution context whose scratch memory we provide, or None where TensorRT cannot make one."""

@@ -6,7 +6,7 @@ against the real modules.
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import Enum, IntEnum
 
 import numpy as np
 import onnxruntime
@@ -44,6 +44,14 @@ class DynamicShapesKernelSpecializationStrategy(Enum):
 
 class EngineValidity(Enum):
     VALID, SUBOPTIMAL, INVALID = range(3)
+
+
+class EngineInvalidityDiagnostics(IntEnum):
+    VERSION_MISMATCH, UNSUPPORTED_CC, OLD_CUDA_DRIVER = 1, 2, 4
+
+
+class ComputeCapability(IntEnum):
+    SM86, SM89, SM120 = 86, 89, 120
 
 
 class IExecutionContext:
@@ -196,7 +204,7 @@ class ValidatingRuntime(Runtime):
 
     def get_engine_validity(self, buffer):
         validity = EngineValidity.VALID if self._trt._suits else EngineValidity.INVALID
-        return validity, "UNSUPPORTED_CC"
+        return validity, 0 if self._trt._suits else int(EngineInvalidityDiagnostics.UNSUPPORTED_CC)
 
 
 class FakeTensorRT:
@@ -217,6 +225,7 @@ class FakeTensorRT:
         self._cuda, self._fails, self._capturable, self._suits, self._rtx = cuda, fails, capturable, suits, rtx
         if rtx:
             self.IRuntimeCache, self.EngineValidity, self.CudaGraphStrategy = IRuntimeCache, EngineValidity, CudaGraphStrategy
+            self.EngineInvalidityDiagnostics, self.ComputeCapability = EngineInvalidityDiagnostics, ComputeCapability
             self.DynamicShapesKernelSpecializationStrategy = DynamicShapesKernelSpecializationStrategy
 
     def Runtime(self, logger):

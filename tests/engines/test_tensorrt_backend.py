@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -198,10 +199,14 @@ def test_an_engine_checks_its_own_profile_and_tensors(plans, device):
         backend.load(plans / "unet" / "model.plan", NETWORKS["guard"])
 
 
-def test_plans_of_another_device_and_no_plans(plans, device, tmp_path):
+def test_plans_of_another_device_and_no_plans(plans, device, tmp_path, monkeypatch):
     (tmp_path / "junk").write_bytes(b"junk")
     device(suits=False)
-    with pytest.raises(BackendError, match="cannot run on tensorrt-rtx 0.0.fake, Fake GPU.*UNSUPPORTED_CC.*--target-sm"):
+    with pytest.raises(BackendError, match="cannot run on tensorrt-rtx 0.0.fake, Fake GPU.*\\(UNSUPPORTED_CC\\).*--target-sm 89"):
+        GuardedPipeline(plans)
+    hopper = SimpleNamespace(name=b"Fake H100", major=9, minor=0, totalGlobalMem=2**36)
+    monkeypatch.setattr(device(suits=False), "cudaGetDeviceProperties", lambda index: (0, hopper))
+    with pytest.raises(BackendError, match="cannot run on .*Fake H100.*cannot build for this GPU.*--backend tensorrt"):
         GuardedPipeline(plans)
     device(rtx=False)
     with pytest.raises(BackendError, match="cannot be loaded by tensorrt 0.0.fake, Fake GPU.*not a plan.*--force"):
@@ -276,7 +281,15 @@ def test_the_real_modules_have_all_that_the_fake_has(module, fakes):
             ours -= {"create_runtime_config"}  # only called for TensorRT-RTX
         assert ours <= set(dir(getattr(trt, name))), name
     enums = ["ExecutionContextAllocationStrategy"] + (
-        ["CudaGraphStrategy", "DynamicShapesKernelSpecializationStrategy", "EngineValidity"] if fakes is RTX_FAKES else []
+        [
+            "ComputeCapability",
+            "CudaGraphStrategy",
+            "DynamicShapesKernelSpecializationStrategy",
+            "EngineInvalidityDiagnostics",
+            "EngineValidity",
+        ]
+        if fakes is RTX_FAKES
+        else []
     )
     for name in enums:
         assert {member.name for member in getattr(fake_tensorrt, name)} <= set(getattr(trt, name).__members__), name
