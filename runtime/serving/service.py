@@ -76,6 +76,7 @@ class Service:
             self.metrics,
             warm_up=warm,
             batch_size=self.limits.batch_size,
+            stall_seconds=self.limits.stall_seconds,
         )
         for request in warm:
             self._kind(request)
@@ -93,6 +94,11 @@ class Service:
         """Images of every batch."""
         return self._worker.batch_size
 
+    @property
+    def hangs(self) -> bool:
+        """Whether a call of the engines was given up and has not returned. Then only the process's end frees them."""
+        return self._worker.hangs
+
     def start(self) -> None:
         """Let the engine thread make sure that everything works, and then draw."""
         self._worker.start()
@@ -101,18 +107,21 @@ class Service:
         """After a failure, let the engine thread make sure again; for operators.
 
         Raises:
-            NotReadyError: the engine thread has ended.
+            NotReadyError: the engine thread has ended, or hangs.
         """
         if not self._worker.is_alive():
             raise NotReadyError("server: expected its engine thread, found that it has ended; restart the server")
+        if self.hangs:
+            raise NotReadyError("server: expected its engine thread, found that a call in it has not returned; restart the server")
         self._readiness.begin()
 
     async def stop(self) -> None:
-        """Accept nothing more, answer what was accepted, and free the engines."""
+        """Accept nothing more, answer what was accepted, and free the engines, unless a call of theirs hangs."""
         self._readiness.drain()
         self._worker.stop()
-        await asyncio.to_thread(self._worker.join)
-        self._pipeline.close()
+        await asyncio.to_thread(self._worker.wait)
+        if not self.hangs:
+            self._pipeline.close()
         if self.audit is not None:
             self.audit.close()
 

@@ -10,9 +10,9 @@ from runtime.serving.limits import Limits
 from tests.serving.engines import draw
 
 
-def read(served) -> dict[tuple[str, tuple[str, ...]], float]:
+def read(served, headers=None) -> dict[tuple[str, tuple[str, ...]], float]:
     """Every sample by its name and the values of its labels."""
-    text = served.client.get("/metrics").text
+    text = served.client.get("/metrics", headers=headers).text
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     return {(sample.name, tuple(sample.labels.values())): sample.value for sample in samples}
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from engines.exit_status import FAILED
 from runtime.serving.settings import HOST
 from saferedir.cli import main
 from tests.serving.conftest import until
@@ -29,15 +30,27 @@ from runtime.serving import app
 from saferedir.cli import main
 from tests.serving.conftest import plain_router
 app.ROUTERS += (plain_router,)
+{{before}}
 sys.exit(main(["serve", *sys.argv[1:]]))
+"""
+# Once a file exists, the next call of the UNet never returns.
+HANG = """
+import pathlib
+from functools import partial
+from runtime.serving import serve_command, service
+from tests.serving.engines import Held
+held = Held()
+held.on_call = lambda: pathlib.Path({file!r}).exists() and held.go.clear()
+serve_command.Service = partial(service.Service, wrap=held)
 """
 
 
 class Process:
     """A server in a process of its own; `events` are its log lines."""
 
-    def __init__(self, *arguments: str) -> None:
-        self.process = subprocess.Popen([sys.executable, "-c", SERVE, *arguments], stderr=subprocess.PIPE, text=True)
+    def __init__(self, *arguments: str, before: str = "") -> None:
+        command = [sys.executable, "-c", SERVE.format(before=before), *arguments]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.events: list[dict] = []
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -54,8 +67,8 @@ class Process:
 def start(demo_engines):
     running = []
 
-    def begin(*arguments: str) -> tuple[Process, httpx.Client]:
-        running.append(Process(str(demo_engines), "--port", "0", *arguments))
+    def begin(*arguments: str, before: str = "") -> tuple[Process, httpx.Client]:
+        running.append(Process(str(demo_engines), "--port", "0", *arguments, before=before))
         client = httpx.Client(base_url=f"http://127.0.0.1:{running[-1].event('listening')['port']}", timeout=60)
         until(lambda: client.get("/ready").status_code == 200)
         return running[-1], client
@@ -90,6 +103,21 @@ def test_sigterm_ends_it_after_what_it_accepted(start, tmp_path):
     assert "burning" not in json.dumps(server.events)
     with pytest.raises(httpx.ConnectError):
         client.get("/health")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_a_call_that_hangs_does_not_hold_up_its_end(start, tmp_path, number):
+    """Where it hangs before the signal is sent, and where only the end finds that it hangs."""
+    (tmp_path / "limits.toml").write_text("stall_seconds = 2\ndeadline_seconds = 0.5\n")
+    server, client = start("--limits", str(tmp_path / "limits.toml"), before=HANG.format(file=str(tmp_path / "hang")))
+    (tmp_path / "hang").touch()
+    assert client.post("/draw", json={"prompt": "a star"}).status_code == 504
+    if number == signal.SIGINT:
+        until(lambda: client.get("/ready").status_code == 503)
+    server.process.send_signal(number)
+    assert server.process.wait(timeout=60) == FAILED
+    assert [event["state"] for event in server.events if event["event"] == "state"][-1] == "failed"
+    assert server.events[-1] == {**server.events[-1], "level": "error", "event": "ended while a call of the engines hangs"}
 
 
 @pytest.mark.parametrize(
