@@ -18,6 +18,7 @@ from engines.exit_status import FAILED
 from runtime.serving.settings import HOST
 from saferedir.cli import main
 from tests.serving.conftest import until
+from tests.serving.test_openai_images import events
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "diffusers", "transformers", "onnx", "safetensors", "scipy")
@@ -103,6 +104,28 @@ def test_sigterm_ends_it_after_what_it_accepted(start, tmp_path):
     assert "burning" not in json.dumps(server.events)
     with pytest.raises(httpx.ConnectError):
         client.get("/health")
+
+
+def test_sigterm_ends_streams_after_their_answers(start, tmp_path):
+    """Of what is drawn, with the unguarded picture that comes after it, and of what waits."""
+    (tmp_path / "limits.toml").write_text("unguarded = true\n")
+    server, client = start("--limits", str(tmp_path / "limits.toml"))
+    asked = {"prompt": "a burning star", "num_inference_steps": 16, "seed": 0, "compare": True}
+    with ThreadPoolExecutor() as pool:
+
+        def end() -> None:
+            with httpx.Client(base_url=client.base_url, timeout=60) as other:
+                waiting.append(pool.submit(events, httpx.Client(base_url=client.base_url, timeout=60), asked))
+                until(lambda: "saferedir_queue_images 1.0" in other.get("/metrics").text)
+            server.process.send_signal(signal.SIGTERM)
+
+        waiting: list = []
+        found = [events(client, asked, end), waiting[0].result()]
+    for each in found:
+        assert [name for name, _ in each] == ["image_generation.progress"] * 32 + ["image_generation.completed"]
+        assert [entry["report"]["verdict"] for entry in each[-1][1]["data"]] == ["redirected", "unguarded"]
+    assert found[0][-1][1]["data"][0]["b64_json"] == found[1][-1][1]["data"][0]["b64_json"]
+    assert server.process.wait(timeout=60) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
