@@ -16,9 +16,9 @@ import openai
 import pytest
 from PIL import Image
 
+from runtime.picture_files import read_report
 from runtime.report import ImageReport
 from runtime.serving.limits import Limits
-from runtime.serving.picture_files import read_report
 from runtime.serving.policy_bounds import PolicyBounds
 from tests.serving.conftest import until
 from tests.serving.engines import Held

@@ -17,10 +17,10 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from engines.errors import SafeRedirError
+from runtime.picture_files import encode
 from runtime.report import ImageReport, Result
 from runtime.request import Request
 from runtime.serving.answers import error_headers
-from runtime.serving.picture_files import encode
 from runtime.serving.routes.error_forms import WITHHELD, errors_as, told
 from runtime.serving.routes.image_request import ImageRequest
 from runtime.serving.service import Service
