@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -163,6 +164,17 @@ def test_missing_packages_are_an_error_of_one_line():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: serve: ") and done.stderr.endswith('install them with: pip install "saferedir[serve]"\n')
+
+
+@pytest.mark.parametrize(
+    "name, content", [("manifest.json", None), ("manifest.json", b"{"), ("unet/model.onnx", None), ("unet/model.onnx", b"")]
+)
+def test_a_folder_that_cannot_be_read(demo_engines, tmp_path, capsys, name, content):
+    folder = shutil.copytree(demo_engines, tmp_path / "engines")
+    (folder / name).unlink() if content is None else (folder / name).write_bytes(content)
+    assert main(["serve", str(folder), "--port", "0"]) == FAILED
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and str(folder / name) in error
 
 
 def test_a_taken_port_and_missing_engines(demo_engines, tmp_path, capsys):
