@@ -76,7 +76,7 @@ class Service:
             self.metrics,
             warm_up=warm,
             batch_size=self.limits.batch_size,
-            stall_seconds=self.limits.stall_seconds,
+            hang_seconds=self.limits.hang_seconds,
         )
         for request in warm:
             self._kind(request)

@@ -46,7 +46,7 @@ class Worker(threading.Thread):
 
     Args:
         warm_up: a request of one image for every size, drawn at each start.
-        stall_seconds: see `runtime.serving.limits.Limits`.
+        hang_seconds: see `runtime.serving.limits.Limits`.
     """
 
     def __init__(
@@ -58,20 +58,20 @@ class Worker(threading.Thread):
         *,
         warm_up: Sequence[Request],
         batch_size: int,
-        stall_seconds: float,
+        hang_seconds: float,
     ) -> None:
         super().__init__(name="engines", daemon=True)
         self._pipeline, self._queue, self._readiness, self._metrics = pipeline, queue, readiness, metrics
         self._warm_up, self.batch_size = warm_up, batch_size
-        self._stall_seconds, self._watchdog = stall_seconds, Watchdog(stall_seconds)
+        self._hang_seconds, self._watchdog = hang_seconds, Watchdog(hang_seconds)
         self.seconds_per_row = 0.0
         self._stopped = False
 
     def run(self) -> None:
         """The thread's work."""
         warnings.simplefilter("ignore", TruncationWarning)  # its text is the prompt's end, which the report has
-        self._watchdog.start()
         try:
+            self._watchdog.start()
             while not (self._stopped and len(self._queue) == 0):
                 self._turn()
         finally:
@@ -133,10 +133,10 @@ class Worker(threading.Thread):
 
     def _give_up(self, batch: Sequence[Job]) -> None:
         """For the watchdog: answer every image in this thread's place; those, too, that come to wait while it hangs."""
-        why = f"the engines did not finish a step within {self._stall_seconds:g} s"
+        why = f"the engines did not finish a step within {self._hang_seconds:g} s"
         if self._readiness.state != "failed":
             log("engine failure", logging.ERROR, why=why)
-            self._metrics.stalls.inc()
+            self._metrics.hangs.inc()
             self._readiness.fail(why)
         self._fail([*batch, *self._queue.drain()], NotReadyError(f"server: {why}"))
 

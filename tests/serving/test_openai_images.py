@@ -267,6 +267,13 @@ def test_a_stream_through_the_stop_of_its_service(serve, compare, last):
         assert found[-1][1]["error"]["code"] == "not_ready" and "found it draining" in found[-1][1]["error"]["message"]
 
 
+def test_pictures_to_compare_count_as_two_requests(serve):
+    client = client_of(serve(Limits(unguarded=True, requests_per_minute=3)))
+    client.images.generate(prompt=FIRE, extra_body={**FEW, "compare": True})
+    with pytest.raises(openai.RateLimitError):
+        client.images.generate(prompt=FIRE, extra_body={**FEW, "compare": True})
+
+
 def test_pictures_to_compare_have_one_deadline(serve):
     """Each of both would meet it."""
     held = Held()

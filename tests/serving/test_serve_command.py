@@ -132,7 +132,7 @@ def test_sigterm_ends_streams_after_their_answers(start, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_call_that_hangs_does_not_hold_up_its_end(start, tmp_path, number):
     """Where it hangs before the signal is sent, and where only the end finds that it hangs."""
-    (tmp_path / "limits.toml").write_text("stall_seconds = 2\ndeadline_seconds = 0.5\n")
+    (tmp_path / "limits.toml").write_text("hang_seconds = 2\ndeadline_seconds = 0.5\n")
     server, client = start("--limits", str(tmp_path / "limits.toml"), before=HANG.format(file=str(tmp_path / "hang")))
     (tmp_path / "hang").touch()
     assert client.post("/draw", json={"prompt": "a star"}).status_code == 504

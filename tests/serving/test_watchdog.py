@@ -19,8 +19,8 @@ from tests.serving.engines import Held, draw
 from tests.serving.test_metrics import read
 
 PLAIN = "a small red star"
-WHY = "the engines did not finish a step within 1 s"
-LIMITS = Limits(stall_seconds=1.0)
+WHY = "the engines did not finish a step within 1.5 s"
+LIMITS = Limits(hang_seconds=1.5)
 KEYS = "alice 0123456789abcdef\nadmin fedcba9876543210\n"
 ADMIN = {"Authorization": "Bearer fedcba9876543210"}
 
@@ -73,7 +73,7 @@ def test_engines_that_hang_turn_it_off_and_everybody_is_answered(serve, tmp_path
     assert (ready.status_code, ready.json()) == (503, {"state": "failed", "why": WHY})
     assert [record.values["why"] for record in caplog.records if record.getMessage() == "engine failure"] == [WHY]
     now = read(served, ADMIN)
-    assert now["saferedir_state", ("failed",)] == now["saferedir_engine_stalls_total", ()] == 1
+    assert now["saferedir_state", ("failed",)] == now["saferedir_engine_hangs_total", ()] == 1
     again = served.client.post("/ready", headers=ADMIN)
     assert again.status_code == 503 and "a call in it has not returned; restart the server" in again.text
 
@@ -133,7 +133,7 @@ def test_what_comes_to_wait_while_they_hang_is_refused(serve, monkeypatch):
 
 def test_canaries_that_hang_turn_it_off(serve):
     held = Held("guard")
-    served = serve(Limits(stall_seconds=1.0, canary_images=1), held)
+    served = serve(Limits(hang_seconds=1.5, canary_images=1), held)
     passed = served.service.metrics.canaries.labels("pass")._value
     draw(served.service, PLAIN)
     until(lambda: passed.get() == 2)  # the start's and those after the picture
