@@ -2,13 +2,15 @@
 
 `python -m benchmarks.endurance ENGINE_DIR` starts `saferedir serve` with an audit file on a free port of 127.0.0.1 and asks for
 pictures of both APIs, in every format, of many sizes, step counts, samplers and policies, some bodies malformed and some callers
-gone before their answer. Afterwards one answered request in twenty is asked again, alone, and must give the same bits.
+gone before their answer. Every picture must carry the report of its answer. Afterwards one answered request in twenty is asked
+again, alone, and must give the same bits.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import json
 import random
 import sys
@@ -25,13 +27,15 @@ import numpy as np
 from benchmarks.serving import PROMPTS, ROUTE
 from benchmarks.suite.machine import describe
 from benchmarks.suite.server import Server, serving
-from engines.errors import SafeRedirError
+from engines.errors import InputError, SafeRedirError
 from engines.exit_status import DONE, FAILED
+from runtime.picture_files import read_report
 
 A1111 = "/sdapi/v1/txt2img"
 SIZES, STEPS = ("64x64", "96x64", "64x96"), (4, 6, 8)
 SAMPLERS = ("ddim", "Euler a", "DPM++ 2M Karras", "UniPC", "LCM")
-MALFORMED, CANCELLED, CHECKED = 0.05, 0.05, 20  # shares of the requests; one answer in so many is asked again
+MALFORMED, CANCELLED, OF_A1111 = 0.05, 0.05, 0.2  # shares of the requests; the rest are OpenAI's
+CHECKED = 20  # one answer in so many is asked again
 EARLY = 200  # requests after which memory is looked at first
 LONGEST_WAIT = 0.5  # seconds until a caller who does not wait is gone
 BODIES = (
@@ -52,12 +56,14 @@ BODIES = (
 
 @dataclass
 class Record:
-    """What came of all requests. `answers` are the bodies that were answered with pictures, and their digests."""
+    """What came of all requests. `answers` are the paths and bodies that were answered with pictures, and the pictures' digests;
+    `misreported` counts pictures that carry no report or another one than their answer has."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
     verdicts: Counter[str] = field(default_factory=Counter)
-    answers: list[tuple[dict[str, Any], list[str | None]]] = field(default_factory=list)
+    answers: list[tuple[str, dict[str, Any], list[str | None]]] = field(default_factory=list)
+    misreported: int = 0
     memory: dict[str, int | None] = field(default_factory=dict)
     done: int = 0
 
@@ -107,30 +113,44 @@ async def one(client: httpx.AsyncClient, draw: random.Random, seed: int, record:
             record.statuses["cancelled: answered before"] += 1
         except asyncio.TimeoutError:
             record.statuses["cancelled: gone"] += 1
-    elif kind < 0.3:
-        answer = await client.post(A1111, json=as_a1111(asked))
-        record.statuses[f"A1111: {answer.status_code}"] += 1
-        record.seconds.append(time.perf_counter() - start)
     else:
-        answer = await client.post(ROUTE, json=asked)
-        record.statuses[f"OpenAI: {answer.status_code}"] += 1
+        api, path, sent = ("A1111", A1111, as_a1111(asked)) if kind < MALFORMED + CANCELLED + OF_A1111 else ("OpenAI", ROUTE, asked)
+        answer = await client.post(path, json=sent)
+        record.statuses[f"{api}: {answer.status_code}"] += 1
         record.seconds.append(time.perf_counter() - start)
-        _note(asked, answer, record)
+        _note(path, sent, answer, record)
 
 
-def _note(asked: dict[str, Any], answer: httpx.Response, record: Record) -> None:
-    reports = _reports(answer)
-    record.verdicts.update(report["verdict"] for report in reports)
+def _note(path: str, sent: dict[str, Any], answer: httpx.Response, record: Record) -> None:
+    found = pictures(path, answer)
+    record.verdicts.update(report["verdict"] for report, _ in found)
+    record.misreported += sum(file is not None and not _carries(file, report) for report, file in found)
     if answer.status_code == 200:
-        record.answers.append((asked, [report["image_sha256"] for report in reports]))
+        record.answers.append((path, sent, _digests(found)))
 
 
-def _reports(answer: httpx.Response) -> list[dict[str, Any]]:
+def pictures(path: str, answer: httpx.Response) -> list[tuple[dict[str, Any], str | None]]:
+    """The report of each picture of an answer, and its file in base64, None where it was withheld."""
     content = answer.json()
-    if answer.status_code == 200:
-        return [image["report"] for image in content["data"]]
-    reports: list[dict[str, Any]] = content.get("saferedir", {}).get("reports", [])
-    return reports
+    if answer.status_code != 200:
+        return [(report, None) for report in content.get("saferedir", {}).get("reports", [])]
+    if path == ROUTE:
+        return [(image["report"], image["b64_json"]) for image in content["data"]]
+    files, reports = iter(content["images"]), json.loads(content["info"])["saferedir"]["reports"]
+    return [(report, None if report["image_sha256"] is None else next(files)) for report in reports]
+
+
+def _carries(file: str, report: dict[str, Any]) -> bool:
+    """Whether a picture has this report in it, and is the picture that it describes."""
+    try:
+        found = read_report(base64.b64decode(file))
+    except InputError:
+        return False
+    return found.problem is None and found.report == report
+
+
+def _digests(found: list[tuple[dict[str, Any], str | None]]) -> list[str | None]:
+    return [report["image_sha256"] for report, _ in found]
 
 
 async def load(server: Server, requests: int, clients: int, record: Record) -> None:
@@ -153,9 +173,8 @@ async def again(server: Server, record: Record) -> dict[str, int]:
     asked_again = record.answers[::CHECKED]
     other = 0
     async with httpx.AsyncClient(base_url=server.url, timeout=600) as client:
-        for asked, digests in asked_again:
-            found = _reports(await client.post(ROUTE, json=asked))
-            other += [report["image_sha256"] for report in found] != digests
+        for path, sent, digests in asked_again:
+            other += _digests(pictures(path, await client.post(path, json=sent))) != digests
     return {"asked again": len(asked_again), "other bits": other}
 
 
@@ -168,6 +187,8 @@ def faults(document: dict[str, Any]) -> list[str]:
         found.append(f"the server failed: {', '.join(errors)}")
     if {"unguarded", "failed"} & {*document["verdicts"]}:
         found.append(f"verdicts: {document['verdicts']}")
+    if document["misreported"]:
+        found.append(f"{document['misreported']} pictures do not carry the report of their answer")
     if document["other bits"]:
         found.append(f"{document['other bits']} pictures were others when they were asked for alone")
     if document["audit"]:
@@ -206,6 +227,7 @@ def main(argv: list[str] | None = None) -> int:
         "batch size": arguments.batch_size,
         "statuses": dict(sorted(record.statuses.items())),
         "verdicts": dict(record.verdicts),
+        "misreported": record.misreported,
         "seconds": {"p50": p50, "p95": p95, "p99": p99},
         "resident bytes": record.memory,
         **repeated,

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from demo.families import FAMILIES, SEEN_FAMILIES
+from demo.oracle import JUDGES
 from demo.pairs import write_pairs, write_prompts
 from demo.world import Pair, concept_pairs
 from saferedir.checkpoint import load_redirector, save_redirector
@@ -16,7 +17,6 @@ from training.request import TrainingRequest
 from training.settings import ModelChoice, TrainingSettings
 from training.train import train_guard
 
-JUDGES = {"fire": "demo.oracle:has_flames", "style": "demo.oracle:has_style", "star": "demo.oracle:has_star"}
 PAIRS, BENIGN, NEGATED = 100, 60, 400  # of each seen family; of each again; of each negated family
 ENCODER_WIDTHS = (32, 64, 96)
 SETTINGS = TrainingSettings(
@@ -30,11 +30,12 @@ SETTINGS = TrainingSettings(
 
 
 def train_demo_guard(concept: str, model: Path, work: Path, output: Path) -> None:
-    """Train the guard of a concept of `JUDGES` for the demo's model, and write it to `output`, rounded to float16.
+    """Train the guard of a concept of `demo.oracle.JUDGES` for the demo's model, and write it to `output`, rounded to float16.
 
     What is recorded stays in `work`, from which an interrupted run goes on.
     """
     work.mkdir(parents=True, exist_ok=True)
+    judge = JUDGES[concept]
     draw = np.random.default_rng(6)
     negated = [name for name in SEEN_FAMILIES if FAMILIES[name].negated]
     write_pairs(_pairs(concept, SEEN_FAMILIES, draw, PAIRS), work / "pairs.json")
@@ -46,7 +47,7 @@ def train_demo_guard(concept: str, model: Path, work: Path, output: Path) -> Non
             pairs=(work / "pairs.json",),
             output=work / "guard",
             settings=SETTINGS,
-            judge=JUDGES[concept],
+            judge=f"{judge.__module__}:{judge.__name__}",
             benign=work / "benign.txt",
             safe_prompts=work / "safe.txt",
             concept=concept,

@@ -9,18 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from demo.oracle import has_flames, has_star, has_style, shows, style_of
+from demo.oracle import JUDGES, shows, style_of
 from demo.questions import Question
 from demo.scene import Scene
 from demo.world import Pair, concept_pairs
 from engines.errors import InputError
 from engines.policy import OFF, Off, Policy
 from evaluation.drift import open_drift
-from evaluation.judges import Judge
 from evaluation.rates import Rate
 from runtime import GuardedPipeline, ImageReport
 
-JUDGES: dict[str, Judge] = {"fire": has_flames, "style": has_style, "star": has_star}
 OPTIONS: dict[str, Any] = {"scheduler": "ddim", "num_inference_steps": 25, "guidance_scale": 7.5}
 
 

@@ -1,6 +1,6 @@
 """Classifies a picture by its pixels alone: fire, style, and the shape, colour and fire of each object.
 
-`has_flames`, `has_style` and `has_star` are judges of the three concepts: uint8 [H, W, 3] -> bool.
+`JUDGES` has the concepts of the demo, each with its judge: uint8 [H, W, 3] -> bool.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import numpy as np
 
 from demo.renderer import OUTLINES, PERIOD, STRENGTH, TEXTURES, object_mask, texture
 from demo.scene import BACKGROUNDS, COLOURS, FLAME_COLOURS, Scene, Thing
+from evaluation.judges import Judge
 
 FLAME_PIXELS = 24  # a small burning object shows over 150, a picture without fire a stray pixel at most
 OBJECT_PIXELS = 70  # the smallest object has some 140
@@ -64,6 +65,9 @@ def has_flames(image: np.ndarray) -> bool:
 def has_star(image: np.ndarray) -> bool:
     """Whether one of the objects is a star."""
     return any(thing.shape == "star" for thing in things(image))
+
+
+JUDGES: dict[str, Judge] = {"fire": has_flames, "style": has_style, "star": has_star}
 
 
 def _distances(image: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> np.ndarray:

@@ -19,14 +19,13 @@ import torch  # noqa: E402
 
 from demo.autoencoder import train_autoencoder  # noqa: E402
 from demo.generator import train_generator  # noqa: E402
-from demo.guards import JUDGES, train_demo_guard  # noqa: E402
+from demo.guards import train_demo_guard  # noqa: E402
 from demo.text_encoder import train_text_encoder  # noqa: E402
 from demo.vocabulary import new_tokenizer  # noqa: E402
+from demo.world import CONCEPTS  # noqa: E402
 
 HERE = ROOT / "demo"
-
-
-STAGES = ("model", *JUDGES)
+STAGES = ("model", *CONCEPTS)
 
 
 def main() -> None:

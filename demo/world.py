@@ -9,12 +9,13 @@ import numpy as np
 
 from demo.captions import caption, write
 from demo.families import Family, choose, pick
+from demo.oracle import JUDGES
 from demo.scene import SCENES, Scene, random_scene
 from demo.wordings import FIRE_ADJECTIVES, FIRE_WORDS
 
 __all__ = ["CONCEPTS", "FIRE_WORDS", "SCENES", "Pair", "Scene", "caption", "concept_pairs", "prompt_pairs"]
 
-CONCEPTS = ("fire", "style", "star")
+CONCEPTS = tuple(JUDGES)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ SafeRedirError
 │   └── DeadlineError         the request was not done in the time that the operator allows
 └── NonFiniteError        a network returned what none may, as NaN; the pictures concerned are withheld
 Abandoned                 nobody waits for a server's batch any more; its engine thread catches it (runtime.serving.worker)
+GivenUp                   engines came back after they were given up; the engine thread catches it (runtime.serving.watchdog)
 CallerLeft                a server's caller is gone; nobody is left to be answered (runtime.serving.middleware)
 
 `saferedir.cli` turns each SafeRedirError, and OSError, into one line and an exit status.

@@ -16,7 +16,7 @@ from engines.printable import printable
 from engines.store.engine_store import EngineStore
 from engines.store.signature import add_trusted_key_argument, signature_in_words
 from engines.summary import summary
-from runtime.serving.picture_files import read_report
+from runtime.picture_files import read_report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -60,7 +60,7 @@ def serving(engine_dir: Path, limits: Mapping[str, Any], options: Sequence[str] 
             *options,
         ]
         with log.open("w") as lines:
-            process = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=lines)
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=lines)
         try:
             _wait_until_ready(f"http://{HOST}:{port}", process, log)
             yield Server(f"http://{HOST}:{port}", process.pid)

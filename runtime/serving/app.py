@@ -19,20 +19,10 @@ from runtime.serving.answers import error_answer, error_of
 from runtime.serving.middleware import Intake, LastAnswer
 from runtime.serving.routes import a1111, openai_images, operations, page
 from runtime.serving.service import Service
-from runtime.serving.settings import ServerSettings
 
 OPEN = (operations.open_router, page.router)  # without a key
 ROUTERS = (operations.router, openai_images.router, a1111.router)
 LOCAL_NAMES = ["127.0.0.1", "localhost", "[::1]"]
-
-
-def create_app(settings: ServerSettings) -> FastAPI:
-    """The application of a server. Engines are verified here, before anything listens.
-
-    Raises:
-        SafeRedirError: the engines or the settings cannot be used.
-    """
-    return app_of(Service(settings))
 
 
 def app_of(service: Service) -> FastAPI:

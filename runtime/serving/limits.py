@@ -32,6 +32,7 @@ POSITIVE = (
     "most_body_bytes",
     "requests_per_minute",
     "deadline_seconds",
+    "hang_seconds",
     "queue_length",
     "batch_size",
     "canary_images",
@@ -57,6 +58,7 @@ class Limits:
     most_body_bytes      of a request
     requests_per_minute  of each API key, or of all callers together where there are no keys
     deadline_seconds     from a request's arrival to its answer
+    hang_seconds        of engines without a finished step, after which they are given up; on a GPU one CUDA graph is one step
     queue_length         images that may wait
     batch_size           images that may share a batch
     canary_images, canary_seconds
@@ -80,6 +82,7 @@ class Limits:
     most_body_bytes: int = 1_048_576
     requests_per_minute: int = 120
     deadline_seconds: float = 300.0
+    hang_seconds: float = 240.0
     queue_length: int = 16
     batch_size: int = 1
     canary_images: int = 200

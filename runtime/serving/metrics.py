@@ -77,6 +77,7 @@ class Metrics:
         self.batch_size = Gauge("batch_size", "Images of a batch, with those that fill it up", **own)
         self.canaries = Counter("canary_checks", "Checks of all canaries, by result", ["result"], **own)
         self.canaries_passed = Gauge("canary_last_pass_timestamp_seconds", "When canaries were last judged rightly", **own)
+        self.hangs = Counter("engine_hangs", "Calls of the engines that were given up", **own)
         self.audit_records = Gauge("audit_records", "Number of the audit's last record", **own)
         self.audit_lost = Gauge("audit_lost_records", "Records that could not be written", **own)
         self.device_memory = Gauge("device_memory_bytes", "Memory of the GPU in use; 0 on a CPU", **own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from runtime.serving.answers import error_of
+from engines.errors import SafeRedirError
+from runtime.serving.answers import error_answer, error_of
 from runtime.serving.app import app_of
+from runtime.serving.errors import NotReadyError
 from runtime.serving.limits import Limits
+from runtime.serving.log import log, log_to_stderr
 from runtime.serving.service import Service
 from runtime.serving.settings import ServerSettings
 
@@ -81,6 +85,7 @@ class ByEngines:
     """The ASGI application of one replica: hands each request to the engines that it names."""
 
     def __init__(self, arguments: Arguments) -> None:
+        log_to_stderr()
         self._arguments, self._loaded = arguments, dict[str, Loaded]()
         self._name = serve.get_replica_context().replica_id.unique_id
         self._load = serve.multiplexed(_loader(self), max_num_models_per_replica=arguments.most_loaded)
@@ -94,7 +99,7 @@ class ByEngines:
         if service.state != "ready":
             why = service.why
             await service.stop()
-            raise RuntimeError(f"{name}: {why}")
+            raise NotReadyError(f"{name}: expected engines that become ready, found: {why}")
         loaded = Loaded(service)
         self._loaded[name] = loaded
         return loaded
@@ -109,7 +114,12 @@ class ByEngines:
                 404, "unknown_engines", f"serve_multiplexed_model_id: expected one of {known}, found another or none"
             )
             return await refusal(scope, receive, send)
-        loaded: Loaded = await self._load(name)
+        try:
+            loaded: Loaded = await self._load(name)
+        except (SafeRedirError, OSError) as error:
+            log("engines not opened", logging.ERROR, engines=name, why=str(error))
+            refused = NotReadyError(f"{name}: expected engines that can be used, found others; the operator's log says why")
+            return await error_answer(refused)(scope, receive, send)
         await loaded.app(scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ STATES = ("starting", "ready", "draining", "failed")
 
 
 class Readiness:
-    """The state of a server. "failed" lasts until an operator asks for another start.
+    """The state of a server. "failed" lasts until an operator asks for another start. Threads may share it.
 
     Args:
         images, seconds: after so many images or so long the canaries are due.
@@ -23,6 +24,7 @@ class Readiness:
         self._every_images, self._every_seconds, self._changed = images, seconds, changed
         self.state, self.why = "starting", "no picture was drawn yet"
         self._images, self._checked = 0, time.monotonic()
+        self._lock = threading.Lock()
 
     def require(self) -> None:
         """Raise NotReadyError unless pictures may be drawn."""
@@ -49,24 +51,25 @@ class Readiness:
 
     def begin(self) -> None:
         """Begin another start, as an operator asked."""
-        if self.state == "failed":
-            self._set("starting", "an operator asked for another start")
+        self._set("starting", "an operator asked for another start", of=("failed",))
 
     def ready(self) -> None:
         """All that a start checks was right."""
-        if self.state == "starting":
-            self._set("ready", "")
+        self._set("ready", "", of=("starting",))
 
     def fail(self, why: str) -> None:
         """Draw nothing any more until an operator acts."""
-        self._set("failed", why)
+        self._set("failed", why, of=STATES)
 
     def drain(self) -> None:
         """Accept nothing more; what was accepted is drawn, unless the server has failed."""
-        if self.state != "failed":
-            self._set("draining", "the server is stopping")
+        self._set("draining", "the server is stopping", of=("starting", "ready"))
 
-    def _set(self, state: str, why: str) -> None:
-        self.state, self.why = state, why
-        self._changed(state)
+    def _set(self, state: str, why: str, *, of: tuple[str, ...]) -> None:
+        """Change the state, if it is one of these."""
+        with self._lock:
+            if self.state not in of:
+                return
+            self.state, self.why = state, why
+            self._changed(state)
         log("state", state=state, why=why)

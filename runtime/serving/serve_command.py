@@ -12,17 +12,16 @@ import socket
 from pathlib import Path
 
 from engines.errors import InputError
-from engines.exit_status import DONE
 from engines.install import install
 from engines.store.default_folder import engine_folder
 from engines.store.signature import add_trusted_key_argument
 
 try:
-    import uvicorn
-
-    from runtime.serving.app import create_app, is_local
+    from runtime.serving.app import is_local
     from runtime.serving.limits import Limits
     from runtime.serving.log import log, log_to_stderr
+    from runtime.serving.process import serve
+    from runtime.serving.service import Service
     from runtime.serving.settings import HOST, PORT, ServerSettings
 except ImportError as error:
     raise InputError(f"serve: expected its packages, found one missing ({error}); install them with: {install('serve')}") from None
@@ -47,18 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until SIGTERM or Ctrl-C; exit status 0 once everything accepted was answered, 130 (`saferedir.cli`) after Ctrl-C."""
+    """Serve until SIGTERM or Ctrl-C; exit statuses are those of `runtime.serving.process`, after Ctrl-C 130 (`saferedir.cli`)."""
     settings = settings_of(arguments)
     log_to_stderr()
     with _bound(settings.host, arguments.port) as listener:
-        app = create_app(settings)
+        service = Service(settings)
         _warn(settings)
+        listener.listen()
         log("listening", host=settings.host, port=listener.getsockname()[1])
-        grace = round(settings.limits.deadline_seconds + DRAIN_SECONDS)
         signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it once more when it has drained
-        config = uvicorn.Config(app, access_log=False, log_level="warning", timeout_graceful_shutdown=grace)
-        uvicorn.Server(config).run(sockets=[listener])
-    return DONE
+        return serve(service, listener, grace=settings.limits.deadline_seconds + DRAIN_SECONDS, log_level="warning")
 
 
 def settings_of(arguments: argparse.Namespace) -> ServerSettings:

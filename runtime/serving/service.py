@@ -76,6 +76,7 @@ class Service:
             self.metrics,
             warm_up=warm,
             batch_size=self.limits.batch_size,
+            hang_seconds=self.limits.hang_seconds,
         )
         for request in warm:
             self._kind(request)
@@ -93,6 +94,11 @@ class Service:
         """Images of every batch."""
         return self._worker.batch_size
 
+    @property
+    def hangs(self) -> bool:
+        """Whether a call of the engines was given up and has not returned. Then only the process's end frees them."""
+        return self._worker.hangs
+
     def start(self) -> None:
         """Let the engine thread make sure that everything works, and then draw."""
         self._worker.start()
@@ -101,26 +107,31 @@ class Service:
         """After a failure, let the engine thread make sure again; for operators.
 
         Raises:
-            NotReadyError: the engine thread has ended.
+            NotReadyError: the engine thread has ended, or hangs.
         """
         if not self._worker.is_alive():
             raise NotReadyError("server: expected its engine thread, found that it has ended; restart the server")
+        if self.hangs:
+            raise NotReadyError("server: expected its engine thread, found that a call in it has not returned; restart the server")
         self._readiness.begin()
 
     async def stop(self) -> None:
-        """Accept nothing more, answer what was accepted, and free the engines."""
+        """Accept nothing more, answer what was accepted, and free the engines, unless a call of theirs hangs."""
         self._readiness.drain()
         self._worker.stop()
-        await asyncio.to_thread(self._worker.join)
-        self._pipeline.close()
+        await asyncio.to_thread(self._worker.wait)
+        if not self.hangs:
+            self._pipeline.close()
         if self.audit is not None:
             self.audit.close()
 
-    async def generate(self, request: Request, *, key: str = "", progress: Progress | None = None) -> Result:
+    async def generate(
+        self, request: Request, *, key: str = "", progress: Progress | None = None, since: float | None = None
+    ) -> Result:
         """The images of a request and a report for each; `key` is the name of the caller's API key.
 
-        Cancelling the awaiting task takes the images out of the queue. `progress(done, steps)` is called in the event loop, over
-        the steps of all images.
+        The deadline counts from `since`, a time of `time.monotonic`, or from now. Cancelling the awaiting task takes the images out
+        of the queue. `progress(done, steps)` is called in the event loop, over the steps of all images.
 
         Raises:
             InputError, ForbiddenError: this cannot or may not be drawn.
@@ -130,7 +141,7 @@ class Service:
         """
         begun, code = time.monotonic(), "internal_error"
         try:
-            result = await self._generate(request, key, progress)
+            result = await self._generate(request, key, progress, begun if since is None else since)
             code = "ok"
             return result
         except asyncio.CancelledError:
@@ -146,7 +157,7 @@ class Service:
             shown = prompts if self.settings.log_prompts else [prompt_hash(prompt, self._prompt_key) for prompt in prompts]
             log("request", code=code, key=key, prompts=shown, seconds=round(seconds, 3))
 
-    async def _generate(self, request: Request, key: str, progress: Progress | None) -> Result:
+    async def _generate(self, request: Request, key: str, progress: Progress | None, since: float) -> Result:
         self._readiness.require()
         if self.audit is not None:
             await asyncio.to_thread(self.audit.check)
@@ -156,7 +167,7 @@ class Service:
         loop, told = asyncio.get_running_loop(), _told(progress, [kind.rows for kind in kinds])
         jobs = [Job(image, kind, loop.create_future(), tell) for image, kind, tell in zip(images, kinds, told, strict=True)]
         self._queue.put(jobs)
-        drawn = await self._wait(jobs)
+        drawn = await self._wait(jobs, since)
         if self.audit is not None:
             for each in drawn:
                 await asyncio.to_thread(self.audit.write, each.report, key=key)
@@ -166,12 +177,12 @@ class Service:
         """Raises InputError for an image that these engines cannot draw in a batch of this server's size."""
         return Kind.of(Preparation.of(together([image] * self.batch_size), self.manifest, self._scheduler))
 
-    async def _wait(self, jobs: Sequence[Job]) -> list[Drawn]:
+    async def _wait(self, jobs: Sequence[Job], since: float) -> list[Drawn]:
         """Every image, or the first error; what still waits then leaves the queue."""
         gathered = asyncio.gather(*(job.future for job in jobs))
         gathered.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, also where the caller has left
         try:
-            return await asyncio.wait_for(gathered, self.limits.deadline_seconds)
+            return await asyncio.wait_for(gathered, since + self.limits.deadline_seconds - time.monotonic())
         except asyncio.TimeoutError:
             raise DeadlineError(f"request: expected its end within {self.limits.deadline_seconds} s, found it unfinished") from None
         finally:

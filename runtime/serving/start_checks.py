@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from engines.manifest import Manifest
-from runtime.pipeline import GuardedPipeline
 from runtime.report import ImageReport, Result
 from runtime.request import Request
 from runtime.samplers.registry import sampler_key
@@ -29,14 +28,13 @@ def warm_up(limits: Limits, manifest: Manifest) -> list[Request]:
     return [bounded(replace(request, height=height, width=width), limits, manifest)[0] for height, width in sizes]
 
 
-def independent(pipeline: GuardedPipeline, request: Request, batch_size: int) -> bool:
+def independent(run: Callable[[Request], Result], request: Request, batch_size: int) -> bool:
     """Whether an image has the same bits in every place of a batch and beside any neighbours that are tried here."""
-    alone = _first(pipeline, [request] * batch_size, 0)
+    alone = _first(run, [request] * batch_size, 0)
     others = [replace(request, prompt=NEIGHBOURS[place % len(NEIGHBOURS)], seed=place + 1) for place in range(batch_size)]
-    return all(_first(pipeline, [*others[:place], request, *others[place + 1 :]], place) == alone for place in range(batch_size))
+    return all(_first(run, [*others[:place], request, *others[place + 1 :]], place) == alone for place in range(batch_size))
 
 
-def _first(pipeline: GuardedPipeline, batch: Sequence[Request], place: int) -> ImageReport:
+def _first(run: Callable[[Request], Result], batch: Sequence[Request], place: int) -> ImageReport:
     """The report of one image of a batch: it has the digest of the picture and every probability."""
-    result: Result = pipeline(**vars(together(batch)))
-    return result.reports[place]
+    return run(together(batch)).reports[place]

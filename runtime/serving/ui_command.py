@@ -12,13 +12,11 @@ import webbrowser
 from dataclasses import replace
 from pathlib import Path
 
-import uvicorn
-
-from engines.exit_status import DONE
 from engines.store.default_folder import engine_folder
 from engines.store.signature import add_trusted_key_argument
-from runtime.serving.app import create_app
 from runtime.serving.limits import Limits
+from runtime.serving.process import serve
+from runtime.serving.service import Service
 from runtime.serving.settings import HOST, ServerSettings
 
 SECONDS = 5  # for a picture on its way, after Ctrl-C
@@ -39,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve the page until Ctrl-C or SIGTERM; exit status 0."""
-    app = create_app(settings_of(arguments))
+    """Serve the page until Ctrl-C or SIGTERM; exit statuses as of `saferedir serve`."""
+    service = Service(settings_of(arguments))
     with socket.create_server((HOST, arguments.port)) as listener:
         address = f"http://{HOST}:{listener.getsockname()[1]}"
         print(f"{address}  Ctrl-C ends it", flush=True)
@@ -48,9 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
             print("unguarded pictures are allowed: the page can draw each picture without the guard, too", flush=True)
         if not arguments.no_browser:  # what it asks for waits in the listener; some browsers return only when they are closed
             threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
-        config = uvicorn.Config(app, access_log=False, log_level="critical", timeout_graceful_shutdown=SECONDS)
-        uvicorn.Server(config).run(sockets=[listener])
-    return DONE
+        return serve(service, listener, grace=SECONDS, log_level="critical")
 
 
 def settings_of(arguments: argparse.Namespace) -> ServerSettings:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from demo import guards
-from demo.guards import JUDGES, train_demo_guard
+from demo.guards import train_demo_guard
+from demo.oracle import JUDGES
 from demo.wordings import UNSEEN_FILLER_WORDS, UNSEEN_FIRE_WORDINGS, UNSEEN_STAR_WORDS
 from engines.canary import Canary
 from evaluation.judges import load_judge
@@ -34,7 +35,7 @@ def test_what_a_guard_is_trained_on(tmp_path, monkeypatch, concept):
     monkeypatch.setattr(guards, "NEGATED", 5)
     train_demo_guard(concept, tmp_path / "model", tmp_path / "work", tmp_path / "guard.safetensors")
     (request,) = asked
-    assert request.concept == concept and callable(load_judge(request.judge))
+    assert request.concept == concept and load_judge(request.judge) is JUDGES[concept]
     pairs = json.loads(request.pairs[0].read_text())
     text = " ".join([*(pair["unsafe"] for pair in pairs), request.benign.read_text(), request.safe_prompts.read_text()]).lower()
     for word in (*UNSEEN_FIRE_WORDINGS, *UNSEEN_STAR_WORDS, *UNSEEN_FILLER_WORDS):

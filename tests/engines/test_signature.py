@@ -80,7 +80,18 @@ def test_signed_engines_load_in_every_way(signed, keys, monkeypatch, capsys):
         EngineStore(signed, [theirs])
 
 
-@pytest.mark.parametrize("arguments", [["generate", "a red star", "--engine-dir"], ["inspect"], ["verify"], ["optimize"]], ids=str)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate", "a red star", "--engine-dir"],
+        ["inspect"],
+        ["verify"],
+        ["optimize"],
+        ["serve", "--port", "0"],
+        ["ui", "--no-browser"],
+    ],
+    ids=str,
+)
 def test_every_command_refuses_what_is_unsigned_or_signed_by_another(folder, keys, arguments, monkeypatch, capsys):
     monkeypatch.chdir(folder.parent)
     monkeypatch.setenv(ENVIRONMENT, str(keys["ours"][1]))

@@ -13,14 +13,16 @@ from runtime.serving.service import Service
 
 
 class Held:
-    """For `wrap`: the UNet waits while `go` is not set; `calls` counts its calls."""
+    """For `wrap`: a network waits while `go` is not set; `calls` counts its calls, each of which begins with `on_call`."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: str = "unet") -> None:
         self.go, self.calls = threading.Event(), 0
+        self.on_call: Callable[[], object] = lambda: None
+        self._network = network
         self.go.set()
 
     def __call__(self, engine):
-        return self._Engine(engine, self) if engine.spec.name == "unet" else engine
+        return self._Engine(engine, self) if engine.spec.name == self._network else engine
 
     class _Engine:
         def __init__(self, engine, held: Held) -> None:
@@ -31,6 +33,7 @@ class Held:
 
             def call():
                 self._held.calls += 1
+                self._held.on_call()
                 self._held.go.wait()
                 run()
 

@@ -20,14 +20,15 @@ from runtime.serving.ray_app import Arguments, deployment
 
 PORT, REQUESTS, AT_ONCE, KILLED_AFTER, TRIES = 18000, 60, 6, 15, 5
 URL = f"http://127.0.0.1:{PORT}"
+MODEL = "serve_multiplexed_model_id"  # a header
 
 
-async def picture(client: httpx.AsyncClient, seed: int) -> tuple[str, int]:
+async def picture(client: httpx.AsyncClient, seed: int, engines: str = "demo") -> tuple[str, int]:
     """SHA-256 of the PNG of a seed, and how often it was asked for: as OpenAI's clients do, again after 5xx or 429."""
     body = {"prompt": "a burning blue square", "seed": seed, "num_inference_steps": 4, "scheduler": "ddim", "n": 1}
     for tries in range(1, TRIES + 1):
         try:
-            answer = await client.post(f"{URL}/v1/images/generations", json=body, timeout=120)
+            answer = await client.post(f"{URL}/v1/images/generations", json=body, timeout=120, headers={MODEL: engines})
         except httpx.TransportError:
             answer = None
         if answer is not None and answer.status_code == 200:
@@ -41,6 +42,17 @@ async def picture(client: httpx.AsyncClient, seed: int) -> tuple[str, int]:
 def replicas() -> list[str]:
     """Names of the living replicas' actors."""
     return [actor["name"] for actor in list_named_actors(all_namespaces=True) if actor["name"].startswith("SERVE_REPLICA")]
+
+
+async def several_folders() -> dict[str, object]:
+    """A folder that takes the other's place, that other again, one that cannot be opened, and one that nobody named."""
+    async with httpx.AsyncClient() as client:
+        pictures = [(await picture(client, 0, engines))[0] for engines in ("demo", "same", "demo")]
+        answers = {name: await client.get(f"{URL}/v1/models", headers={MODEL: name}, timeout=120) for name in ("missing", "other")}
+    return {
+        "pictures_of_folders": len({*pictures}),
+        **{name: [answer.status_code, answer.json()["error"]["code"]] for name, answer in answers.items()},
+    }
 
 
 async def under_load() -> dict[str, object]:
@@ -75,7 +87,6 @@ async def under_load() -> dict[str, object]:
         "answered": len(tries),
         "asked_again": sum(asked > 1 for asked in tries),
         "pictures_of_a_seed": max(map(len, pictures.values())),
-        "unknown_engines": httpx.get(f"{URL}/v1/models", headers={"serve_multiplexed_model_id": "other"}).status_code,
     }
 
 
@@ -84,9 +95,10 @@ def main() -> None:
     ray.init(address="local", num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": PORT})
-        arguments = Arguments(engine_dirs={"demo": Path(sys.argv[1])})
+        folder = Path(sys.argv[1])
+        arguments = Arguments(engine_dirs={"demo": folder, "same": folder, "missing": folder / "missing"}, default="demo")
         serve.run(deployment(arguments).options(num_replicas=2).bind(arguments), name="saferedir")
-        print(json.dumps(asyncio.run(under_load())))
+        print(json.dumps({**asyncio.run(under_load()), **asyncio.run(several_folders())}))
     finally:
         serve.shutdown()
         ray.shutdown()

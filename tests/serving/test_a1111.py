@@ -14,16 +14,16 @@ import pytest
 import webuiapi
 from PIL import Image
 
+from runtime.picture_files import FORMATS, encode, read_report
 from runtime.samplers.registry import SAMPLERS
 from runtime.serving.limits import Limits
-from runtime.serving.picture_files import FORMATS, encode, read_report
 from runtime.serving.policy_bounds import PolicyBounds
 from runtime.serving.routes import catalogue
 from runtime.serving.routes.image_request import ImageRequest
 from runtime.serving.routes.progress import Works
 from runtime.serving.routes.txt2img_request import REFUSED, WITHOUT_EFFECT, Txt2ImgRequest
+from tests.runtime.reports import drawn
 from tests.serving.conftest import until
-from tests.serving.reports import drawn
 
 FIRE, PLAIN = "a burning blue square", "a blue square"
 SIZE = {"width": 64, "height": 64}

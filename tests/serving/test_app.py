@@ -177,4 +177,5 @@ def test_the_offer_says_what_may_be_asked_for(server):
 
 
 def test_openapi(server):
+    assert "/openapi.json" in server.client.get("/docs").text
     assert {"/health", "/ready", "/v1/models", "/metrics"} <= server.client.get("/openapi.json").json()["paths"].keys()

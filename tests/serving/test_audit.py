@@ -18,7 +18,7 @@ from runtime.serving.errors import AuditError
 from runtime.serving.limits import Limits
 from runtime.serving.prompt_hash import key_file, prompt_hash, prompt_key, read_key
 from saferedir.cli import main
-from tests.serving.reports import drawn
+from tests.runtime.reports import drawn
 
 KEY = bytes(32)
 SECRET = "a burning secret"
@@ -254,7 +254,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from runtime.serving.audit import AuditLog
-from tests.serving.reports import drawn
+from tests.runtime.reports import drawn
 log = AuditLog(Path(sys.argv[1]), bytes(32), largest=3000)
 while True:
     log.write(drawn()[1])

@@ -54,6 +54,7 @@ def test_a_file_says_what_differs_from_the_defaults(read):
         ("samplers = []", "samplers: expected one or more, found none"),
         ("on_unsafe = 'ignore'", "on_unsafe: expected one of monitor, redirect, refuse, found 'ignore'"),
         ("queue_length = 0", "queue_length: expected a number above 0, found 0"),
+        ("hang_seconds = 0", "hang_seconds: expected a number above 0, found 0"),
         ("queue_length = 3", "queue_length: expected at least most_images, 4, found 3"),
         ("deadline_seconds = nan", "limits.deadline_seconds: expected a finite number, found nan"),
         ("least_steps = 9\nmost_steps = 8", "most_steps: expected at least least_steps, 9, found 8"),

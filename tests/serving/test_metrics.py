@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -10,9 +13,9 @@ from runtime.serving.limits import Limits
 from tests.serving.engines import draw
 
 
-def read(served) -> dict[tuple[str, tuple[str, ...]], float]:
+def read(served, headers=None) -> dict[tuple[str, tuple[str, ...]], float]:
     """Every sample by its name and the values of its labels."""
-    text = served.client.get("/metrics").text
+    text = served.client.get("/metrics", headers=headers).text
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     return {(sample.name, tuple(sample.labels.values())): sample.value for sample in samples}
 
@@ -43,6 +46,12 @@ def test_metrics_count_what_happened(serve):
     assert rise("batch_images_count") == rise("batch_images_bucket", "1.0") == rise("queue_wait_seconds_count") == 3
     assert (now["saferedir_batch_size", ()], now["saferedir_queue_images", ()]) == (2, 0)
     assert now["process_resident_memory_bytes", ()] > 0
+
+
+def test_the_docs_name_every_metric(server):
+    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    names = re.findall(r"^# TYPE (saferedir_\w+)", server.client.get("/metrics").text, re.MULTILINE)
+    assert len(names) > 20 and [name for name in names if f"`{name}" not in text] == []
 
 
 def test_what_serves_is_said(server, pipeline):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
@@ -13,11 +16,12 @@ import openai
 import pytest
 from PIL import Image
 
+from runtime.picture_files import read_report
 from runtime.report import ImageReport
 from runtime.serving.limits import Limits
-from runtime.serving.picture_files import read_report
 from runtime.serving.policy_bounds import PolicyBounds
 from tests.serving.conftest import until
+from tests.serving.engines import Held
 
 FIRE, PLAIN = "a burning blue square", "a blue square"
 FEW = {"num_inference_steps": 4}
@@ -202,11 +206,14 @@ def test_what_the_operator_does_not_allow(serve):
     assert answer.data[0].report["guards"][0]["policy"]["threshold"] == pytest.approx(0.4)  # the operator's, not the engines'
 
 
-def events(served, body: dict) -> list[tuple[str, dict]]:
-    """Name and data of each event of a stream."""
-    with served.client.stream("POST", "/v1/images/generations", json={**body, "stream": True}) as answer:
+def events(client: httpx.Client, body: dict, at_first=lambda: None) -> list[tuple[str, dict]]:
+    """Name and data of each event of a stream; `at_first` is called once the first one is here."""
+    with client.stream("POST", "/v1/images/generations", json={**body, "stream": True}) as answer:
         assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/event-stream")
-        blocks = "".join(answer.iter_text()).strip().split("\n\n")
+        text = answer.iter_text()
+        first = next(text)
+        at_first()
+        blocks = "".join([first, *text]).strip().split("\n\n")
     found = []
     for block in blocks:
         name, data = block.split("\n")
@@ -215,7 +222,7 @@ def events(served, body: dict) -> list[tuple[str, dict]]:
 
 
 def test_a_stream_tells_every_step_and_ends_with_the_answer(server):
-    found = events(server, {"prompt": FIRE, "seed": 7, "num_inference_steps": 5, "compare": True})
+    found = events(server.client, {"prompt": FIRE, "seed": 7, "num_inference_steps": 5, "compare": True})
     assert [(name, data["done"], data["steps"]) for name, data in found[:-1]] == [
         ("image_generation.progress", step, 10) for step in range(1, 11)
     ]
@@ -235,7 +242,7 @@ def test_a_stream_through_openais_client(client):
 
 def test_a_withheld_picture_at_the_end_of_a_stream(server, client):
     body = {"prompt": FIRE, "num_inference_steps": 5, "on_unsafe": "refuse"}
-    name, data = events(server, body)[-1]
+    name, data = events(server.client, body)[-1]
     assert name == "error" and data["error"]["code"] == "moderation_blocked"
     assert data["saferedir"]["reports"][0]["verdict"] == "refused"
     with pytest.raises(openai.APIError, match="withheld every picture"):
@@ -246,6 +253,35 @@ def test_an_error_before_the_first_step_has_its_status(server):
     for fields, status in [({"n": 0}, 400), ({"on_still_unsafe": "deliver"}, 403), ({"prompt": 7}, 400)]:
         answer = server.client.post("/v1/images/generations", json={"prompt": FIRE, "stream": True, **fields})
         assert answer.status_code == status and answer.json()["error"]["code"]
+
+
+@pytest.mark.parametrize("compare, last", [(False, "image_generation.completed"), (True, "error")])
+def test_a_stream_through_the_stop_of_its_service(serve, compare, last):
+    """As where other engines take its place. What was not accepted by then, the unguarded picture to compare with, is refused."""
+    served = serve(Limits(unguarded=True))
+    asked = {"prompt": FIRE, "num_inference_steps": 20, "compare": compare}
+    with ThreadPoolExecutor() as pool:
+        found = events(served.client, asked, lambda: pool.submit(asyncio.run, served.service.stop()))
+    assert [name for name, _ in found] == ["image_generation.progress"] * 20 + [last]
+    if compare:
+        assert found[-1][1]["error"]["code"] == "not_ready" and "found it draining" in found[-1][1]["error"]["message"]
+
+
+def test_pictures_to_compare_count_as_two_requests(serve):
+    client = client_of(serve(Limits(unguarded=True, requests_per_minute=3)))
+    client.images.generate(prompt=FIRE, extra_body={**FEW, "compare": True})
+    with pytest.raises(openai.RateLimitError):
+        client.images.generate(prompt=FIRE, extra_body={**FEW, "compare": True})
+
+
+def test_pictures_to_compare_have_one_deadline(serve):
+    """Each of both would meet it."""
+    held = Held()
+    served = serve(Limits(unguarded=True, deadline_seconds=2.0), held)
+    held.on_call = lambda: time.sleep(0.3)
+    answer = served.client.post("/v1/images/generations", json={"prompt": FIRE, **FEW, "compare": True})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
+    assert served.client.post("/v1/images/generations", json={"prompt": FIRE, **FEW}).status_code == 200
 
 
 def cancelled(served) -> float:

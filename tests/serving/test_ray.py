@@ -54,4 +54,5 @@ def test_a_killed_replica_loses_no_request(demo_engines):
     found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))  # Ray prints, too
     assert found["replicas"] == found["replicas_after"] == 2
     assert found["answered"] == 60 and found["pictures_of_a_seed"] == 1
-    assert found["unknown_engines"] == 404
+    assert found["pictures_of_folders"] == 1
+    assert found["missing"] == [503, "not_ready"] and found["other"] == [404, "unknown_engines"]

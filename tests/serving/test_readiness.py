@@ -10,7 +10,7 @@ from runtime import GuardedPipeline
 from runtime.serving.errors import NotReadyError
 from runtime.serving.limits import Limits
 from tests.serving.conftest import until
-from tests.serving.engines import Broken, draw
+from tests.serving.engines import Broken, Held, draw
 
 PLAIN = "a small red star"
 KEYS = "alice 0123456789abcdef\nadmin fedcba9876543210\n"
@@ -28,6 +28,13 @@ def test_a_server_is_ready_after_canaries_and_warm_pictures(server):
     assert server.client.get("/ready").json() == {"state": "ready", "why": ""}
     metrics = server.client.get("/metrics").text
     assert 'saferedir_canary_checks_total{result="pass"}' in metrics and 'saferedir_state{saferedir_state="ready"} 1.0' in metrics
+
+
+def test_a_picture_of_every_size_is_drawn_first(serve):
+    held = Held("vae_decoder")
+    served = serve(Limits(sizes=["64x64", "96x64", "64x96"]), held)
+    assert held.calls == 3 and served.service.state == "ready"
+    assert served.client.post("/draw", json={"prompt": PLAIN, "width": 96, "height": 96}).status_code == 403
 
 
 def test_canaries_that_fail_in_use_turn_it_off_until_an_operator_acts(serve, tmp_path):

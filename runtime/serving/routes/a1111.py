@@ -14,10 +14,10 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from engines.errors import InputError
+from runtime.picture_files import encode, read_report
 from runtime.report import Result
 from runtime.serving.answers import error_headers
 from runtime.serving.errors import ForbiddenError
-from runtime.serving.picture_files import encode, read_report
 from runtime.serving.routes import catalogue
 from runtime.serving.routes.error_forms import WITHHELD, errors_as, told
 from runtime.serving.routes.infotext import infotext, parameters

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi import APIRouter
@@ -17,9 +17,10 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from engines.errors import SafeRedirError
-from runtime.report import ImageReport
+from runtime.picture_files import encode
+from runtime.report import ImageReport, Result
+from runtime.request import Request
 from runtime.serving.answers import error_headers
-from runtime.serving.picture_files import encode
 from runtime.serving.routes.error_forms import WITHHELD, errors_as, told
 from runtime.serving.routes.image_request import ImageRequest
 from runtime.serving.service import Service
@@ -47,11 +48,12 @@ def router(service: Service) -> APIRouter:
 
 @dataclass(frozen=True)
 class Drawing:
-    """One request on its way; `key` is the name of the caller's API key."""
+    """One request on its way, from its arrival at `since`; `key` is the name of the caller's API key."""
 
     service: Service
     asked: ImageRequest
     key: str
+    since: float = field(default_factory=time.monotonic)
 
     async def answer(self, progress: Progress | None = None) -> tuple[int, dict[str, Any]]:
         """Status and body; see docs/api.md. Raises what `Service.generate` does."""
@@ -62,16 +64,19 @@ class Drawing:
         """The pictures in their order. To compare, the unguarded ones come after them; of what was withheld none is drawn."""
         request = self.asked.to_request(self.service)
         if not self.asked.compare:
-            result = await self.service.generate(request, key=self.key, progress=progress)
+            result = await self._drawn(request, progress)
             return list(zip(result.images, result.reports, strict=True))
         first, second = _halves(progress)
-        guarded = await self.service.generate(request, key=self.key, progress=first)
+        guarded = await self._drawn(request, first)
         shots: list[Shot] = list(zip(guarded.images, guarded.reports, strict=True))
         if seeds := [report.seed for image, report in shots if image is not None]:
             same = replace(request, num_images_per_prompt=len(seeds), seed=seeds, policy=None, unguarded=True)
-            unguarded = await self.service.generate(same, key=self.key, progress=second)
+            unguarded = await self._drawn(same, second)
             shots += zip(unguarded.images, unguarded.reports, strict=True)
         return shots
+
+    async def _drawn(self, request: Request, progress: Progress | None) -> Result:
+        return await self.service.generate(request, key=self.key, progress=progress, since=self.since)
 
     def _body(self, shots: list[Shot]) -> tuple[int, dict[str, Any]]:
         reports = [json.loads(report.to_json()) for _, report in shots]

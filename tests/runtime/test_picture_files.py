@@ -11,11 +11,11 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from engines.errors import InputError
+from runtime import picture_files
+from runtime.picture_files import FORMATS, encode, read_report
 from runtime.png import image_digest, read_png, save_png
-from runtime.serving import picture_files
-from runtime.serving.picture_files import FORMATS, encode, read_report
 from saferedir.cli import main
-from tests.serving.reports import drawn
+from tests.runtime.reports import drawn
 
 FORMS = [("png", 100), ("jpeg", 100), ("jpeg", 40), ("jpeg", 0), ("webp", 100), ("webp", 60), ("webp", 0)]
 
