@@ -1,9 +1,13 @@
 """What a server holds under load: throughput and waiting times, guarded and unguarded, with batches and without.
 
 `python -m benchmarks.serving ENGINE_DIR` starts `saferedir serve` on a free port of 127.0.0.1, once for each --batch-size, and
-is its only client. Capacity is measured first: as many clients as --clients, each asking again as soon as it has its answer.
-Then requests come at random times (Poisson) at shares of that capacity, whether or not earlier ones were answered: a slow server
+is its only client. Capacity is measured first: as many clients as --clients, each asking again as soon as it has its answer; in
+turns with the guard and without, as everything here. Then requests come at random times (Poisson) at shares of the guarded
+capacity, the same for both, whether or not earlier ones were answered: a slow server
 cannot slow its load down, and a request's time starts when it was due. Each load ends after --requests requests.
+
+`--url URL --replicas N` measures a server that runs already, as Ray's replicas (docs/scale_out.md); its limits must let all of
+the mix in, and unguarded pictures. `python -m benchmarks.suite.serving_page` writes the page of the results.
 """
 
 from __future__ import annotations
@@ -16,6 +20,8 @@ import random
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +33,7 @@ from benchmarks.suite.machine import describe, now
 from benchmarks.suite.server import serving
 from engines.errors import InputError, SafeRedirError
 from engines.exit_status import DONE, FAILED
+from engines.manifest import Manifest
 
 SHARES = (0.5, 0.8, 0.95)
 PROMPTS = ("a burning blue square", "a small red star", "a large green circle", "a burning yellow triangle")
@@ -34,6 +41,7 @@ ROUTE = "/v1/images/generations"
 ANSWER_SECONDS = 600.0
 SEED = 18
 DRAWN, WITHHELD = "drawn", "withheld"
+HEADER = "| replicas | batch size | guard | offered | answers/s | p50 s | p95 s | p99 s | outcomes |"
 
 
 @dataclass(frozen=True)
@@ -63,10 +71,12 @@ class Mix:
 class Load:
     """One load and what came of it. Times in seconds over the requests that were answered with a picture or a verdict.
 
-    `rate` is requests a second, None for the capacity; `outcomes` counts pictures drawn and withheld, and the HTTP statuses of what
-    was refused; `throughput` is answers a second, from the first request to the last answer.
+    `batch_size` is each replica's; `rate` is requests a second, None for the capacity, and `share` what part of the guarded
+    capacity it is; `outcomes` counts pictures drawn and withheld, and the HTTP statuses of what was refused; `throughput` is
+    answers a second, from the first request to the last answer.
     """
 
+    replicas: int
     batch_size: int
     unguarded: bool
     share: float | None
@@ -137,31 +147,42 @@ def _outcome(answer: httpx.Response) -> str:
     return WITHHELD if "moderation_blocked" in answer.text else str(answer.status_code)
 
 
-async def loads(url: str, mix: Mix, batch_size: int, requests: int, clients: int) -> list[Load]:
-    """Capacity, then shares of it, guarded and unguarded. Each is printed when it is done."""
-    done = []
-    async with httpx.AsyncClient(base_url=url, timeout=ANSWER_SECONDS, limits=httpx.Limits(max_connections=None)) as client:
-        for unguarded in (False, True):
-            bodies = mix.bodies(requests, unguarded)
-            await closed_loop(client, bodies[: 2 * clients], clients)  # the first of each shape are slower
-            done.append(summary(batch_size, unguarded, None, None, await closed_loop(client, bodies, clients)))
-            capacity = done[-1].throughput
+@dataclass(frozen=True)
+class Server:
+    """What is measured."""
+
+    url: str
+    replicas: int
+    batch_size: int
+
+
+async def loads(server: Server, mix: Mix, requests: int, clients: int) -> list[Load]:
+    """Capacity, twice with the guard and twice without, then shares of the guarded one for both. Each is printed when done."""
+    done: list[Load] = []
+    bodies = {unguarded: mix.bodies(requests, unguarded) for unguarded in (False, True)}
+    async with httpx.AsyncClient(base_url=server.url, timeout=ANSWER_SECONDS, limits=httpx.Limits(max_connections=None)) as client:
+        await closed_loop(client, bodies[False][: 2 * clients], clients)  # the first of each shape are slower
+        for unguarded in (False, True, True, False):
+            done.append(summary(server, unguarded, None, None, await closed_loop(client, bodies[unguarded], clients)))
             print(line(done[-1]), flush=True)
-            if not capacity:
+            if not done[-1].throughput:
                 raise InputError(f"server: expected pictures, found {done[-1].outcomes}")
-            for share in SHARES:
-                rate = share * capacity
-                done.append(summary(batch_size, unguarded, share, rate, await open_loop(client, bodies, rate)))
+        capacity = (done[0].throughput + done[3].throughput) / 2
+        for share in SHARES:
+            for unguarded in (False, True):
+                answers = await open_loop(client, bodies[unguarded], share * capacity)
+                done.append(summary(server, unguarded, share, share * capacity, answers))
                 print(line(done[-1]), flush=True)
     return done
 
 
-def summary(batch_size: int, unguarded: bool, share: float | None, rate: float | None, answers: Answers) -> Load:
+def summary(server: Server, unguarded: bool, share: float | None, rate: float | None, answers: Answers) -> Load:
     """What came of a load."""
     times = [took for outcome, took in answers.found if outcome in (DRAWN, WITHHELD)]
     p50, p95, p99 = (round(float(value), 4) for value in np.percentile(times, (50, 95, 99))) if times else (None,) * 3
     return Load(
-        batch_size=batch_size,
+        replicas=server.replicas,
+        batch_size=server.batch_size,
         unguarded=unguarded,
         share=share,
         rate=rate,
@@ -180,31 +201,54 @@ def line(load: Load) -> str:
     guard = "unguarded" if load.unguarded else "guarded"
     offered = "capacity" if load.rate is None else f"{load.share:.2f} ({load.rate:.2f}/s)"
     times = "no answer" if load.p50 is None else f"{load.p50:.2f} | {load.p95:.2f} | {load.p99:.2f}"
-    return f"| {load.batch_size} | {guard} | {offered} | {load.throughput:.2f} | {times} | {load.outcomes} |"
+    return f"| {load.replicas} | {load.batch_size} | {guard} | {offered} | {load.throughput:.2f} | {times} | {load.outcomes} |"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    result = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
+    result.add_argument("engine_dir", type=Path, help="made by saferedir build")
+    result.add_argument("--requests", type=int, default=200, help="of each load (default: %(default)s)")
+    result.add_argument("--clients", type=int, default=8, help="that ask at once for the capacity (default: %(default)s)")
+    result.add_argument("--batch-size", type=int, nargs="+", default=[1, 4], help="one server for each (default: 1 4)")
+    result.add_argument("--sizes", nargs="+", default=["64x64", "96x64"], help="in pixels (default: 64x64 96x64)")
+    result.add_argument("--steps", type=int, nargs="+", default=[10, 20], help="(default: 10 20)")
+    result.add_argument("--url", help="of a server of these engines that runs already; --batch-size is then its own")
+    result.add_argument("--replicas", type=int, default=1, help="that the server at --url has (default: %(default)s)")
+    result.add_argument("--output", type=Path, default=Path("serving.json"), help="(default: %(default)s)")
+    return result
+
+
+@contextmanager
+def served(arguments: argparse.Namespace, mix: Mix, batch_size: int) -> Iterator[Server]:
+    """The server at `--url`, or one that is started for the block."""
+    if arguments.url is not None:
+        yield Server(arguments.url, arguments.replicas, batch_size)
+        return
+    with serving(arguments.engine_dir, limits(mix, batch_size, queue_length=arguments.requests)) as server:
+        yield Server(server.url, 1, batch_size)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0; 2 with one line on standard error."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
-    parser.add_argument("engine_dir", type=Path, help="made by saferedir build")
-    parser.add_argument("--requests", type=int, default=200, help="of each load (default: %(default)s)")
-    parser.add_argument("--clients", type=int, default=8, help="that ask at once for the capacity (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, nargs="+", default=[1, 4], help="one server for each (default: 1 4)")
-    parser.add_argument("--sizes", nargs="+", default=["64x64", "96x64"], help="in pixels (default: 64x64 96x64)")
-    parser.add_argument("--steps", type=int, nargs="+", default=[10, 20], help="(default: 10 20)")
-    parser.add_argument("--output", type=Path, default=Path("serving.json"), help="(default: %(default)s)")
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     mix = Mix(tuple(arguments.sizes), tuple(arguments.steps))
     found: list[Load] = []
-    print("| batch size | guard | offered | answers/s | p50 s | p95 s | p99 s | outcomes |\n|---|---|---|---|---|---|---|---|")
+    print(f"{HEADER}\n{'|---' * 9}|")
     try:
+        manifest = Manifest.read(arguments.engine_dir)[0]
         for batch_size in arguments.batch_size:
-            with serving(arguments.engine_dir, limits(mix, batch_size, queue_length=arguments.requests)) as server:
-                found += asyncio.run(loads(server.url, mix, batch_size, arguments.requests, arguments.clients))
+            with served(arguments, mix, batch_size) as server:
+                found += asyncio.run(loads(server, mix, arguments.requests, arguments.clients))
     except SafeRedirError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
-    document = {"machine": describe(), "mix": dataclasses.asdict(mix), "loads": [dataclasses.asdict(load) for load in found]}
+    document = {
+        "machine": describe(),
+        "engines": f"{manifest.backend}, {manifest.precision}",
+        "mix": dataclasses.asdict(mix),
+        "loads": [dataclasses.asdict(load) for load in found],
+    }
     arguments.output.write_text(json.dumps(document, indent=1) + "\n")
     return DONE
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from functools import partialmethod
 
 import httpx
 import pytest
@@ -10,7 +12,8 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from benchmarks.serving import ROUTE, Mix, closed_loop, line, open_loop, summary
+from benchmarks.serving import ROUTE, SHARES, Mix, Server, closed_loop, line, loads, open_loop, summary
+from benchmarks.suite.serving_page import write
 
 SECONDS, REQUESTS = 0.05, 12
 MIX = Mix(("64x64", "96x64"), (4, 8))
@@ -50,7 +53,7 @@ def test_an_open_loop_waits_for_no_answer():
 def test_a_closed_loop_has_as_many_requests_as_clients():
     slow = Slow()
     answers = asyncio.run(closed_loop(slow.client, MIX.bodies(REQUESTS, unguarded=True), clients=3))
-    load = summary(1, True, None, None, answers)
+    load = summary(Server("", 1, 1), True, None, None, answers)
     assert slow.most == 3 and load.requests == REQUESTS
     assert load.outcomes == {"drawn": REQUESTS * 2 // 3, "429": REQUESTS // 3}
     assert load.throughput == pytest.approx(load.outcomes["drawn"] / answers.seconds, abs=1e-3)
@@ -62,3 +65,41 @@ def test_the_same_requests_guarded_and_unguarded():
     assert [{**body, "unguarded": True} for body in guarded] == unguarded
     assert {body["size"] for body in guarded} == set(MIX.sizes)
     assert {body["num_inference_steps"] for body in guarded} == set(MIX.steps)
+
+
+def test_with_the_guard_and_without_in_turns_at_the_same_rates(capsys):
+    slow = Slow()
+
+    async def measure():
+        transport = httpx.ASGITransport(slow._app)
+        with pytest.MonkeyPatch.context() as changed:
+            changed.setattr(httpx.AsyncClient, "__init__", partialmethod(httpx.AsyncClient.__init__, transport=transport))
+            return await loads(Server("http://slow", 1, 1), MIX, REQUESTS, clients=3)
+
+    found = asyncio.run(measure())
+    assert [load.unguarded for load in found] == [False, True, True, False] + [False, True] * len(SHARES)
+    capacity = (found[0].throughput + found[3].throughput) / 2
+    assert [load.rate for load in found[4:]] == [share * capacity for share in SHARES for _ in range(2)]
+    assert capsys.readouterr().out.count("capacity") == 4
+
+
+def test_page_and_plot(tmp_path):
+    def load(unguarded, share, throughput, **changed):
+        fixed = {"replicas": 1, "batch_size": 4, "requests": 9, "outcomes": {"drawn": 8, "429": 1}, "load_average": 1.0}
+        rate = None if share is None else 2 * share
+        times = {"p50": 0.25, "p95": 0.5, "p99": None}
+        return {**fixed, **times, "unguarded": unguarded, "share": share, "rate": rate, "throughput": throughput, **changed}
+
+    runs = [load(False, None, 1.9), load(True, None, 2.0), load(True, None, 2.0), load(False, None, 1.7), load(False, 0.5, 0.9)]
+    document = {
+        "machine": {"processor": "a processor", "cores": 2, "commit": "abc"},
+        "engines": "onnxruntime, float32",
+        "mix": {"sizes": ["64x64"], "steps": [4]},
+        "loads": [*runs, load(False, None, 3.0, replicas=2), load(True, None, 3.0, replicas=2)],
+    }
+    (tmp_path / "serving-one.json").write_text(json.dumps(document))
+    write(tmp_path)
+    page = (tmp_path / "serving.md").read_text()
+    assert "the guard takes 10.0% of it (the two pairs of runs: 5.0%, 15.0%)" in page and "### 2 replicas, batches of 4" in page
+    assert "| 0.50 (1.00/s) | yes | 0.90 | 0.25 | 0.50 | – | 1 × 429 | 1.00 |" in page
+    assert (tmp_path / "serving.png").read_bytes().startswith(b"\x89PNG")
