@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from engines.errors import InputError
-from engines.geometry import nearest_multiples
+from engines.geometry import LARGEST_SIDE, nearest_multiples
 from engines.printable import shown
 
 
@@ -28,8 +28,10 @@ class Span:
         values = [int(part) for part in parts if part.isascii() and part.isdecimal() and len(part) < 10]
         if len(parts) == 1:
             values *= 3
-        if len(parts) not in (1, 3) or len(values) != 3 or not 0 < values[0] <= values[1] <= values[2]:
-            raise InputError(f"{name}: expected MIN:OPT:MAX in rising order or one number, found {shown(text)}")
+        if len(parts) not in (1, 3) or len(values) != 3 or not 0 < values[0] <= values[1] <= values[2] <= LARGEST_SIDE:
+            raise InputError(
+                f"{name}: expected MIN:OPT:MAX in rising order or one number, at most {LARGEST_SIDE}, found {shown(text)}"
+            )
         if wrong := [value for value in values if value % multiple]:
             raise InputError(
                 f"{name}: expected multiples of {multiple} pixels, found {wrong[0]}; nearest: "

@@ -22,6 +22,7 @@ from engines.sizes import Sizes, Span
         ("64:64:٩٩", "MIN:OPT:MAX"),
         ("16:+32:64", "MIN:OPT:MAX"),
         ("0", "rising order"),
+        ("64:64:16400", "at most 16384"),
         ("", "MIN:OPT:MAX"),
         ("64:100:128", "expected multiples of 16 pixels, found 100; nearest: 96 or 112"),
     ],
