@@ -16,6 +16,7 @@ from engines.geometry import Geometry
 from engines.policy import CHECKS
 from engines.printable import shown
 from engines.records import FileRecord, GuardRecord, SourceRecord, Target
+from engines.sizes import Sizes
 from engines.store.atomic import replacing
 
 FILE_NAME = "manifest.json"
@@ -40,6 +41,7 @@ class Manifest:
                    pass on the device that will run them
     recipe         network → all that determines its files, compared field by field to tell what must be built again
     target         what TensorRT engines are tied to
+    sizes          of batches and pictures that the engines take
     check          when the guard looks unless a call says otherwise: "before" or "beside" the UNet of a step, or "auto"
     decisions      of quantised engines: what they decided in whole runs beside float32 ones; None where that was not compared
     optimized_for  the device of a backend that engines are tied to otherwise (see `engines.optimize`)
@@ -60,6 +62,7 @@ class Manifest:
     recipe: dict[str, dict[str, Any]]
     target: Target | None
     command: str
+    sizes: Sizes = Sizes()
     check: str = "auto"
     decisions: DecisionRecord | None = None
     optimized_for: str | None = None
@@ -101,6 +104,8 @@ class Manifest:
             _inside(name)
         if self.parity_of not in PARITY_OF:
             raise ValueError(f"parity_of: expected one of {', '.join(PARITY_OF)}, found {shown(self.parity_of)}")
+        if self.target is not None and None in vars(self.sizes).values():
+            raise ValueError(f"sizes: expected MIN:OPT:MAX for each, as plans have them, found {shown(vars(self.sizes))}")
         if self.check not in CHECKS:
             raise ValueError(f"check: expected one of {', '.join(CHECKS)}, found {shown(self.check)}")
         for network, outputs in self.parity.items():

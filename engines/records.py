@@ -75,7 +75,7 @@ class GuardRecord:
 
 @dataclass(frozen=True)
 class Target:
-    """What TensorRT engines are tied to. Sizes are MIN:OPT:MAX.
+    """What TensorRT engines are tied to.
 
     library                 the one that built them, with its version
     compute_capabilities    of the GPUs that they run on, as "8.9, 12.0", or "portable": TensorRT-RTX from 8.0 on
@@ -87,9 +87,6 @@ class Target:
     """
 
     library: str
-    batch_size: str
-    height: str
-    width: str
     compute_capabilities: str
     gpu: str = ""
     driver: str = ""
@@ -98,19 +95,3 @@ class Target:
     workspace_gib: float | None = None
     optimization_level: int | None = None
     kept_onnx: bool = False
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for sizes that are no span."""
-        for name in ("batch_size", "height", "width"):
-            parts = getattr(self, name).split(":")
-            if len(parts) != 3 or not all(part.isdecimal() and len(part) < 10 for part in parts) or not self._rises(name):
-                raise ValueError(f"target.{name}: expected MIN:OPT:MAX, found {shown(getattr(self, name))}")
-
-    def _rises(self, size: str) -> bool:
-        smallest, preferred, largest = self.span(size)
-        return 0 < smallest <= preferred <= largest
-
-    def span(self, size: str) -> tuple[int, int, int]:
-        """Smallest, preferred and largest batch_size, height or width."""
-        smallest, preferred, largest = map(int, getattr(self, size).split(":"))
-        return smallest, preferred, largest

@@ -50,12 +50,8 @@ def summary(manifest: Manifest, digest: str, signature: str = "none") -> str:
         ]
     if manifest.guards:
         rows.append(("check", manifest.check))
-    if manifest.target is not None:
-        rows += [
-            (name.replace("_", " "), str(value))
-            for name, value in dataclasses.asdict(manifest.target).items()
-            if value not in ("", None)
-        ]
+    built_for = {**vars(manifest.sizes), **({} if manifest.target is None else vars(manifest.target))}
+    rows += [(name.replace("_", " "), str(value)) for name, value in built_for.items() if value not in ("", None)]
     if manifest.precision == "int8":
         compared = manifest.decisions is not None
         rows.append(

@@ -46,7 +46,7 @@ def rebuild_twin(store: EngineStore, device: str = "cpu") -> Twin:
     sources = read_sources(request, source)
     _check_sources(store.manifest, sources)
     modules: dict[str, Any] = {}
-    for job in jobs_of(request, Inputs(source, sources, {}, None)):
+    for job in jobs_of(request, Inputs(source, sources, {}, store.manifest.sizes, None)):
         if isinstance(job, TokenizerJob):
             tokenizer = job.load()
         elif isinstance(job, NetworkJob) and job.name in COMPARED:

@@ -126,7 +126,15 @@ def _float32_engines(
     float32 = folder / FLOAT32 / "engines"
     float32.parent.mkdir()
     request = dataclasses.replace(
-        options, engine_dir=float32, backend="onnxruntime", precision="float32", quantization=None, judge_scheduler=None
+        options,
+        engine_dir=float32,
+        backend="onnxruntime",
+        precision="float32",
+        quantization=None,
+        judge_scheduler=None,
+        batch_size=None,
+        height=None,
+        width=None,
     )
     build(request, silent)
     report("float32 engines to calibrate by: built")

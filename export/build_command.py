@@ -11,7 +11,7 @@ from engines.backends.tensorrt_module import BUILDERS
 from engines.errors import InputError
 from engines.store.default_folder import engine_folder
 from export.build import build
-from export.build_request import BuildRequest
+from export.build_request import PLAN_BATCH, BuildRequest
 from export.edit_options import add_edit_arguments, given_edits
 from export.guard_arguments import add_guard_arguments, checkpoints
 from export.precision.names import precision_name
@@ -25,7 +25,7 @@ DEMO_CONCEPT = "fire"
 DEMO_CALIBRATION = DEMO / "calibration.txt"
 # Options that mean something to some backends only.
 BACKENDS_OF = {
-    **dict.fromkeys(("batch_size", "height", "width", "workspace", "optimization_level", "keep_onnx"), tuple(BUILDERS)),
+    **dict.fromkeys(("workspace", "optimization_level", "keep_onnx"), tuple(BUILDERS)),
     **dict.fromkeys(("hardware_compatibility", "version_compatible", "timing_cache"), ("tensorrt",)),
     "target_sm": ("tensorrt-rtx",),
 }
@@ -69,13 +69,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="build everything again, whatever is there")
     add_guard_arguments(parser)
     add_int8_arguments(parser.add_argument_group("--precision int8", "calibrates, and compares whole runs with float32's"))
-    _add_plan_arguments(parser.add_argument_group("TensorRT", "sizes are MIN:OPT:MAX, or one number for a size that never changes"))
+    _add_size_arguments(
+        parser.add_argument_group("sizes", "that the engines take: MIN:OPT:MAX, or one number for a size that never changes")
+    )
+    _add_plan_arguments(parser.add_argument_group("TensorRT"))
+
+
+def _add_size_arguments(sizes: argparse._ArgumentGroup) -> None:
+    sizes.add_argument("--batch-size", help=f"images (default: any; of TensorRT {PLAN_BATCH})")
+    sizes.add_argument("--height", help="pixels (default: any; of TensorRT the model's)")
+    sizes.add_argument("--width", help="pixels (default: any; of TensorRT the model's)")
 
 
 def _add_plan_arguments(plan: argparse._ArgumentGroup) -> None:
-    plan.add_argument("--batch-size", help=f"images (default: {BuildRequest.batch_size})")
-    plan.add_argument("--height", help="pixels (default: the model's)")
-    plan.add_argument("--width", help="pixels (default: the model's)")
     plan.add_argument("--workspace", type=float, help="GiB of scratch memory the builder may plan with (default: all)")
     plan.add_argument("--optimization-level", type=int, choices=range(6), help="builder effort (default: the library's)")
     plan.add_argument("--target-sm", nargs="+", choices=TARGETS, help="TensorRT-RTX: compute capabilities (default: portable)")
@@ -100,7 +106,7 @@ def options(arguments: argparse.Namespace) -> BuildRequest:
     names = arguments.concept or ([DEMO_CONCEPT] if redirectors and arguments.redirector is None else [])
     guard, check = checkpoints(arguments, redirectors, names)
     return BuildRequest(
-        batch_size=arguments.batch_size or BuildRequest.batch_size,
+        batch_size=arguments.batch_size,
         height=arguments.height,
         width=arguments.width,
         keep_onnx=arguments.keep_onnx,

@@ -12,10 +12,12 @@ from engines.canary import Canary
 from engines.errors import InputError
 from engines.geometry import Geometry
 from engines.policy import Policy
+from engines.sizes import Sizes, Span
 from export.quantization import Quantization
 from export.sources.edits import Edit
 from export.tensorrt.plan_builder import PlanOptions
-from export.tensorrt.shape_profile import Profile, Span
+
+PLAN_BATCH = "1:1:4"  # images of plans, where the build names none
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Checkpoint:
 class BuildRequest:
     """What to build. Without checkpoints the engines have no guard, and only unguarded generation accepts them.
 
-    batch_size, height, width  sizes of TensorRT engines, MIN:OPT:MAX; None stands for the model's own
+    batch_size, height, width  sizes that the engines take, MIN:OPT:MAX or one number; see `sizes` for None
     config                     diffusers folder with the configs and the tokenizer of a model in a single file
     edits                      what is laid over the model's weights, in this order
     check                      when the guard looks by default, see `runtime.Request`
@@ -51,8 +53,8 @@ class BuildRequest:
                                `runtime.samplers.registry` has it. Without one, the first run judges
 
     Raises:
-        InputError: the backend cannot run in the precision, int8 comes without a quantization, or two checkpoints forget the same
-            concept.
+        InputError: the backend cannot run in the precision, int8 comes without a quantization or for larger batches only, or two
+            checkpoints forget the same concept.
     """
 
     model: str
@@ -62,7 +64,7 @@ class BuildRequest:
     edits: tuple[Edit, ...] = ()
     backend: str = "onnxruntime"
     precision: str = "float32"
-    batch_size: str = "1:1:4"
+    batch_size: str | None = None
     height: str | None = None
     width: str | None = None
     plan: PlanOptions = PlanOptions()
@@ -84,17 +86,25 @@ class BuildRequest:
         if (self.precision == "int8") != (self.quantization is not None):
             found = "none" if self.quantization is None else f"one and precision {self.precision}"
             raise InputError(f"quantization: expected one for precision int8 and for no other, found {found}")
+        if self.precision == "int8" and self.batch_size is not None and Span.parse("batch-size", self.batch_size).minimum > 1:
+            raise InputError(
+                "batch-size: expected engines that take one image, for decisions of precision int8 are compared image by image, "
+                f"found {self.batch_size}"
+            )
         concepts = [checkpoint.concept for checkpoint in self.checkpoints]
         if len(set(concepts)) != len(concepts):
             raise InputError(f"concept: expected a name of its own for each checkpoint, found {', '.join(concepts)}")
 
-    def profile(self, geometry: Geometry) -> Profile | None:
-        """The shapes of TensorRT engines; None for the others, which take any."""
-        if not backend_spec(self.backend).plans:
-            return None
-        height, width = self.height or str(geometry.default_height), self.width or str(geometry.default_width)
-        return Profile(
-            Span.parse("batch-size", self.batch_size),
-            Span.parse("height", height, geometry.scale_factor),
-            Span.parse("width", width, geometry.scale_factor),
-        )
+    def sizes(self, geometry: Geometry) -> Sizes:
+        """What the engines take. A size that is not named is any; of plans, which have a profile, the model's own and PLAN_BATCH.
+
+        Raises:
+            InputError: one is no such text, or is none that the model can take.
+        """
+        unit, spans = geometry.scale_factor, {}
+        rows = ("batch_size", PLAN_BATCH, 1), ("height", geometry.default_height, unit), ("width", geometry.default_width, unit)
+        for name, own, multiple in rows:
+            text = str(own) if (named := getattr(self, name)) is None and backend_spec(self.backend).plans else named
+            if text is not None:
+                spans[name] = str(Span.parse(name.replace("_", "-"), text, multiple))
+        return Sizes(**spans)

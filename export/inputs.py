@@ -10,10 +10,11 @@ from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 
-from engines.backends.registry import BackendSpec
+from engines.backends.registry import BackendSpec, backend_spec
 from engines.errors import InputError
 from engines.install import install
 from engines.records import SourceRecord, Target
+from engines.sizes import Sizes
 from export.build_request import BuildRequest, Checkpoint
 from export.exported_networks import EXPORTED_NETWORKS, TOKENIZER
 from export.sources.edits import source_names
@@ -29,11 +30,12 @@ SUPPORTED = {"transformers": ">=4.48,<5"}
 
 @dataclass(frozen=True)
 class Inputs:
-    """What jobs are decided by: the model's files and the checkpoints as read, library versions, and what plans are tied to."""
+    """What jobs are decided by: files of the model and checkpoints as read, library versions, sizes, what plans are tied to."""
 
     source: Source
     sources: Mapping[str, SourceRecord]
     versions: Mapping[str, str]
+    sizes: Sizes
     target: Target | None
 
     def digests(self, component: str) -> dict[str, str]:
@@ -68,8 +70,9 @@ def _version(name: str) -> str:
 
 def read_inputs(options: BuildRequest, source: Source, versions: dict[str, str]) -> Inputs:
     """Digests of all that decides the engines."""
-    profile = options.profile(source.geometry)
-    return Inputs(source, read_sources(options, source), versions, None if profile is None else target_of(options, profile))
+    sizes = options.sizes(source.geometry)
+    target = target_of(options) if backend_spec(options.backend).plans else None
+    return Inputs(source, read_sources(options, source), versions, sizes, target)
 
 
 def read_sources(options: BuildRequest, source: Source) -> dict[str, SourceRecord]:

@@ -140,7 +140,7 @@ def _tokenizer_job(inputs: Inputs) -> TokenizerJob:
 
 def _network_job(row: ExportedNetwork, options: BuildRequest, inputs: Inputs) -> NetworkJob:
     backend, geometry = backend_spec(options.backend), inputs.source.geometry
-    profile, edits = options.profile(geometry), edits_of(options.edits, row.component)
+    edits = edits_of(options.edits, row.component)
     return NetworkJob(
         row=dataclasses.replace(row, spec=geometry.spec(row.name)),
         backend=backend,
@@ -149,7 +149,7 @@ def _network_job(row: ExportedNetwork, options: BuildRequest, inputs: Inputs) ->
         geometry=geometry,
         concepts=len(options.checkpoints),
         module=partial(_module, row, inputs.source, edits, options.checkpoints),
-        plan=None if profile is None else PlanSettings(profile, options.plan, options.keep_onnx),
+        plan=PlanSettings(Profile.of(inputs.sizes), options.plan, options.keep_onnx) if backend.plans else None,
         decided_by=_decided_by(row, edits, options, inputs),
     )
 
@@ -174,6 +174,7 @@ def _decided_by(row: ExportedNetwork, edits: Sequence[Edit], options: BuildReque
         "backend": options.backend,
         "versions": dict(inputs.versions),
         "target": None if inputs.target is None else dataclasses.asdict(inputs.target),
+        "sizes": dataclasses.asdict(inputs.sizes) if backend_spec(options.backend).plans else None,
     }
     if row.component is not None:
         decided |= inputs.digests(row.component)

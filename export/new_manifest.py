@@ -13,11 +13,11 @@ from engines.geometry import Geometry
 from engines.manifest import Manifest
 from engines.parity import Figures
 from engines.records import FileRecord, GuardRecord
+from engines.sizes import Sizes
 from export.build_network import TIMING_CACHE
 from export.build_request import BuildRequest
 from export.inputs import Inputs, source_name
 from export.jobs import Job, NetworkJob
-from export.tensorrt.shape_profile import Profile
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def wanted_manifest(options: BuildRequest, inputs: Inputs, jobs: Sequence[Job]) 
     return Manifest(
         model=options.model,
         sources=dict(inputs.sources),
-        geometry=_geometry(inputs.source.geometry, options.profile(inputs.source.geometry)),
+        geometry=_geometry(inputs.source.geometry, inputs.sizes),
         scheduler=inputs.source.scheduler,
         guards=[
             GuardRecord(
@@ -57,16 +57,16 @@ def wanted_manifest(options: BuildRequest, inputs: Inputs, jobs: Sequence[Job]) 
         parity_of="onnx",
         recipe={job.name: job.recipe for job in jobs},
         target=inputs.target,
+        sizes=inputs.sizes,
         command=options.command_line,
         check=options.check,
     )
 
 
-def _geometry(geometry: Geometry, profile: Profile | None) -> Geometry:
+def _geometry(geometry: Geometry, sizes: Sizes) -> Geometry:
     """The model's, with the sizes that the engines prefer as defaults."""
-    if profile is None:
-        return geometry
-    return dataclasses.replace(geometry, default_height=profile.height.optimum, default_width=profile.width.optimum)
+    preferred = {f"default_{name}": span.optimum for name in ("height", "width") if (span := sizes.span(name)) is not None}
+    return dataclasses.replace(geometry, **preferred)
 
 
 def filled(wanted: Manifest, folder: Path, built: Mapping[str, Built]) -> Manifest:

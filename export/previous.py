@@ -42,7 +42,7 @@ def changes_of(previous: Manifest | None, wanted: Manifest, folder: Path) -> lis
             changes.append(f"{network} ({', '.join(fields)})")
         elif not _intact(previous, folder, network, digests=False):
             changes.append(f"{network} (files missing or altered)")
-    for key in ("model", "precision", "geometry", "scheduler", "guards", "check"):
+    for key in ("model", "precision", "geometry", "sizes", "scheduler", "guards", "check"):
         if getattr(previous, key) != getattr(wanted, key):
             changes.append(key)
     return changes

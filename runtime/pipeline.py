@@ -89,6 +89,7 @@ class GuardedPipeline:
         if not unguarded:
             check_canaries(self.manifest, backend, engines, self._tokenizer)
         self._open: Opened | None = Opened(backend, {name: wrap(engine) for name, engine in engines.items()})
+        self._open.bind_all(self.manifest, self._scheduler)
         self._lock = threading.Lock()
         self._busy_thread: int | None = None  # the thread whose call is in progress
         self.device = backend.device  # what the engines run on, in words
@@ -251,8 +252,10 @@ class GuardedPipeline:
         shown = [index for index, report in enumerate(reports) if not _withheld(report)]
         images: list[Image.Image | None] = [None] * len(reports)
         if shown:
-            sizes = self.manifest.geometry.sizes(reports[0].height, reports[0].width, B=len(shown))
-            decoded = opened.run("vae_decoder", {"latent": trace.latents[shown]}, sizes)
+            # Engines that take no smaller batch decode the first of them again in the places of those that are withheld.
+            decoded_images = shown + shown[:1] * (self.manifest.sizes.smallest_batch - len(shown))
+            sizes = self.manifest.geometry.sizes(reports[0].height, reports[0].width, B=len(decoded_images))
+            decoded = opened.run("vae_decoder", {"latent": trace.latents[decoded_images]}, sizes)
             for place, index in enumerate(shown):
                 if decoded["finite"][place]:
                     images[index] = Image.fromarray(decoded["images"][place])

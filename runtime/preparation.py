@@ -53,7 +53,7 @@ class Preparation:
         size = request.size(manifest.geometry)
         _check_clip_skip(request, manifest.geometry.text_layers)
         _check_negative_prompt(request, manifest.geometry.time_cond_proj_dim)
-        _check_target(manifest, {"batch_size": len(request.prompts), "height": size[0], "width": size[1]})
+        manifest.sizes.check(batch_size=len(request.prompts), height=size[0], width=size[1])
         guards = [_guards(manifest, request, image) for image in range(len(request.prompts))]
         prepared = cls(request, manifest, size, request.seeds(), _samplers(request, scheduler), guards)
         prepared._check_that_the_guard_can_act()
@@ -178,19 +178,6 @@ def _check_negative_prompt(request: Request, time_cond_proj_dim: int) -> None:
             "negative_prompt: expected none, for this model's guidance is an input of its UNet, which reads the prompt alone, "
             f"found {shown(found)}"
         )
-
-
-def _check_target(manifest: Manifest, sizes: dict[str, int]) -> None:
-    """Raise InputError for a size that TensorRT engines were not built for."""
-    if (target := manifest.target) is None:
-        return
-    for name, size in sizes.items():
-        smallest, _, largest = target.span(name)
-        if not smallest <= size <= largest:
-            raise InputError(
-                f"{name}: expected {smallest} to {largest}, for which these engines were built, found {size}; "
-                f"rebuild with: saferedir build --{name.replace('_', '-')} MIN:OPT:MAX"
-            )
 
 
 def _samplers(request: Request, scheduler: SchedulerConfig) -> list[Recurrence]:

@@ -24,11 +24,9 @@ from tests.engines.fake_tensorrt import FakeTensorRT
 
 TARGET = {
     "library": "tensorrt-rtx 0.0.fake",
-    "batch_size": "1:1:4",
-    "height": "16:64:256",
-    "width": "16:64:256",
     "compute_capabilities": "portable",
 }
+SIZES = {"batch_size": "1:1:4", "height": "16:64:256", "width": "16:64:256"}
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +78,7 @@ def plans(demo_engines, tmp_path):
     """A folder like the demo's whose plans are ONNX files, which the fake TensorRT can run."""
     folder = shutil.copytree(demo_engines, tmp_path / "demo")
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest |= {"backend": "tensorrt-rtx", "target": TARGET}
+    manifest |= {"backend": "tensorrt-rtx", "target": TARGET, "sizes": SIZES}
     for network in NETWORKS:
         (folder / network / "model.onnx").rename(folder / network / "model.plan")
         manifest["files"][f"{network}/model.plan"] = manifest["files"].pop(f"{network}/model.onnx")

@@ -61,7 +61,10 @@ class Peer:
 
 
 # Peers whose packages do not go together with ours have a Python environment of their own: what to install into it.
-ENVIRONMENTS = {"openvino": "openvino-genai==2026.4.1.0 'optimum-intel[openvino]==2.2.0' diffusers==0.39.0 torch==2.13.0"}
+ENVIRONMENTS = {
+    "openvino": "openvino-genai==2026.4.1.0 'optimum-intel[openvino]==2.2.0' diffusers==0.39.0 torch==2.13.0",
+    "sdcpp": "stable-diffusion-cpp-python==0.4.7",
+}
 
 
 OWN = OURS, UNGUARDED = "saferedir, guarded", "saferedir, unguarded"
@@ -70,6 +73,7 @@ _OPENVINO = (
     ("OpenVINO GenAI", "genai_peers", "openvino_genai.Text2ImagePipeline, in C++"),
     ("optimum-intel", "optimum_intel_peers", "OVStableDiffusionPipeline"),
 )
+_SDCPP_PRECISIONS = (("float32", "float32"), ("float16", "float16"), ("int8", "int8 weights"))
 _OPENVINO_PRECISIONS = (("float32", "float32", "export"), ("bfloat16", "bfloat16", "export"), ("int8", "bfloat16", "export_int8"))
 PEERS = {
     OURS: Peer("benchmarks.peers.catalog:guarded", "this toolkit, every step checked", "as built", redirects=True),
@@ -112,6 +116,15 @@ PEERS = {
         )
         for name, module, description in _OPENVINO
         for precision, function, export in _OPENVINO_PRECISIONS
+    },
+    **{
+        f"stable-diffusion.cpp, {function}": Peer(
+            f"benchmarks.peers.sdcpp_peers:{function}",
+            "stable_diffusion_cpp.StableDiffusion, in C++: convolutions in float16, DDIM as Euler's method",
+            precision,
+            environment="sdcpp",
+        )
+        for function, precision in _SDCPP_PRECISIONS
     },
 }
 

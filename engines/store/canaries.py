@@ -66,8 +66,7 @@ def _asked(
     Both networks are bound once, in the shapes of one image under guidance, for which engines are most often used; both rows of
     text are the prompt's. Every input that is not written is zero: no shift yet, and a check that is due.
     """
-    geometry, target = manifest.geometry, manifest.target
-    images = 1 if target is None else target.span("batch_size")[0]  # equal ones, where engines take no fewer
+    geometry, images = manifest.geometry, manifest.sizes.smallest_batch  # equal ones, where engines take no fewer
     sizes = geometry.sizes(geometry.default_height, geometry.default_width, B=images, C=2, K=len(manifest.guards))
     text, guard = (
         {tensor.name: backend.zeros(tensor.shape(sizes), tensor.dtype) for tensor in spec.tensors} for spec in (TEXT_ENCODER, GUARD)

@@ -6,11 +6,10 @@ from engines.backends.tensorrt_module import BUILDERS, import_tensorrt
 from engines.cuda.device import open_cuda
 from engines.records import Target
 from export.build_request import BuildRequest
-from export.tensorrt.shape_profile import Profile
 
 
-def target_of(options: BuildRequest, profile: Profile) -> Target:
-    """The target of a build for `profile`.
+def target_of(options: BuildRequest) -> Target:
+    """The target of a build.
 
     Raises:
         BackendError: the library that builds is not installed; for TensorRT also: there is no GPU.
@@ -24,9 +23,6 @@ def target_of(options: BuildRequest, profile: Profile) -> Target:
         capabilities, gpu, driver = device.compute_capability, device.name, device.driver
     return Target(
         library,
-        str(profile.batch),
-        str(profile.height),
-        str(profile.width),
         capabilities,
         gpu,
         driver,

@@ -16,14 +16,14 @@ from engines.canary import FIRST_OF_50, Canary, CanaryRecord
 from engines.errors import CanaryError, InputError
 from engines.manifest import Manifest
 from engines.prompts import PromptTokenizer
-from engines.records import Target
+from engines.sizes import Sizes
 from engines.store.canaries import RUN_BY, TOLERANCE, check_canaries
 from engines.store.engine_store import TOKENIZER_FILE, EngineStore
 from runtime import GuardedPipeline
 from runtime.samplers.registry import recurrence
 from runtime.samplers.schedules import SchedulerConfig
 from saferedir.cli import main
-from tests.conftest import TARGET, opened
+from tests.conftest import opened
 
 FIRE, PLAIN = "a burning blue square", "a blue square"
 
@@ -146,7 +146,7 @@ def test_engines_that_take_no_single_image(demo_engines):
     manifest, backend, engines, tokenizer = loaded(demo_engines)
     seen = []
     engines["guard"] = Watched(engines["guard"], lambda tensors: seen.append(tensors["p_unsafe"].tolist()))
-    check_canaries(replace(manifest, target=Target(**{**TARGET, "batch_size": "2:3:4"})), backend, engines, tokenizer)
+    check_canaries(replace(manifest, sizes=Sizes(batch_size="2:3:4")), backend, engines, tokenizer)
     assert len(seen) == 4
     for ((first, second),) in seen:
         assert first == pytest.approx(second, abs=1e-6)

@@ -130,8 +130,6 @@ def test_precisions_that_a_backend_does_not_have():
         open_backend("onnxruntime", "bfloat16")
     with pytest.raises(InputError, match="expected float32 or int8 with --backend onnxruntime, found bfloat16; .* openvino or"):
         options(parse(["build", "--precision", "bfloat16"]))
-    with pytest.raises(InputError, match="--height: for tensorrt and tensorrt-rtx only, found --backend openvino"):
-        options(parse(["build", "--backend", "openvino", "--height", "64"]))
 
 
 def test_a_processor_without_bfloat16(monkeypatch):

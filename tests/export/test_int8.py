@@ -23,6 +23,7 @@ from engines.geometry import Geometry
 from engines.manifest import Manifest
 from engines.networks import NETWORKS
 from engines.parity import LIMITS, compare
+from engines.sizes import Span
 from evaluation.decisions import compare_decisions
 from export import quantization
 from export.build import FLOAT32, build
@@ -37,7 +38,7 @@ from export.precision.int8 import quantize
 from export.quantization import NEUTRAL_PROMPTS
 from export.sources.locate import find_model
 from export.tensorrt.plan_builder import PlanJob, PlanOptions, build_plan
-from export.tensorrt.shape_profile import Profile, Span
+from export.tensorrt.shape_profile import Profile
 from export.wrappers import Unet
 from runtime import GuardedPipeline
 from saferedir.cli import main, parse

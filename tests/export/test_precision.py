@@ -22,6 +22,7 @@ from engines.geometry import Geometry
 from engines.manifest import Manifest
 from engines.networks import NETWORKS
 from engines.parity import LIMITS, compare
+from engines.sizes import Span
 from engines.store.recorded_cases import check_cases
 from engines.summary import summary
 from export import onnx_file
@@ -33,7 +34,7 @@ from export.precision.half_precision import ELEMENTS, FOLLOWING_OPS, convert, te
 from export.precision.names import PRECISIONS, precision_name
 from export.reference_cases import reference_cases
 from export.tensorrt.plan_builder import PlanError, PlanJob, PlanOptions, build_plan
-from export.tensorrt.shape_profile import Profile, Span
+from export.tensorrt.shape_profile import Profile
 from export.wrappers import VaeDecoder
 from saferedir.cli import main
 from tests.export.test_build import built_anew

@@ -11,11 +11,12 @@ import torch
 
 from engines.geometry import Geometry
 from engines.networks import NETWORKS, NetworkSpec, TensorSpec, with_derived
+from engines.sizes import Span
 from export.code_digest import ROOMS, code_digest
 from export.exported_networks import EXPORTED_NETWORKS, TOKENIZER, resolve
 from export.jobs import code_modules
 from export.onnx_file import EXAMPLE_SIZES, example, export_network
-from export.tensorrt.shape_profile import Profile, Span
+from export.tensorrt.shape_profile import Profile
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 STARTS = {row.name: code_modules(row) for row in (TOKENIZER, *EXPORTED_NETWORKS)}

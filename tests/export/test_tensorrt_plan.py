@@ -13,12 +13,13 @@ import pytest
 
 from engines.backends.tensorrt_module import BUILDERS, import_tensorrt
 from engines.cuda.device import open_cuda
-from engines.errors import BackendError, InputError
+from engines.errors import BackendError
 from engines.manifest import Manifest
 from engines.networks import NETWORKS, SLOTS
+from engines.sizes import Sizes, Span
 from export.build_command import DEMO_MODEL
 from export.tensorrt.plan_builder import PlanError, PlanJob, PlanOptions, build_plan
-from export.tensorrt.shape_profile import Profile, Span
+from export.tensorrt.shape_profile import Profile
 from runtime import GuardedPipeline
 from runtime.samplers.registry import SAMPLERS, recurrence
 from runtime.samplers.schedules import SchedulerConfig
@@ -126,23 +127,6 @@ def test_every_sampler_fits_the_profile():
     assert all(SLOTS[0] <= recurrence(name, 10, schedule).slots <= SLOTS[-1] for name in SAMPLERS)
 
 
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("4:2:8", "rising order"),
-        ("a", "MIN:OPT:MAX"),
-        ("1:2", "MIN:OPT:MAX"),
-        ("0", "rising order"),
-        ("", "MIN:OPT:MAX"),
-        ("64:100:128", "expected multiples of 16 pixels, found 100; nearest: 96 or 112"),
-    ],
-)
-def test_spans(text, message):
-    assert Span.parse("height", "64", 16) == Span(64, 64, 64) and str(Span.parse("height", "16:32:64", 16)) == "16:32:64"
-    with pytest.raises(InputError, match=f"height: .*{message}"):
-        Span.parse("height", text, 16)
-
-
 def gpu() -> bool:
     try:
         open_cuda()
@@ -168,7 +152,7 @@ def test_the_whole_build(tmp_path, capsys):
     command = ["--backend", "tensorrt-rtx", "--batch-size", "1:2:4", "--engine-dir", str(folder)]
     assert main(["build", *command]) == 0
     manifest = Manifest.read(folder)[0]
-    assert manifest.target.batch_size == "1:2:4" and manifest.target.span("height") == (64, 64, 64)
+    assert manifest.sizes == Sizes("1:2:4", "64:64:64", "64:64:64")
     assert manifest.target.compute_capabilities == "portable" and manifest.parity_of == "onnx"
     expected = [f"{name}/{file}" for name in NETWORKS for file in ("model.plan", "parity.npz")]
     assert sorted(manifest.files) == sorted([*expected, "tokenizer/tokenizer.json"])
@@ -186,7 +170,8 @@ def test_the_whole_build(tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--height", "512"], "--height: for tensorrt and tensorrt-rtx only, found --backend onnxruntime"),
+        (["--height", "98"], "height: expected multiples of 4 pixels, found 98; nearest: 96 or 100"),
+        (["--batch-size", "2:1"], "batch-size: expected MIN:OPT:MAX in rising order or one number, found '2:1'"),
         (["--keep-onnx"], "--keep-onnx: for tensorrt and tensorrt-rtx only"),
         (
             ["--backend", "tensorrt-rtx", "--version-compatible"],
