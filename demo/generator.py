@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +11,38 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from demo.autoencoder import pictures
 from demo.families import random_caption
-from demo.scene import training_scenes
+from demo.scene import Scene, training_scenes
 from demo.text_encoder import WIDTH
 from demo.trainer import TrainingSetup, save_atomically, train
 from demo.vocabulary import token_ids
 
-SETUP = TrainingSetup(steps=12_000, learning_rate=1.2e-3, average=0.999)
 BATCH = 32
+TIMESTEPS = 1000
 PICTURES = 40_000
 ENCODED = 50  # pictures at a time
 CAPTION_DROPOUT = 0.1  # so that the empty caption can guide
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the training. See `Batches` for `power`."""
+
+    name: str
+    setup: TrainingSetup
+    power: float
+
+
+# Captions decide while the noise is strong, edges while it is weak.
+PHASES = (
+    Phase("generator", TrainingSetup(steps=12_000, learning_rate=1.2e-3, average=0.999), power=0.5),
+    Phase("refined", TrainingSetup(steps=10_000, learning_rate=8e-4, average=0.999), power=1.0),
+)
 
 
 class Generator(nn.Module):
@@ -86,37 +105,75 @@ def scaled_latents(autoencoder: AutoencoderKL, cache: Path) -> Tensor:
     return stored.float()
 
 
-def train_generator(
-    autoencoder: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, work: Path, compiled: bool = False
-) -> StableDiffusionPipeline:
-    """Train and return the whole pipeline. The UNet's weights are rounded to float16, as they are shipped.
+@dataclass(frozen=True)
+class Batches:
+    """A batch for each step of a phase, drawn from the step's number alone. A picture gets a new caption each time it is drawn.
 
-    A picture gets a new caption each time it is drawn: there are far more captions than steps. Timesteps are drawn in proportion
-    to themselves, for captions decide while the noise is strong. `compiled` runs the forward and backward pass through
-    torch.compile, which needs a C++ compiler.
+    A timestep is T·u^`power` with u uniform: 1 draws all alike, 1/2 in proportion to themselves.
     """
+
+    latents: Tensor
+    scenes: Sequence[Scene]
+    tokenizer: CLIPTokenizer
+    power: float
+    first: int  # of the numbers that seed the draws
+
+    def __getitem__(self, step: int) -> dict[str, Tensor]:
+        """Scaled `latents` and `noise` float32 [B, 4, 16, 16], `timesteps` int64 [B], caption `ids` int64 [B, 77], some empty."""
+        number = self.first + step
+        draw, words = torch.Generator().manual_seed(number), np.random.default_rng((5, number))
+        rows = torch.randint(len(self.latents), (BATCH,), generator=draw)
+        ids = token_ids(self.tokenizer, [random_caption(self.scenes[row], words) for row in rows.tolist()])
+        timesteps = (TIMESTEPS * torch.rand(BATCH, generator=draw) ** self.power).long().clamp(max=TIMESTEPS - 1)
+        noise = torch.randn(self.latents[rows].shape, generator=draw)
+        dropped = torch.rand(BATCH, 1, generator=draw) < CAPTION_DROPOUT
+        ids = torch.where(dropped, token_ids(self.tokenizer, [""]), ids)
+        return {"latents": self.latents[rows], "noise": noise, "timesteps": timesteps, "ids": ids}
+
+
+@dataclass(frozen=True)
+class Means:
+    """What trains the UNet: PyTorch's `device`, `workers` processes that draw batches, and whether by torch.compile."""
+
+    device: str = "cpu"
+    workers: int = 0
+    compiled: bool = False
+
+
+def train_generator(
+    autoencoder: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, work: Path, means: Means
+) -> StableDiffusionPipeline:
+    """Train and return the whole pipeline. The UNet's weights are rounded to float16, as they are shipped."""
     latents, scenes = scaled_latents(autoencoder, work / "latents.pt"), training_scenes(np.random.default_rng(3), PICTURES)
-    empty = token_ids(tokenizer, [""])
-    alphas = new_scheduler().alphas_cumprod
     torch.manual_seed(0)
-    model = Generator(text_encoder)
-    predict = torch.compile(model) if compiled else model
+    model = Generator(text_encoder).to(means.device)
+    first = 0
+    for phase in PHASES:
+        batches = Batches(latents, scenes, tokenizer, phase.power, first)
+        model.load_state_dict(_train_phase(model, batches, phase, work, means).state_dict())
+        first += phase.setup.steps
+    return assembled(model.eval().cpu(), autoencoder, tokenizer)
+
+
+def _train_phase(model: Generator, batches: Batches, phase: Phase, work: Path, means: Means) -> Generator:
+    """The averaged model after a phase."""
+    alphas = new_scheduler().alphas_cumprod.to(means.device)
+    predict = torch.compile(model) if means.compiled else model
+    drawn: Iterator[dict[str, Tensor]] | None = None
 
     def loss_of(step: int) -> Tensor:
-        draw, words = torch.Generator().manual_seed(step), np.random.default_rng((5, step))
-        rows = torch.randint(len(latents), (BATCH,), generator=draw)
-        ids = token_ids(tokenizer, [random_caption(scenes[row], words) for row in rows.tolist()])
-        timesteps = (len(alphas) * torch.rand(BATCH, generator=draw).sqrt()).long().clamp(max=len(alphas) - 1)
-        noise = torch.randn(latents[rows].shape, generator=draw)
-        dropped = torch.rand(BATCH, 1, generator=draw) < CAPTION_DROPOUT
-        alpha = alphas[timesteps].view(-1, 1, 1, 1)
-        noisy = alpha.sqrt() * latents[rows] + (1 - alpha).sqrt() * noise
-        with torch.autocast("cpu", torch.bfloat16):
-            predicted = predict(noisy, timesteps, torch.where(dropped, empty, ids))
-        return nn.functional.mse_loss(predicted.float(), noise)
+        nonlocal drawn
+        if drawn is None:
+            steps = range(step, phase.setup.steps)
+            drawn = iter(DataLoader(batches, batch_size=None, sampler=steps, num_workers=means.workers))  # type: ignore[arg-type]
+        batch = {name: values.to(means.device) for name, values in next(drawn).items()}
+        alpha = alphas[batch["timesteps"]].view(-1, 1, 1, 1)
+        noisy = alpha.sqrt() * batch["latents"] + (1 - alpha).sqrt() * batch["noise"]
+        with torch.autocast(torch.device(means.device).type, torch.bfloat16):
+            predicted = predict(noisy, batch["timesteps"], batch["ids"])
+        return nn.functional.mse_loss(predicted.float(), batch["noise"])
 
-    trained = train(model, loss_of, SETUP, work / "generator.pt")
-    return assembled(trained, autoencoder, tokenizer)
+    return train(model, loss_of, phase.setup, work / f"{phase.name}.pt")
 
 
 def assembled(trained: Generator, autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:

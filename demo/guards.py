@@ -29,7 +29,7 @@ SETTINGS = TrainingSettings(
 )
 
 
-def train_demo_guard(concept: str, model: Path, work: Path, output: Path) -> None:
+def train_demo_guard(concept: str, model: Path, work: Path, output: Path, device: str = "cpu") -> None:
     """Train the guard of a concept of `demo.oracle.JUDGES` for the demo's model, and write it to `output`, rounded to float16.
 
     What is recorded stays in `work`, from which an interrupted run goes on.
@@ -51,6 +51,7 @@ def train_demo_guard(concept: str, model: Path, work: Path, output: Path) -> Non
             benign=work / "benign.txt",
             safe_prompts=work / "safe.txt",
             concept=concept,
+            device=device,
             encoder_widths=ENCODER_WIDTHS,
         )
     )

@@ -18,7 +18,7 @@ if __package__ in (None, ""):
 import torch  # noqa: E402
 
 from demo.autoencoder import train_autoencoder  # noqa: E402
-from demo.generator import train_generator  # noqa: E402
+from demo.generator import Means, train_generator  # noqa: E402
 from demo.guards import train_demo_guard  # noqa: E402
 from demo.text_encoder import train_text_encoder  # noqa: E402
 from demo.vocabulary import new_tokenizer  # noqa: E402
@@ -34,7 +34,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=HERE / "work", help="checkpoints; an interrupted run resumes here")
     parser.add_argument("--output", type=Path, default=HERE, help="where model/ and CONCEPT.safetensors are written")
     parser.add_argument("--threads", type=int, default=2, help="of torch (%(default)s)")
-    parser.add_argument("--compile", action="store_true", help="train the generator by torch.compile; needs a C++ compiler")
+    parser.add_argument("--compile", action="store_true", help="train the UNet by torch.compile; needs a C++ compiler")
+    parser.add_argument("--device", default="cpu", help="of the UNet's and the guards' training (%(default)s)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw the UNet's batches (%(default)s: none)")
     parser.add_argument("--stage", nargs="+", choices=STAGES, default=STAGES, help="the model or a concept's guard (default: all)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -42,17 +44,18 @@ def main() -> None:
     for stage in arguments.stage:
         started = time.monotonic()
         if stage == "model":
-            train_model(arguments.work, arguments.output / "model", arguments.compile)
+            means = Means(arguments.device, arguments.workers, arguments.compile)
+            train_model(arguments.work, arguments.output / "model", means)
         else:
             checkpoint = arguments.output / f"{stage}.safetensors"
-            train_demo_guard(stage, arguments.output / "model", arguments.work / stage, checkpoint)
+            train_demo_guard(stage, arguments.output / "model", arguments.work / stage, checkpoint, arguments.device)
         print(f"{stage}: {(time.monotonic() - started) / 60:.1f} min in this run", flush=True)
 
 
-def train_model(work: Path, output: Path, compiled: bool) -> None:
+def train_model(work: Path, output: Path, means: Means) -> None:
     """Train the model's networks and write them, UNet and autoencoder in float16."""
     autoencoder, tokenizer = train_autoencoder(work), new_tokenizer(work)
-    pipeline = train_generator(autoencoder, train_text_encoder(tokenizer, work), tokenizer, work, compiled)
+    pipeline = train_generator(autoencoder, train_text_encoder(tokenizer, work), tokenizer, work, means)
     for network in (pipeline.unet, pipeline.vae):
         network.half()
     pipeline.save_pretrained(output, safe_serialization=True)

@@ -48,7 +48,7 @@ def train(model: Model, loss_of: Callable[[int], Tensor], setup: TrainingSetup, 
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, setup.learning_rate, setup.steps, pct_start=0.1)
     done = 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         averaged.load_state_dict(state["averaged"])
         optimiser.load_state_dict(state["optimiser"])
