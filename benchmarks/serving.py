@@ -6,8 +6,8 @@ turns with the guard and without, as everything here. Then requests come at rand
 capacity, the same for both, whether or not earlier ones were answered: a slow server
 cannot slow its load down, and a request's time starts when it was due. Each load ends after --requests requests.
 
-`--url URL --replicas N` measures a server that runs already, as Ray's replicas (docs/scale_out.md); its limits must let all of
-the mix in, and unguarded pictures. `python -m benchmarks.suite.serving_page` writes the page of the results.
+`--replicas 1 2` measures Ray's replicas (docs/scale_out.md), each on one core, in place of `saferedir serve`.
+`python -m benchmarks.suite.serving_page` writes the page of the results.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import itertools
 import json
 import random
 import sys
@@ -30,6 +31,7 @@ import httpx
 import numpy as np
 
 from benchmarks.suite.machine import describe, now
+from benchmarks.suite.replicas import replicated
 from benchmarks.suite.server import serving
 from engines.errors import InputError, SafeRedirError
 from engines.exit_status import DONE, FAILED
@@ -71,9 +73,9 @@ class Mix:
 class Load:
     """One load and what came of it. Times in seconds over the requests that were answered with a picture or a verdict.
 
-    `batch_size` is each replica's; `rate` is requests a second, None for the capacity, and `share` what part of the guarded
-    capacity it is; `outcomes` counts pictures drawn and withheld, and the HTTP statuses of what was refused; `throughput` is
-    answers a second, from the first request to the last answer.
+    `replicas` and `batch_size` as in `Server`; `rate` is requests a second, None for the capacity, and `share` what part of the
+    guarded capacity it is; `outcomes` counts pictures drawn and withheld, and the HTTP statuses of what was refused; `throughput`
+    is answers a second, from the first request to the last answer.
     """
 
     replicas: int
@@ -149,7 +151,7 @@ def _outcome(answer: httpx.Response) -> str:
 
 @dataclass(frozen=True)
 class Server:
-    """What is measured."""
+    """What is measured: so many replicas of Ray Serve, or for 0 `saferedir serve`."""
 
     url: str
     replicas: int
@@ -213,20 +215,20 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--batch-size", type=int, nargs="+", default=[1, 4], help="one server for each (default: 1 4)")
     result.add_argument("--sizes", nargs="+", default=["64x64", "96x64"], help="in pixels (default: 64x64 96x64)")
     result.add_argument("--steps", type=int, nargs="+", default=[10, 20], help="(default: 10 20)")
-    result.add_argument("--url", help="of a server of these engines that runs already; --batch-size is then its own")
-    result.add_argument("--replicas", type=int, default=1, help="that the server at --url has (default: %(default)s)")
+    result.add_argument("--replicas", type=int, nargs="+", default=[0], help="of Ray Serve (default: none, but saferedir serve)")
     result.add_argument("--output", type=Path, default=Path("serving.json"), help="(default: %(default)s)")
     return result
 
 
 @contextmanager
-def served(arguments: argparse.Namespace, mix: Mix, batch_size: int) -> Iterator[Server]:
-    """The server at `--url`, or one that is started for the block."""
-    if arguments.url is not None:
-        yield Server(arguments.url, arguments.replicas, batch_size)
-        return
-    with serving(arguments.engine_dir, limits(mix, batch_size, queue_length=arguments.requests)) as server:
-        yield Server(server.url, 1, batch_size)
+def served(engine_dir: Path, bounds: dict[str, Any], replicas: int) -> Iterator[Server]:
+    """Replicas of Ray Serve, or for 0 `saferedir serve`; they end with the block."""
+    if replicas:
+        with replicated(engine_dir, bounds, replicas) as url:
+            yield Server(url, replicas, bounds["batch_size"])
+    else:
+        with serving(engine_dir, bounds) as server:
+            yield Server(server.url, 0, bounds["batch_size"])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -237,8 +239,9 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{HEADER}\n{'|---' * 9}|")
     try:
         manifest = Manifest.read(arguments.engine_dir)[0]
-        for batch_size in arguments.batch_size:
-            with served(arguments, mix, batch_size) as server:
+        for replicas, batch_size in itertools.product(arguments.replicas, arguments.batch_size):
+            bounds = limits(mix, batch_size, queue_length=arguments.requests)
+            with served(arguments.engine_dir, bounds, replicas) as server:
                 found += asyncio.run(loads(server, mix, arguments.requests, arguments.clients))
     except SafeRedirError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -35,6 +35,13 @@ class Server:
         return resident_memory_bytes(self.process)
 
 
+def write_limits(limits: Mapping[str, Any], folder: Path) -> Path:
+    """The file of these limits, in `folder`."""
+    file = folder / "limits.toml"
+    file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in limits.items()))
+    return file
+
+
 @contextmanager
 def serving(engine_dir: Path, limits: Mapping[str, Any], options: Sequence[str] = ()) -> Iterator[Server]:
     """A server with these limits and more options of the command; it ends with the block.
@@ -45,8 +52,7 @@ def serving(engine_dir: Path, limits: Mapping[str, Any], options: Sequence[str] 
     with socket.create_server((HOST, 0)) as free:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
-        file, log = Path(folder) / "limits.toml", Path(folder) / "log"
-        file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in limits.items()))
+        file, log = write_limits(limits, Path(folder)), Path(folder) / "log"
         command = [
             sys.executable,
             "-m",

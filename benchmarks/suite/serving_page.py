@@ -41,7 +41,8 @@ def servers(document: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]
     """Name and loads of each server of a document."""
     keys = dict.fromkeys((load["replicas"], load["batch_size"]) for load in document["loads"])
     for replicas, batch_size in keys:
-        name = f"{replicas} replica{'s' * (replicas > 1)}, batches of {batch_size}"
+        server = f"Ray Serve, {replicas} replica{'s' * (replicas > 1)}" if replicas else "saferedir serve"
+        name = f"{server}, batches of {batch_size}"
         yield name, [load for load in document["loads"] if (load["replicas"], load["batch_size"]) == (replicas, batch_size)]
 
 

@@ -85,7 +85,7 @@ def test_with_the_guard_and_without_in_turns_at_the_same_rates(capsys):
 
 def test_page_and_plot(tmp_path):
     def load(unguarded, share, throughput, **changed):
-        fixed = {"replicas": 1, "batch_size": 4, "requests": 9, "outcomes": {"drawn": 8, "429": 1}, "load_average": 1.0}
+        fixed = {"replicas": 0, "batch_size": 4, "requests": 9, "outcomes": {"drawn": 8, "429": 1}, "load_average": 1.0}
         rate = None if share is None else 2 * share
         times = {"p50": 0.25, "p95": 0.5, "p99": None}
         return {**fixed, **times, "unguarded": unguarded, "share": share, "rate": rate, "throughput": throughput, **changed}
@@ -100,6 +100,9 @@ def test_page_and_plot(tmp_path):
     (tmp_path / "serving-one.json").write_text(json.dumps(document))
     write(tmp_path)
     page = (tmp_path / "serving.md").read_text()
-    assert "the guard takes 10.0% of it (the two pairs of runs: 5.0%, 15.0%)" in page and "### 2 replicas, batches of 4" in page
+    assert (
+        "the guard takes 10.0% of it (the two pairs of runs: 5.0%, 15.0%)" in page
+        and "### Ray Serve, 2 replicas, batches of 4" in page
+    )
     assert "| 0.50 (1.00/s) | yes | 0.90 | 0.25 | 0.50 | – | 1 × 429 | 1.00 |" in page
     assert (tmp_path / "serving.png").read_bytes().startswith(b"\x89PNG")
