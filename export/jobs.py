@@ -203,6 +203,7 @@ def _quantized_by(options: BuildRequest, quantization: Quantization, inputs: Inp
             {"mask_again": checkpoint.mask_again, **dataclasses.asdict(checkpoint.policy)} for checkpoint in options.checkpoints
         ],
         "scheduler": inputs.source.scheduler,
+        "sizes": dataclasses.asdict(inputs.sizes),
         "check": options.check,
     }
 

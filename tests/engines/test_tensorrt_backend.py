@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -178,6 +179,24 @@ def test_sizes_outside_the_profile(plans, device, options, message):
     options = {"prompt": PLAIN, **options}
     with GuardedPipeline(plans) as opened, pytest.raises(InputError, match=message):
         opened(options.pop("prompt"), **options)
+
+
+def test_plans_of_one_size(plans, device, pipeline):
+    """They are bound when they are loaded, and no memory of that remains."""
+    manifest = json.loads((plans / "manifest.json").read_text())
+    loaded = []
+    for largest in (4, 2):
+        sizes = {"batch_size": f"2:2:{largest}", "height": "64:64:64", "width": "64:64:64"}
+        (plans / "manifest.json").write_text(json.dumps({**manifest, "sizes": sizes}))
+        runtime = device()
+        with GuardedPipeline(plans) as opened:
+            gc.collect()
+            loaded.append(opened.used_device_memory())
+            assert runtime.calls["cudaStreamBeginCapture"] == 0
+            found = opened([FIRE, PLAIN], seed=7, num_inference_steps=STEPS, on_unsafe="refuse")
+    assert loaded[0] == loaded[1]
+    expected = pipeline([FIRE, PLAIN], seed=7, num_inference_steps=STEPS, on_unsafe="refuse")
+    assert found.images[0] is expected.images[0] is None and np.array_equal(found.images[1], expected.images[1])
 
 
 def test_an_engine_checks_its_own_profile_and_tensors(plans, device):

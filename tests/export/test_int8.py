@@ -204,7 +204,9 @@ def recipes(*arguments: str) -> dict[str, dict]:
     return {job.name: job.recipe for job in jobs_of(request, read_inputs(request, find_model(request.model, None), versions))}
 
 
-@pytest.mark.parametrize("change", ["--threshold=0.4", "--check=before", "--judge=math:sqrt", "--calibration-prompts=FILE"])
+@pytest.mark.parametrize(
+    "change", ["--threshold=0.4", "--check=before", "--judge=math:sqrt", "--height=32", "--calibration-prompts=FILE"]
+)
 def test_all_that_runs_are_made_from_quantises_again(change, calibration):
     before, after = recipes("--precision", "int8"), recipes("--precision", "int8", change.replace("FILE", str(calibration)))
     assert before["unet"].pop("quantization") != after["unet"].pop("quantization") and before["unet"] == after["unet"]
