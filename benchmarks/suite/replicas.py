@@ -1,4 +1,4 @@
-"""Replicas of Ray Serve under test, started in this process. Not all of Ray's ports are of 127.0.0.1 only (benchmarks/README.md)."""
+"""Replicas of Ray Serve under test, started in this process. Not all ports of Ray are of 127.0.0.1 only (benchmarks/README.md)."""
 
 from __future__ import annotations
 
