@@ -23,7 +23,7 @@ from engines.prompts import PromptTokenizer
 from engines.store.canaries import check_canaries
 from engines.store.engine_store import TOKENIZER_FILE, EngineStore
 from engines.store.parity_check import ensure_parity
-from engines.values import flag, path
+from engines.values import flag, integer, path
 from runtime.judge import Outcome, judge, responsible
 from runtime.loop import Trace
 from runtime.opened import Opened
@@ -51,6 +51,7 @@ class GuardedPipeline:
         trusted_keys: public keys (PEM files), one of which must have signed the folder; else nothing in it is read. By default
             those that the environment variable SAFEREDIR_TRUSTED_KEYS names; without any, no signature is asked for.
         eager: on a GPU, launch each network by itself and capture no CUDA graph, to debug.
+        threads: that compute on a CPU, by default one for each core; for several pipelines on one machine.
         wrap: applied to every loaded engine; what it returns is bound in the engine's place (to time or to watch its calls).
 
     Raises:
@@ -69,10 +70,13 @@ class GuardedPipeline:
         unguarded: bool = False,
         trusted_keys: Sequence[str | Path] = (),
         eager: bool = False,
+        threads: int | None = None,
         wrap: Callable[[Engine], Engine] = lambda engine: engine,
     ) -> None:
         folder = path("engine_dir", engine_dir)
         unguarded, eager = flag("unguarded", unguarded), flag("eager", eager)
+        if threads is not None and integer("threads", threads) < 1:
+            raise InputError(f"threads: expected one or more, found {threads}")
         if not callable(wrap):
             raise InputError(f"wrap: expected a function, found {shown(wrap)}")
         self._store = EngineStore(folder, trusted_keys)
@@ -82,7 +86,7 @@ class GuardedPipeline:
         self._unguarded = unguarded
         self._scheduler = SchedulerConfig.read(self.manifest.scheduler)
         self._tokenizer = PromptTokenizer(self._store.folder / TOKENIZER_FILE, self._store.read(TOKENIZER_FILE))
-        backend = open_backend(self.manifest.backend, self.manifest.precision, eager)
+        backend = open_backend(self.manifest.backend, self.manifest.precision, eager, threads)
         wanted = [name for name, spec in NETWORKS.items() if not (unguarded and spec.of_guard)]
         engines = self._store.load(wanted, backend)
         ensure_parity(self._store, backend, engines)

@@ -57,7 +57,7 @@ class EveryNetwork(HostMemory):
         self.device = f"OpenVINO {openvino.__version__}, CPU, {precision}"
 
     def load(self, path: Path, spec: NetworkSpec, contents: Contents | None = None) -> Engine:
-        return OpenVinoEngine(CORE, CORE.read_model(path), spec, self.precision)
+        return OpenVinoEngine(CORE, CORE.read_model(path), spec, self.precision, None)
 
 
 class Dynamic(EveryNetwork):
@@ -93,6 +93,7 @@ class WithOptions(OnnxRuntimeBackend):
     """ONNX Runtime with one option changed: an attribute of the session options, or a config entry."""
 
     def __init__(self, name: str, value: object) -> None:
+        super().__init__()
         self._name, self._value = name, value
 
     def options(self) -> onnxruntime.SessionOptions:

@@ -31,7 +31,8 @@ def replicated(engine_dir: Path, limits: Mapping[str, Any], replicas: int) -> It
     with socket.create_server((HOST, 0)) as free:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
-        arguments = Arguments(engine_dirs={"engines": engine_dir.absolute()}, limits=write_limits(limits, Path(folder)))
+        file = write_limits(limits, Path(folder))
+        arguments = Arguments(engine_dirs={"engines": engine_dir.absolute()}, limits=file, threads=1)
         ray.init(address="local", num_cpus=replicas, include_dashboard=False, _node_ip_address=HOST, log_to_driver=False)
         try:
             serve.start(http_options={"host": HOST, "port": port})

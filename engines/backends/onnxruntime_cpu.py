@@ -59,15 +59,19 @@ class OnnxRuntimeEngine:
 
 
 class OnnxRuntimeBackend(HostMemory):
-    """Loads model.onnx files."""
+    """Loads model.onnx files; `threads` compute, by default one for each core."""
 
     name = "onnxruntime"
     device = f"ONNX Runtime {onnxruntime.__version__}, CPU {processor()}"
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._threads = threads
 
     def options(self) -> onnxruntime.SessionOptions:
         """Session options, chosen by `benchmarks/studies/cpu_backends.py` and `benchmarks/loading/load_time.py`."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.intra_op_num_threads = self._threads or 0  # 0: one for each core
         # Each session has threads of its own, and by default they spin for a long time after a run: on the cores that the next
         # network needs. Twenty microseconds last from one operator to the next.
         options.add_session_config_entry("session.intra_op.spin_duration_us", "20")

@@ -38,9 +38,10 @@ Shapes = tuple[tuple[int, ...], ...]
 class OpenVinoEngine:
     """One network; `bind` ties an infer request of its own to C-contiguous numpy arrays."""
 
-    def __init__(self, core: openvino.Core, model: openvino.Model, spec: NetworkSpec, precision: str) -> None:
+    def __init__(self, core: openvino.Core, model: openvino.Model, spec: NetworkSpec, precision: str, threads: int | None) -> None:
         self.spec = spec
         self._core, self._model, self._hint = core, model, HINTS[precision]
+        self._threads = {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
         self._compiled: OrderedDict[Shapes, openvino.CompiledModel] = OrderedDict()
 
     def bind(self, **tensors: np.ndarray) -> Callable[[], None]:
@@ -59,7 +60,7 @@ class OpenVinoEngine:
             model = self._model.clone()  # shares the weights
             model.reshape({tensor.name: shape for tensor, shape in zip(self.spec.inputs, shapes, strict=True)})
             hint = HINTS["float32"] if _leaves_one_column(model) else self._hint
-            self._compiled[shapes] = self._core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint})
+            self._compiled[shapes] = self._core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint, **self._threads})
             if len(self._compiled) > COMPILED:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(shapes)
@@ -97,6 +98,8 @@ def _core() -> openvino.Core:
 class OpenVinoBackend(HostMemory):
     """Loads model.onnx files; `precision` is that of the arithmetic inside networks, whose tensors stay as in the spec.
 
+    `threads` compute, by default one for each core.
+
     What computes in int8 stands in the files. With "int8" all else computes in bfloat16, or in float32 on a processor without.
 
     Raises:
@@ -105,8 +108,8 @@ class OpenVinoBackend(HostMemory):
 
     name = "openvino"
 
-    def __init__(self, precision: str) -> None:
-        self._core = _core()
+    def __init__(self, precision: str, threads: int | None = None) -> None:
+        self._core, self._threads = _core(), threads
         capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         has_bfloat16 = "BF16" in capabilities
         self._around = ("bfloat16" if has_bfloat16 else "float32") if precision == "int8" else precision
@@ -126,4 +129,4 @@ class OpenVinoBackend(HostMemory):
         except RuntimeError as error:
             raise BackendError(f"{path}: OpenVINO cannot load it: {error}") from error
         check_names(spec, (port.any_name for port in (*model.inputs, *model.outputs)))
-        return OpenVinoEngine(self._core, model, spec, "float32" if spec.float32_only else self._around)
+        return OpenVinoEngine(self._core, model, spec, "float32" if spec.float32_only else self._around, self._threads)

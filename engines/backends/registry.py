@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from engines.backends.contract import Backend
 from engines.errors import BackendError
 
-Opener = Callable[[str, bool], Backend]  # (precision, eager)
+Opener = Callable[[str, bool, int | None], Backend]  # (precision, eager, threads)
 ONNX_FILE, PLAN_FILE = "model.onnx", "model.plan"
 ENGINE_FILES = (ONNX_FILE, PLAN_FILE)
 
@@ -58,19 +58,19 @@ class BackendSpec:
         return precision if self.stores_half and precision != "int8" else self.file_precision(precision)
 
 
-def _onnxruntime(precision: str, eager: bool) -> Backend:
+def _onnxruntime(precision: str, eager: bool, threads: int | None) -> Backend:
     from engines.backends.onnxruntime_cpu import OnnxRuntimeBackend
 
-    return OnnxRuntimeBackend()
+    return OnnxRuntimeBackend(threads)
 
 
-def _openvino(precision: str, eager: bool) -> Backend:
+def _openvino(precision: str, eager: bool, threads: int | None) -> Backend:
     from engines.backends.openvino_cpu import OpenVinoBackend
 
-    return OpenVinoBackend(precision)
+    return OpenVinoBackend(precision, threads)
 
 
-def _onnxruntime_cuda(precision: str, eager: bool) -> Backend:
+def _onnxruntime_cuda(precision: str, eager: bool, threads: int | None) -> Backend:
     from engines.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend, import_onnxruntime
     from engines.cuda.device import open_cuda
 
@@ -78,7 +78,7 @@ def _onnxruntime_cuda(precision: str, eager: bool) -> Backend:
 
 
 def _tensorrt(name: str) -> Opener:
-    def make(precision: str, eager: bool) -> Backend:
+    def make(precision: str, eager: bool, threads: int | None) -> Backend:
         from engines.backends.tensorrt_family import TensorRTBackend
         from engines.backends.tensorrt_module import import_tensorrt
         from engines.cuda.device import open_cuda
@@ -140,8 +140,11 @@ def backend_spec(name: str) -> BackendSpec:
     return BACKENDS[name]
 
 
-def open_backend(name: str, precision: str = "float32", eager: bool = False) -> Backend:
-    """The backend that a manifest names. `eager`: launch every network by itself where a CUDA graph would be replayed.
+def open_backend(name: str, precision: str = "float32", eager: bool = False, threads: int | None = None) -> Backend:
+    """The backend that a manifest names.
+
+    `eager`: launch every network by itself where a CUDA graph would be replayed. `threads`: that compute on a CPU; by default one
+    for each core. A GPU's backend has no use for them.
 
     Raises:
         BackendError: unknown, its library is not installed, it needs a GPU that is not there, or it does not run in this
@@ -150,4 +153,4 @@ def open_backend(name: str, precision: str = "float32", eager: bool = False) -> 
     spec = backend_spec(name)
     if precision not in spec.precisions:
         raise BackendError(f"{name}: expected precision {' or '.join(spec.precisions)}, found {precision!r}")
-    return spec.open(precision, eager)
+    return spec.open(precision, eager, threads)

@@ -22,6 +22,7 @@ from runtime.serving.service import Service
 from runtime.serving.settings import ServerSettings
 
 BESIDE = 8  # requests that draw nothing, as /health and /metrics, and still come through a full replica
+SETTINGS = ("keys", "audit_required", "log_prompts", "threads", "trusted_keys", "host")  # of `ServerSettings`, under the same names
 LOOKS = 0.05  # seconds between two looks at whether engines are ready
 
 
@@ -33,6 +34,7 @@ class Arguments(BaseModel):
     most_loaded   engine folders that a replica keeps open; the one that was asked for the longest time ago leaves
     limits, keys  files, see docs/serving.md
     audit         file of the audit's record; each replica writes its own, whose name ends in the replica's
+    threads       that compute in each replica on a CPU; as many as its num_cpus
     host          127.0.0.1 refuses requests that name another host; as Serve's http_options
     """
 
@@ -46,6 +48,7 @@ class Arguments(BaseModel):
     audit: Path | None = None
     audit_required: bool = False
     log_prompts: bool = False
+    threads: int | None = None
     trusted_keys: tuple[Path, ...] = ()
     host: str = "127.0.0.1"
 
@@ -56,7 +59,7 @@ class Arguments(BaseModel):
 
     def settings(self, name: str, replica: str) -> ServerSettings:
         """Of one engine folder in one replica."""
-        given = {field: getattr(self, field) for field in ("keys", "audit_required", "log_prompts", "trusted_keys", "host")}
+        given = {field: getattr(self, field) for field in SETTINGS}
         settings = ServerSettings(engine_dir=self.engine_dirs[name], **given)
         if self.limits is not None:
             settings = replace(settings, limits=Limits.read(self.limits))

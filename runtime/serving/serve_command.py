@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--audit", type=Path, metavar="FILE", help="append a record of every image; saferedir audit verifies it")
     parser.add_argument("--audit-required", action="store_true", help="withhold an image whose record cannot be written")
     parser.add_argument("--log-prompts", action="store_true", help="log prompts, in place of keyed hashes of them")
+    parser.add_argument("--threads", type=int, help="that compute on a CPU (default: one for each core)")
     add_trusted_key_argument(parser)
 
 
@@ -71,6 +72,7 @@ def settings_of(arguments: argparse.Namespace) -> ServerSettings:
         audit=arguments.audit,
         audit_required=arguments.audit_required,
         log_prompts=arguments.log_prompts,
+        threads=arguments.threads,
         trusted_keys=tuple(map(Path, arguments.trusted_key)),
     )
 

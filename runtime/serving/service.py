@@ -58,7 +58,10 @@ class Service:
             self.metrics.audit_lost.set_function(lambda: audit.failures)
         self._rates = RateLimit(self.limits.requests_per_minute)
         self._pipeline = GuardedPipeline(
-            settings.engine_dir, trusted_keys=settings.trusted_keys, wrap=lambda engine: self.metrics.timed(wrap(engine))
+            settings.engine_dir,
+            trusted_keys=settings.trusted_keys,
+            threads=settings.threads,
+            wrap=lambda engine: self.metrics.timed(wrap(engine)),
         )
         self.manifest = self._pipeline.manifest
         self.model = settings.engine_dir.resolve().name  # what clients call it

@@ -22,6 +22,7 @@ class ServerSettings:
     audit           file of the audit's record; None for none
     audit_required  whether a picture is withheld whose record cannot be written
     log_prompts     whether log lines hold prompts, in place of their keyed hash
+    threads         that compute on a CPU; by default one for each core
     trusted_keys    public keys (PEM files), one of which must have signed the engines
     """
 
@@ -33,4 +34,5 @@ class ServerSettings:
     audit: Path | None = None
     audit_required: bool = False
     log_prompts: bool = False
+    threads: int | None = None
     trusted_keys: tuple[Path, ...] = ()
