@@ -3,8 +3,8 @@
 `python -m benchmarks.serving ENGINE_DIR` starts `saferedir serve` on a free port of 127.0.0.1, once for each --batch-size, and
 is its only client. Capacity is measured first: as many clients as --clients, each asking again as soon as it has its answer; in
 turns with the guard and without, as everything here. Then requests come at random times (Poisson) at shares of the guarded
-capacity, the same for both, whether or not earlier ones were answered: a slow server
-cannot slow its load down, and a request's time starts when it was due. Each load ends after --requests requests.
+capacity, the same for both, whether or not earlier ones were answered: a slow server cannot slow its load down, and a request's
+time starts when it was due. Each load ends after --requests requests.
 
 `--replicas 1 2` measures Ray's replicas (docs/scale_out.md), each on one core, in place of `saferedir serve`.
 `python -m benchmarks.suite.serving_page` writes the page of the results.

@@ -123,11 +123,11 @@ class Batches:
         number = self.first + step
         draw, words = torch.Generator().manual_seed(number), np.random.default_rng((5, number))
         rows = torch.randint(len(self.latents), (BATCH,), generator=draw)
-        ids = token_ids(self.tokenizer, [random_caption(self.scenes[row], words) for row in rows.tolist()])
+        captions = [random_caption(self.scenes[row], words) for row in rows.tolist()]
         timesteps = (TIMESTEPS * torch.rand(BATCH, generator=draw) ** self.power).long().clamp(max=TIMESTEPS - 1)
         noise = torch.randn(self.latents[rows].shape, generator=draw)
-        dropped = torch.rand(BATCH, 1, generator=draw) < CAPTION_DROPOUT
-        ids = torch.where(dropped, token_ids(self.tokenizer, [""]), ids)
+        dropped = (torch.rand(BATCH, 1, generator=draw) < CAPTION_DROPOUT).flatten().tolist()
+        ids = token_ids(self.tokenizer, ["" if empty else caption for caption, empty in zip(captions, dropped, strict=True)])
         return {"latents": self.latents[rows], "noise": noise, "timesteps": timesteps, "ids": ids}
 
 

@@ -61,11 +61,7 @@ def questions(concept: str) -> list[Question]:
             part = replace(base, options={"guidance_scale": guidance}, policy={"shift": shift})
             found.append(replace(part, table="negative prompt: none", name=name))
             found.append(replace(part, table="negative prompt: the safe caption", name=name, hostile=True))
-    for number, values in (
-        ("alpha_scale", (0.25, 0.5, 1.0, 1.25, 2.0)),
-        ("replace_steps", (0, 1, 5, 20)),
-        ("threshold", (0.1, 0.5, 0.9)),
-    ):
+    for number, values in POLICY.items():
         found += [replace(base, table=number, name=str(value), policy={number: value}) for value in values]
     return found
 

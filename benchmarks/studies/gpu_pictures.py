@@ -14,15 +14,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.suite.figures import MS, of_mode
 from benchmarks.suite.ratios import Spread, paired_ratio
-from benchmarks.suite.sampling import GUARDED, MODES, UNGUARDED, Run, Workload, interleave
+from benchmarks.suite.sampling import GUARDED, MODES, UNGUARDED, Run, Workload, interleave, pictures_of
 from benchmarks.suite.timing import CallLog
 from engines.manifest import Manifest
 from engines.store.atomic import replacing
 from runtime import GuardedPipeline
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-MS = 1e-6  # of a nanosecond
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,8 +42,8 @@ def parser() -> argparse.ArgumentParser:
 
 def cell(runs: list[Run], used_memory: int | None) -> dict[str, Any]:
     """Figures of one batch size."""
-    of = {mode: [run for run in runs if run.mode == mode] for mode in MODES}
-    pictures = {mode: {tuple(report.image_sha256 for report in run.reports) for run in of[mode]} for mode in MODES}
+    of = {mode: of_mode(runs, mode) for mode in MODES}
+    pictures = {mode: pictures_of(runs, mode) for mode in MODES}
     unguarded = [run.duration for run in of[UNGUARDED]]
     return {
         "images": len(runs[0].reports),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.suite.server import HOST, write_limits
+from benchmarks.suite.server import HOST, free_port, write_limits
 from engines.errors import InputError
 from engines.install import install
 
@@ -28,8 +27,7 @@ def replicated(engine_dir: Path, limits: Mapping[str, Any], replicas: int) -> It
         raise InputError(f"ray cannot be imported ({error}); install it with: {install('ray')}") from None
     from runtime.serving.ray_app import Arguments, deployment
 
-    with socket.create_server((HOST, 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         file = write_limits(limits, Path(folder))
         arguments = Arguments(engine_dirs={"engines": engine_dir.absolute()}, limits=file, threads=1)

@@ -117,10 +117,15 @@ class Check:
     detail: str
 
 
+def pictures_of(runs: Sequence[Run], mode: str) -> set[tuple[str | None, ...]]:
+    """The different results of a mode's runs, as digests of their images; one where each run gave the same."""
+    return {tuple(report.image_sha256 for report in run.reports) for run in runs if run.mode == mode}
+
+
 def same_work(runs: Sequence[Run]) -> list[Check]:
     """What must hold for the ratios of these runs to mean anything."""
     of = {mode: [run for run in runs if run.mode == mode] for mode in MODES}
-    pictures = {mode: {tuple(report.image_sha256 for report in run.reports) for run in of[mode]} for mode in MODES}
+    pictures = {mode: pictures_of(runs, mode) for mode in MODES}
     safe = [report for run in of[GUARDED] for report in run.reports]
     unsafe = [report for run in of[TRIGGERED] for report in run.reports]
     rows = len(safe[0].timesteps)

@@ -35,6 +35,13 @@ class Server:
         return resident_memory_bytes(self.process)
 
 
+def free_port() -> int:
+    """One of HOST that nothing listens on now."""
+    with socket.create_server((HOST, 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
 def write_limits(limits: Mapping[str, Any], folder: Path) -> Path:
     """The file of these limits, in `folder`."""
     file = folder / "limits.toml"
@@ -49,8 +56,7 @@ def serving(engine_dir: Path, limits: Mapping[str, Any], options: Sequence[str] 
     Raises:
         InputError: it ended, or is not ready in START_SECONDS.
     """
-    with socket.create_server((HOST, 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         file, log = write_limits(limits, Path(folder)), Path(folder) / "log"
         command = [

@@ -122,7 +122,7 @@ class TensorRTBackend:
         self.lanes = Lanes(cuda)
         self.log = error_log(trt)
         self._runtime = trt.Runtime(self.log)
-        self._gpu = gpu = cuda.info()
+        gpu = cuda.info()
         self.device = f"{name} {trt.__version__}, {gpu}"
         self._kernels = KernelCache.of(trt.__version__, gpu.name) if hasattr(trt, "IRuntimeCache") else None
 
@@ -157,7 +157,7 @@ class TensorRTBackend:
 
     def _target(self) -> str:
         """What gives TensorRT-RTX engines that run on this GPU. The data center's GPUs since Hopper are not among its targets."""
-        sm = self._gpu.compute_capability.replace(".", "")
+        sm = self._cuda.info().compute_capability.replace(".", "")
         if f"SM{sm}" in self._trt.ComputeCapability.__members__:
             return f"build it for this device with: saferedir build --backend tensorrt-rtx --target-sm {sm}"
         return "TensorRT-RTX cannot build for this GPU, build with: saferedir build --backend tensorrt, or onnxruntime-cuda"

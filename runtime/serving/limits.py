@@ -58,7 +58,7 @@ class Limits:
     most_body_bytes      of a request
     requests_per_minute  of each API key, or of all callers together where there are no keys
     deadline_seconds     from a request's arrival to its answer
-    hang_seconds        of engines without a finished step, after which they are given up; on a GPU one CUDA graph is one step
+    hang_seconds         of engines without a finished step, after which they are given up; on a GPU one CUDA graph is one step
     queue_length         images that may wait
     batch_size           images that may share a batch
     canary_images, canary_seconds
