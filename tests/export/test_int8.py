@@ -307,7 +307,10 @@ def test_what_is_accepted(change, fault):
             "gate prompts: expected none that calibration sees, found 8 of 8",
         ),
         (["--precision", "int8", "--calibration-prompts", "nowhere"], "nowhere: expected prompts, one a line, cannot be read"),
-        (["--precision", "int8", "--backend", "onnxruntime-cuda"], "expected float32 with --backend onnxruntime-cuda, found int8"),
+        (
+            ["--precision", "int8", "--backend", "onnxruntime-cuda"],
+            "expected float32 or float16 with --backend onnxruntime-cuda, found int8",
+        ),
     ],
 )
 def test_options(arguments, message):

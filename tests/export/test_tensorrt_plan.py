@@ -171,7 +171,7 @@ def test_the_whole_build(tmp_path, capsys):
     "arguments, message",
     [
         (["--height", "98"], "height: expected multiples of 4 pixels, found 98; nearest: 96 or 100"),
-        (["--batch-size", "2:1"], "batch-size: expected MIN:OPT:MAX in rising order or one number, found '2:1'"),
+        (["--batch-size", "2:1"], "batch-size: expected MIN:OPT:MAX in rising order or one number, at most 16384, found '2:1'"),
         (["--keep-onnx"], "--keep-onnx: for tensorrt and tensorrt-rtx only"),
         (
             ["--backend", "tensorrt-rtx", "--version-compatible"],
