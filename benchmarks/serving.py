@@ -73,7 +73,7 @@ class Mix:
 class Load:
     """One load and what came of it. Times in seconds over the requests that were answered with a picture or a verdict.
 
-    `replicas` and `batch_size` as in `Server`; `rate` is requests a second, None for the capacity, and `share` what part of the
+    `replicas` and `batch_size` as in `Deployment`; `rate` is requests a second, None for the capacity, and `share` what part of the
     guarded capacity it is; `outcomes` counts pictures drawn and withheld, and the HTTP statuses of what was refused; `throughput`
     is answers a second, from the first request to the last answer.
     """
@@ -150,7 +150,7 @@ def _outcome(answer: httpx.Response) -> str:
 
 
 @dataclass(frozen=True)
-class Server:
+class Deployment:
     """What is measured: so many replicas of Ray Serve, or for 0 `saferedir serve`."""
 
     url: str
@@ -158,14 +158,16 @@ class Server:
     batch_size: int
 
 
-async def loads(server: Server, mix: Mix, requests: int, clients: int) -> list[Load]:
+async def loads(deployment: Deployment, mix: Mix, requests: int, clients: int) -> list[Load]:
     """Capacity, twice with the guard and twice without, then shares of the guarded one for both. Each is printed when done."""
     done: list[Load] = []
     bodies = {unguarded: mix.bodies(requests, unguarded) for unguarded in (False, True)}
-    async with httpx.AsyncClient(base_url=server.url, timeout=ANSWER_SECONDS, limits=httpx.Limits(max_connections=None)) as client:
+    async with httpx.AsyncClient(
+        base_url=deployment.url, timeout=ANSWER_SECONDS, limits=httpx.Limits(max_connections=None)
+    ) as client:
         await closed_loop(client, bodies[False][: 2 * clients], clients)  # the first of each shape are slower
         for unguarded in (False, True, True, False):
-            done.append(summary(server, unguarded, None, None, await closed_loop(client, bodies[unguarded], clients)))
+            done.append(summary(deployment, unguarded, None, None, await closed_loop(client, bodies[unguarded], clients)))
             print(line(done[-1]), flush=True)
             if not done[-1].throughput:
                 raise InputError(f"server: expected pictures, found {done[-1].outcomes}")
@@ -173,18 +175,18 @@ async def loads(server: Server, mix: Mix, requests: int, clients: int) -> list[L
         for share in SHARES:
             for unguarded in (False, True):
                 answers = await open_loop(client, bodies[unguarded], share * capacity)
-                done.append(summary(server, unguarded, share, share * capacity, answers))
+                done.append(summary(deployment, unguarded, share, share * capacity, answers))
                 print(line(done[-1]), flush=True)
     return done
 
 
-def summary(server: Server, unguarded: bool, share: float | None, rate: float | None, answers: Answers) -> Load:
+def summary(deployment: Deployment, unguarded: bool, share: float | None, rate: float | None, answers: Answers) -> Load:
     """What came of a load."""
     times = [took for outcome, took in answers.found if outcome in (DRAWN, WITHHELD)]
     p50, p95, p99 = (round(float(value), 4) for value in np.percentile(times, (50, 95, 99))) if times else (None,) * 3
     return Load(
-        replicas=server.replicas,
-        batch_size=server.batch_size,
+        replicas=deployment.replicas,
+        batch_size=deployment.batch_size,
         unguarded=unguarded,
         share=share,
         rate=rate,
@@ -221,14 +223,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 @contextmanager
-def served(engine_dir: Path, bounds: dict[str, Any], replicas: int) -> Iterator[Server]:
+def served(engine_dir: Path, bounds: dict[str, Any], replicas: int) -> Iterator[Deployment]:
     """Replicas of Ray Serve, or for 0 `saferedir serve`; they end with the block."""
     if replicas:
         with replicated(engine_dir, bounds, replicas) as url:
-            yield Server(url, replicas, bounds["batch_size"])
+            yield Deployment(url, replicas, bounds["batch_size"])
     else:
         with serving(engine_dir, bounds) as server:
-            yield Server(server.url, 0, bounds["batch_size"])
+            yield Deployment(server.url, 0, bounds["batch_size"])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -241,8 +243,8 @@ def main(argv: list[str] | None = None) -> int:
         manifest = Manifest.read(arguments.engine_dir)[0]
         for replicas, batch_size in itertools.product(arguments.replicas, arguments.batch_size):
             bounds = limits(mix, batch_size, queue_length=arguments.requests)
-            with served(arguments.engine_dir, bounds, replicas) as server:
-                found += asyncio.run(loads(server, mix, arguments.requests, arguments.clients))
+            with served(arguments.engine_dir, bounds, replicas) as deployment:
+                found += asyncio.run(loads(deployment, mix, arguments.requests, arguments.clients))
     except SafeRedirError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 if __package__ in (None, ""):
@@ -22,10 +21,12 @@ import torch  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from demo.families import FAMILIES  # noqa: E402
-from demo.measure import Measurement  # noqa: E402
+from demo.measure import OPTIONS, Measurement  # noqa: E402
 from demo.questions import Question  # noqa: E402
+from demo.resumed import resumed  # noqa: E402
 from demo.world import CONCEPTS  # noqa: E402
 from engines.store.atomic import replacing  # noqa: E402
+from engines.store.digests import file_digest  # noqa: E402
 from runtime import GuardedPipeline  # noqa: E402
 from saferedir.checkpoint import load_redirector, save_redirector  # noqa: E402
 from saferedir.cli import main as saferedir  # noqa: E402
@@ -107,21 +108,32 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "demo" / "ablations.json", help="JSON to go on with (%(default)s)")
     arguments = parser.parse_args()
     demo, concept = ROOT / "demo", arguments.concept
-    lines: dict[str, dict[str, Any]] = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
+    shipped = demo / f"{concept}.safetensors"
+    about = {
+        "command": "python demo/ablations.py",
+        "concept": concept,
+        "options": OPTIONS,
+        "backend": arguments.backend,
+        "guard": file_digest(shipped),
+        "prompts": arguments.prompts,
+    }
+    document = resumed(arguments.output, about, "lines")
+    measured = {line["name"] for line in document["lines"]}
     with tempfile.TemporaryDirectory() as work:
         checkpoint, engines = Path(work) / f"{concept}.safetensors", Path(work) / "engines"
         for name, (change, options) in ABLATIONS.items():
-            if name in lines:
+            if name in measured:
                 continue
-            write_ablated(demo / f"{concept}.safetensors", change, checkpoint)
+            write_ablated(shipped, change, checkpoint)
             given = ["--model", str(demo / "model"), "--redirector", str(checkpoint), "--backend", arguments.backend]
             if saferedir(["build", *given, "--engine-dir", str(engines), *options]):
                 sys.exit(f"{name}: the build failed")
             with GuardedPipeline(engines) as pipeline:
                 question = Question("ablations", name, (concept,), tuple(FAMILIES.values()))
-                lines[name] = Measurement(pipeline, arguments.prompts, arguments.batch_size)(question)
+                found = Measurement(pipeline, arguments.prompts, arguments.batch_size)(question)
+            document["lines"].append({"name": name, **found})
             with replacing(arguments.output) as temporary:
-                temporary.write_text(json.dumps(lines, indent=1) + "\n")
+                temporary.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

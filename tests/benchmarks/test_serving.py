@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from benchmarks.serving import ROUTE, SHARES, Mix, Server, closed_loop, line, loads, open_loop, summary
+from benchmarks.serving import ROUTE, SHARES, Deployment, Mix, closed_loop, line, loads, open_loop, summary
 from benchmarks.suite.serving_page import write
 
 SECONDS, REQUESTS = 0.05, 12
@@ -53,7 +53,7 @@ def test_an_open_loop_waits_for_no_answer():
 def test_a_closed_loop_has_as_many_requests_as_clients():
     slow = Slow()
     answers = asyncio.run(closed_loop(slow.client, MIX.bodies(REQUESTS, unguarded=True), clients=3))
-    load = summary(Server("", 1, 1), True, None, None, answers)
+    load = summary(Deployment("", 1, 1), True, None, None, answers)
     assert slow.most == 3 and load.requests == REQUESTS
     assert load.outcomes == {"drawn": REQUESTS * 2 // 3, "429": REQUESTS // 3}
     assert load.throughput == pytest.approx(load.outcomes["drawn"] / answers.seconds, abs=1e-3)
@@ -74,7 +74,7 @@ def test_with_the_guard_and_without_in_turns_at_the_same_rates(capsys):
         transport = httpx.ASGITransport(slow._app)
         with pytest.MonkeyPatch.context() as changed:
             changed.setattr(httpx.AsyncClient, "__init__", partialmethod(httpx.AsyncClient.__init__, transport=transport))
-            return await loads(Server("http://slow", 1, 1), MIX, REQUESTS, clients=3)
+            return await loads(Deployment("http://slow", 1, 1), MIX, REQUESTS, clients=3)
 
     found = asyncio.run(measure())
     assert [load.unguarded for load in found] == [False, True, True, False] + [False, True] * len(SHARES)
