@@ -22,27 +22,12 @@ from demo.text_encoder import WIDTH
 from demo.trainer import TrainingSetup, save_atomically, train
 from demo.vocabulary import token_ids
 
+SETUP = TrainingSetup(steps=11_000, learning_rate=1.5e-3, muon_rate=4e-3, average=0.999)
 BATCH = 32
-TIMESTEPS = 1000
 PICTURES = 40_000
 ENCODED = 50  # pictures at a time
 CAPTION_DROPOUT = 0.1  # so that the empty caption can guide
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of the training. See `Batches` for `power`."""
-
-    name: str
-    setup: TrainingSetup
-    power: float
-
-
-# Captions decide while the noise is strong, edges while it is weak.
-PHASES = (
-    Phase("generator", TrainingSetup(steps=12_000, learning_rate=1.2e-3, average=0.999), power=0.5),
-    Phase("refined", TrainingSetup(steps=10_000, learning_rate=8e-4, average=0.999), power=1.0),
-)
+LARGEST_SNR = 5.0  # γ of Min-SNR (Hang et al. 2023, section 3.4)
 
 
 class Generator(nn.Module):
@@ -107,24 +92,19 @@ def scaled_latents(autoencoder: AutoencoderKL, cache: Path) -> Tensor:
 
 @dataclass(frozen=True)
 class Batches:
-    """A batch for each step of a phase, drawn from the step's number alone. A picture gets a new caption each time it is drawn.
-
-    A timestep is T·u^`power` with u uniform: 1 draws all alike, 1/2 in proportion to themselves.
-    """
+    """A batch for each step, drawn from the step's number alone. A picture gets a new caption each time it is drawn."""
 
     latents: Tensor
     scenes: Sequence[Scene]
     tokenizer: CLIPTokenizer
-    power: float
-    first: int  # of the numbers that seed the draws
+    timesteps: int
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
         """Scaled `latents` and `noise` float32 [B, 4, 16, 16], `timesteps` int64 [B], caption `ids` int64 [B, 77], some empty."""
-        number = self.first + step
-        draw, words = torch.Generator().manual_seed(number), np.random.default_rng((5, number))
+        draw, words = torch.Generator().manual_seed(step), np.random.default_rng((5, step))
         rows = torch.randint(len(self.latents), (BATCH,), generator=draw)
         captions = [random_caption(self.scenes[row], words) for row in rows.tolist()]
-        timesteps = (TIMESTEPS * torch.rand(BATCH, generator=draw) ** self.power).long().clamp(max=TIMESTEPS - 1)
+        timesteps = torch.randint(self.timesteps, (BATCH,), generator=draw)
         noise = torch.randn(self.latents[rows].shape, generator=draw)
         dropped = (torch.rand(BATCH, 1, generator=draw) < CAPTION_DROPOUT).flatten().tolist()
         ids = token_ids(self.tokenizer, ["" if empty else caption for caption, empty in zip(captions, dropped, strict=True)])
@@ -147,33 +127,25 @@ def train_generator(
     latents, scenes = scaled_latents(autoencoder, work / "latents.pt"), training_scenes(np.random.default_rng(3), PICTURES)
     torch.manual_seed(0)
     model = Generator(text_encoder).to(means.device)
-    first = 0
-    for phase in PHASES:
-        batches = Batches(latents, scenes, tokenizer, phase.power, first)
-        model.load_state_dict(_train_phase(model, batches, phase, work, means).state_dict())
-        first += phase.setup.steps
-    return assembled(model.eval().cpu(), autoencoder, tokenizer)
-
-
-def _train_phase(model: Generator, batches: Batches, phase: Phase, work: Path, means: Means) -> Generator:
-    """The averaged model after a phase."""
     alphas = new_scheduler().alphas_cumprod.to(means.device)
+    batches = Batches(latents, scenes, tokenizer, len(alphas))
     predict = torch.compile(model) if means.compiled else model
     drawn: Iterator[dict[str, Tensor]] | None = None
 
     def loss_of(step: int) -> Tensor:
         nonlocal drawn
         if drawn is None:
-            steps = range(step, phase.setup.steps)
+            steps = range(step, SETUP.steps)
             drawn = iter(DataLoader(batches, batch_size=None, sampler=steps, num_workers=means.workers))  # type: ignore[arg-type]
         batch = {name: values.to(means.device) for name, values in next(drawn).items()}
         alpha = alphas[batch["timesteps"]].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * batch["latents"] + (1 - alpha).sqrt() * batch["noise"]
         with torch.autocast(torch.device(means.device).type, torch.bfloat16):
             predicted = predict(noisy, batch["timesteps"], batch["ids"])
-        return nn.functional.mse_loss(predicted.float(), batch["noise"])
+        snr = alpha / (1 - alpha)
+        return ((snr.clamp(max=LARGEST_SNR) / snr) * (predicted.float() - batch["noise"]).square()).mean()
 
-    return train(model, loss_of, phase.setup, work / f"{phase.name}.pt")
+    return assembled(train(model, loss_of, SETUP, work / "generator.pt").cpu(), autoencoder, tokenizer)
 
 
 def assembled(trained: Generator, autoencoder: AutoencoderKL, tokenizer: CLIPTokenizer) -> StableDiffusionPipeline:

@@ -22,7 +22,7 @@ from PIL import Image  # noqa: E402
 
 from demo.autoencoder import train_autoencoder  # noqa: E402
 from demo.families import FAMILIES, SEEN, Family  # noqa: E402
-from demo.generator import PHASES, Generator, assembled  # noqa: E402
+from demo.generator import Generator, assembled  # noqa: E402
 from demo.oracle import style_of, things  # noqa: E402
 from demo.scene import Scene  # noqa: E402
 from demo.text_encoder import new_text_encoder  # noqa: E402
@@ -37,10 +37,9 @@ GROUPS = {
 
 
 def load(work: Path) -> tuple[StableDiffusionPipeline, int]:
-    """The pipeline of a finished autoencoder and of the generator as it is, and the generator's step in its phase."""
+    """The pipeline of a finished autoencoder and of the generator as it is, and the generator's step."""
     tokenizer = new_tokenizer(work)
-    *_, last = (path for phase in PHASES if (path := work / f"{phase.name}.pt").exists())
-    state = torch.load(last, map_location="cpu", weights_only=True)
+    state = torch.load(work / "generator.pt", map_location="cpu", weights_only=True)
     model = Generator(new_text_encoder(len(tokenizer))).eval()
     model.load_state_dict(state["averaged"])
     pipeline = assembled(model, train_autoencoder(work), tokenizer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -25,14 +27,15 @@ def loss_with(model, stop_at=None):
     return loss_of
 
 
-def test_resume(tmp_path):
+@pytest.mark.parametrize("setup", [SETUP, replace(SETUP, muon_rate=0.1)])
+def test_resume(tmp_path, setup):
     model = new_model()
-    expected = train(model, loss_with(model), SETUP, tmp_path / "whole.pt")
+    expected = train(model, loss_with(model), setup, tmp_path / "whole.pt")
     model = new_model()
     with pytest.raises(KeyboardInterrupt):
-        train(model, loss_with(model, stop_at=7), SETUP, tmp_path / "parts.pt")
+        train(model, loss_with(model, stop_at=7), setup, tmp_path / "parts.pt")
     model = new_model()
-    resumed = train(model, loss_with(model), SETUP, tmp_path / "parts.pt")
+    resumed = train(model, loss_with(model), setup, tmp_path / "parts.pt")
     assert torch.equal(resumed.weight, expected.weight)
     assert not resumed.training and sorted(path.name for path in tmp_path.iterdir()) == ["parts.pt", "whole.pt"]
 
