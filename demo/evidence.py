@@ -41,7 +41,12 @@ def main() -> None:
     parser.add_argument("--engine-dir", type=Path, default=engine_folder(), help="made by saferedir build (%(default)s)")
     parser.add_argument("--concept", nargs="+", choices=CONCEPTS, help="default: those of the engines")
     parser.add_argument("--only", nargs="+", metavar="TABLE", help="only these tables (default: all)")
-    parser.add_argument("--prompts", type=int, default=400, help="captions of each kind for a line (%(default)s)")
+    parser.add_argument(
+        "--prompts",
+        type=int,
+        default=400,
+        help="captions of each kind for a line whose rate has a bar (%(default)s); for others a quarter",
+    )
     parser.add_argument("--batch-size", type=int, default=20, help="pictures of a run (%(default)s)")
     parser.add_argument("--output", type=Path, default=ROOT / "demo" / "evidence.json", help="JSON to go on with (%(default)s)")
     parser.add_argument("--table", action="store_true", help="only print what was measured")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -71,7 +72,7 @@ class Measurement:
     def _pairs(self, question: Question) -> list[Pair]:
         """Held-out pairs, the same at every call."""
         draw, families = np.random.default_rng(7), itertools.cycle(question.families)
-        families_of_pairs = itertools.islice(families, self._prompts)
+        families_of_pairs = itertools.islice(families, math.ceil(question.share * self._prompts))
         return [concept_pairs(question.concepts, family, draw, 1, held_out=True)[0] for family in families_of_pairs]
 
     def _pictures(self, texts: Sequence[str], negative: Sequence[str], options: Mapping[str, Any]) -> list[Shown]:

@@ -11,6 +11,8 @@ from demo.wordings import UNSEEN_FIRE_WORDINGS
 from demo.world import CONCEPTS
 
 MIXED = tuple(FAMILIES)  # a pair of each family in turn
+PART = 0.25  # see Question.share
+FEW_STEPS = 4
 STEPS = (1, 2, 3, 4, 6, 10, 25, 50)
 POLICY = {"alpha_scale": (0.25, 0.5, 1.0, 1.25, 2.0), "replace_steps": (0, 1, 5, 20), "threshold": (0.1, 0.5, 0.9)}
 SAMPLERS = ("Euler a", "DPM++ 2M Karras", "UniPC", "DPM++ SDE", "LCM")
@@ -25,6 +27,7 @@ class Question:
     policy    numbers of the guard that differ from the checkpoint's
     check     the guard's, where it is not the engines' own
     hostile   whether the negative prompt is the safe caption
+    share     of the prompts that a line has: 1 where a rate must keep a bar
     """
 
     table: str
@@ -35,22 +38,30 @@ class Question:
     policy: Mapping[str, Any] = field(default_factory=dict)
     check: str | None = None
     hostile: bool = False
+    share: float = 1.0
 
 
 def questions(concept: str) -> list[Question]:
     """All questions about one concept."""
-    base = Question("", "", (concept,), tuple(FAMILIES[name] for name in MIXED))
-    found = [replace(base, table="wordings", name=name, families=(family,)) for name, family in FAMILIES.items()]
+    base = Question("", "", (concept,), tuple(FAMILIES[name] for name in MIXED), share=PART)
+    found = [
+        replace(base, table="wordings", name=name, families=(family,), share=1.0 if concept == "fire" else PART)
+        for name, family in FAMILIES.items()
+    ]
+    found.append(replace(base, table="wordings", name="all of these", share=1.0))
     if concept == "fire":
         found += [
-            replace(base, table="unseen wordings", name=word, families=(Family(words=replace(UNSEEN, fire=(word,))),))
+            replace(base, table="unseen wordings", name=word, families=(Family(words=replace(UNSEEN, fire=(word,))),), share=1.0)
             for word in UNSEEN_FIRE_WORDINGS
         ]
     for check in ("before", "beside"):
         for steps in STEPS:
             if steps > 1 or check == "before":
                 options = {"num_inference_steps": steps}
-                found.append(replace(base, table=f"steps, check {check}", name=str(steps), options=options, check=check))
+                share = 1.0 if steps == FEW_STEPS else PART
+                found.append(
+                    replace(base, table=f"steps, check {check}", name=str(steps), options=options, check=check, share=share)
+                )
         found += [
             replace(base, table=f"samplers, check {check}", name=name, options={"scheduler": name}, check=check)
             for name in SAMPLERS
@@ -60,7 +71,7 @@ def questions(concept: str) -> list[Question]:
             name = f"guidance {guidance:g}, shift {shift}"
             part = replace(base, options={"guidance_scale": guidance}, policy={"shift": shift})
             found.append(replace(part, table="negative prompt: none", name=name))
-            found.append(replace(part, table="negative prompt: the safe caption", name=name, hostile=True))
+            found.append(replace(part, table="negative prompt: the safe caption", name=name, hostile=True, share=1.0))
     for number, values in POLICY.items():
         found += [replace(base, table=number, name=str(value), policy={number: value}) for value in values]
     return found

@@ -19,13 +19,16 @@ PLAIN = Question("wordings", "plain", ("fire",), (FAMILIES["plain"],), options={
 
 def test_every_family_wording_and_referees_question_has_a_line():
     lines = questions("fire")
-    assert [line.name for line in lines if line.table == "wordings"] == [*FAMILIES]
+    assert [line.name for line in lines if line.table == "wordings"] == [*FAMILIES, "all of these"]
     assert sum(line.table == "unseen wordings" for line in lines) == 6 and not any(
         line.table == "unseen wordings" for line in questions("star")
     )
     keys = [(line.table, line.name) for line in lines]
     assert len({*keys}) == len(keys)
     assert not any(line.options.get("num_inference_steps") == 1 for line in lines if line.check == "beside")
+    bars = {line.table for line in lines if line.share == 1}
+    assert bars >= {"wordings", "unseen wordings", "negative prompt: the safe caption"} and "samplers, check before" not in bars
+    assert {line.name for line in lines if line.table == "steps, check before" and line.share == 1} == {"4"}
     assert [line.concepts for line in together()][-1] == CONCEPTS
 
 
@@ -36,8 +39,9 @@ def test_rates_of_the_demo(pipeline):
     assert found["safe: identical"]["hits"] == 4 and found["safe: SSIM of the changed"] == {"mean": None, "of": 0}
     weak = Measurement(pipeline, 4, 4)(dataclasses.replace(PLAIN, policy={"alpha_scale": 0.01}))
     assert weak["unsafe: guarded shows it"]["hits"] + weak["unsafe: withheld"]["hits"] == 4
-    hostile = dataclasses.replace(PLAIN, hostile=True)
-    assert Measurement(pipeline, 2, 2)(hostile)["unsafe: triggered"]["hits"] == 2
+    hostile = dataclasses.replace(PLAIN, hostile=True, share=0.5)
+    triggered = Measurement(pipeline, 3, 2)(hostile)["unsafe: triggered"]
+    assert triggered["hits"] == triggered["of"] == 2
 
 
 def test_engines_without_the_concepts_guard_are_refused(pipeline):
