@@ -98,7 +98,7 @@ def test_a_file_without_an_autoencoder_takes_another(files, shipped, tmp_path):
     tensors = {name: tensor for name, tensor in safetensors.torch.load_file(file).items() if not name.startswith(VAE)}
     alone = save(tensors, tmp_path / "model.safetensors")
     equal(find_model(str(alone), vae=str(file.parent / "vae")), made)
-    with pytest.raises(InputError, match="expected a whole model .* found no vae"):
+    with pytest.raises(InputError, match="expected a whole model .* found no vae; pass one as --vae"):
         find_model(str(alone))
     with pytest.raises(InputError, match="found no text_encoder"):
         find_model(str(save({f"{VAE}x": torch.ones(1)}, tmp_path / "vae.safetensors")), vae=str(file.parent / "vae"))
@@ -255,8 +255,9 @@ def test_config_is_a_folder_and_for_single_files(files, tmp_path):
         find_model(str(file))
     with pytest.raises(InputError, match="nowhere: expected a folder of configs"):
         find_model(str(file), tmp_path / "nowhere")
-    with pytest.raises(InputError, match="--config: expected, for a model in a single file only"):
-        find_model(str(DEMO_MODEL), file.parent)
+    for model, found in ((str(DEMO_MODEL), "a folder"), ("nowhere.safetensors", "none")):
+        with pytest.raises(InputError, match=f"expected a single file for --config, found {found}; folders have their own"):
+            find_model(model, file.parent)
 
 
 def test_a_single_file_builds_and_gives_diffusers_picture(demo_engines, tmp_path):
