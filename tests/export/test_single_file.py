@@ -26,9 +26,10 @@ from export.sources.locate import find_model
 from export.sources.model_folder import Source
 from export.sources.prediction import noise_correlation, shown_prediction
 from export.sources.tokenizer_files import load_tokenizer
-from saferedir.cli import parse
+from runtime import read_png
+from saferedir.cli import main, parse
 from tests.export import miniature
-from tests.export.pictures import drawn, drawn_by_diffusers
+from tests.export.pictures import PROMPT, drawn, drawn_by_diffusers
 from tests.runtime.test_pipeline import levels
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
@@ -260,9 +261,10 @@ def test_config_is_a_folder_and_for_single_files(files, tmp_path):
             find_model(model, file.parent)
 
 
-def test_a_single_file_builds_and_gives_diffusers_picture(demo_engines, tmp_path):
-    """The demo as a single file, with a LoRA; the guard is the demo's."""
-    folder, file = shutil.copytree(demo_engines, tmp_path / "engines"), tmp_path / "demo.ckpt"
+def test_a_single_file_builds_and_gives_diffusers_picture(demo_engines, tmp_path, monkeypatch):
+    """The demo as a single file, with a LoRA; the guard is the demo's. Then the only engines there are need no name."""
+    monkeypatch.setenv("SAFEREDIR_HOME", str(tmp_path))
+    folder, file = shutil.copytree(demo_engines, tmp_path / "engines/plans/my"), tmp_path / "my.ckpt"
     source = find_model(str(DEMO_MODEL))
     made = {component: load_component(source, component) for component in ("unet", "vae", "text_encoder")}
     save(miniature.original_tensors(made), file)
@@ -273,16 +275,20 @@ def test_a_single_file_builds_and_gives_diffusers_picture(demo_engines, tmp_path
     command = ["build", "--model", str(file), "--config", str(DEMO_MODEL), "--redirector", str(DEMO_REDIRECTOR)]
     command += ["--lora", f"{tmp_path / 'style.safetensors'}:0.8"]
     lines: list[str] = []
-    build(options(parse([*command, "--concept", "fire", "--engine-dir", str(folder)])), lines.append)
+    build(options(parse([*command, "--concept", "fire"])), lines.append)
     assert f"{file}: prompt width 96, epsilon" in lines
     manifest, _ = Manifest.read(folder)
-    assert manifest.sources["unet/demo.ckpt"].sha256 == manifest.sources["vae/demo.ckpt"].sha256
+    assert manifest.sources["unet/my.ckpt"].sha256 == manifest.sources["vae/my.ckpt"].sha256
     result = drawn(folder)
     assert result.reports[0].verdict == "safe"
     theirs = diffusers.StableDiffusionPipeline.from_single_file(str(file), config=str(DEMO_MODEL), safety_checker=None)
     theirs.load_lora_weights(str(tmp_path), weight_name="style.safetensors")
     theirs.fuse_lora(lora_scale=0.8)
     assert levels(result.images[0], drawn_by_diffusers(theirs)) <= 1
+    named = ["--scheduler", "DPM++ 2M Karras", "--num-inference-steps", "20", "--output", str(tmp_path / "out.png")]
+    assert main(["generate", PROMPT, *named]) == 0
+    report = read_png(tmp_path / "out.png")
+    assert report["sampler_options"]["use_karras_sigmas"] and report["verdict"] == "safe"
 
 
 def test_configs_of_another_kind(files, shipped, tmp_path):
