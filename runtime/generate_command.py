@@ -20,8 +20,8 @@ from engines.policy import CHECKS
 from engines.policy_options import add_policy_arguments, given_policies
 from engines.printable import printable
 from engines.prompts import TruncationWarning
+from engines.store import default_folder
 from engines.store.atomic import remove_leftovers, replacing
-from engines.store.default_folder import engine_folder
 from engines.store.signature import add_trusted_key_argument
 from runtime.credentials import Credentials
 from runtime.pipeline import GuardedPipeline
@@ -55,7 +55,7 @@ REQUEST = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("prompt", nargs="+", help="what to draw; several texts are drawn as one batch")
-    parser.add_argument("--engine-dir", type=Path, default=engine_folder(), help="made by saferedir build (default: %(default)s)")
+    parser.add_argument("--engine-dir", type=Path, help=default_folder.HELP)
     parser.add_argument(
         "--output", type=Path, default=Path("out.png"), help="PNG to write; several get -0, -1, … (default: %(default)s)"
     )
@@ -142,8 +142,9 @@ def _generate(arguments: argparse.Namespace) -> int:
     images = Request(arguments.prompt, num_images_per_prompt=arguments.num_images_per_prompt).prompts
     paths = _picture_paths(arguments.output, len(images), arguments.compare)
     _check_paths(paths, arguments.report)
+    folder = arguments.engine_dir or default_folder.built_folder()
     with GuardedPipeline(
-        arguments.engine_dir, unguarded=arguments.unguarded, trusted_keys=arguments.trusted_key, eager=arguments.eager
+        folder, unguarded=arguments.unguarded, trusted_keys=arguments.trusted_key, eager=arguments.eager
     ) as pipeline:
         options = {name: getattr(arguments, name) for name in REQUEST}
         if policies := given_policies(arguments, {guard.concept: guard.policy for guard in pipeline.manifest.guards}):

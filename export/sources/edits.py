@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from engines.errors import InputError
 from engines.git_lfs import lfs_problem
+from engines.printable import shown
 from export.sources.lora_names import layers_of
 
 
@@ -50,16 +51,19 @@ class Lora:
     @classmethod
     def parse(cls, text: str) -> Lora:
         """FILE or FILE:SCALE. Raises InputError for a scale that is no finite number."""
+        text = os.path.expanduser(text)
         name, colon, scale = text.rpartition(":")
         try:
             number = float(scale) if colon and not Path(text).is_file() else None
-        except ValueError:  # a colon of the path's own
-            number = None
+        except ValueError:
+            if Path(name).is_file():
+                raise InputError(f"--lora: expected a finite number as scale, found {shown(scale)}") from None
+            number = None  # a colon of the path's own
         if number is None:
-            return cls(Path(os.path.expanduser(text)))
+            return cls(Path(text))
         if not math.isfinite(number):
-            raise InputError(f"--lora: expected a finite number as scale, found {scale!r}")
-        return cls(Path(os.path.expanduser(name)), number)
+            raise InputError(f"--lora: expected a finite number as scale, found {shown(scale)}")
+        return cls(Path(name), number)
 
     def touches(self, component: str) -> bool:
         return component in layers_of(self.path, tensor_names(self.path))

@@ -23,7 +23,8 @@ def find_model(name: str, config: Path | None = None, vae: str | None = None) ->
     if path is not None and path.is_file():
         source: Source = SingleFile(name, path, config)
     elif config is not None:
-        raise InputError(f"--config: expected, for a model in a single file only, found with {name!r}; leave it out")
+        found = "none" if path is None else "a folder"
+        raise InputError(f"model {name!r}: expected a single file for --config, found {found}; folders have their own")
     else:
         source = Source(name, download(name, _patterns()) if path is None else path)
     if vae is not None:

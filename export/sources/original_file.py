@@ -90,7 +90,7 @@ class OriginalFile:
         for component in components:
             if not any(name.startswith(PREFIXES[component]) for name in names):
                 expected = f"a whole model of the Stable Diffusion 1.x/2.x family, with tensors {PREFIXES[component]}…"
-                raise InputError(f"{self.path}: expected {expected}, found no {component}{_kind(names)}")
+                raise InputError(f"{self.path}: expected {expected}, found no {component}{_advice(component, names)}")
         if not any(len(shape) == 2 and name.endswith(CROSS_ATTENTION) for name, shape in self.shapes.items()):
             raise InputError(f"{self.path}: expected a UNet with cross-attention, found no …{CROSS_ATTENTION}")
         known = (*PREFIXES.values(), EMA)
@@ -133,8 +133,10 @@ def trained_tensors(path: Path) -> Mapping[str, Tensor]:
     return state_dict(path, content)
 
 
-def _kind(names: list[str]) -> str:
-    """What a file seems to be that is no whole model."""
+def _advice(missing: str, names: list[str]) -> str:
+    """What a file seems to be that is no whole model, and where it goes."""
+    if missing == "vae":  # asked for last: the rest is there
+        return "; pass one as --vae"
     if any("lora" in name for name in names):
         return "; it is a LoRA: pass it as --lora, and its model as --model"
     if any(name.startswith("conditioner.") for name in names):

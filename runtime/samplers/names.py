@@ -30,6 +30,7 @@ SCHEDULE_TYPES: dict[str, Chosen] = {
     "simple": _respacing(None, timestep_spacing="trailing"),
     "normal": _respacing(None, timestep_spacing="linspace"),
     "uniform": _respacing(None, timestep_spacing="linspace"),
+    "ddim": _respacing(None, timestep_spacing="leading"),
     "ddim uniform": _respacing(None, timestep_spacing="leading"),
 }
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from engines.errors import InputError
 from engines.install import install
-from engines.store.default_folder import engine_folder
+from engines.store import default_folder
 from engines.store.signature import add_trusted_key_argument
 
 try:
@@ -31,9 +31,7 @@ DRAIN_SECONDS = 5.0  # after the deadline of the last request
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument(
-        "engine_dir", nargs="?", type=Path, default=engine_folder(), help="made by saferedir build (default: %(default)s)"
-    )
+    parser.add_argument("engine_dir", nargs="?", type=Path, help=default_folder.HELP)
     parser.add_argument("--host", default=HOST, help="address to listen on (default: %(default)s, this machine only)")
     parser.add_argument("--port", type=int, default=PORT, help="0 for a free one (default: %(default)s)")
     parser.add_argument("--limits", type=Path, metavar="FILE", help="TOML: what requests may ask for (default: docs/serving.md)")
@@ -64,7 +62,7 @@ def settings_of(arguments: argparse.Namespace) -> ServerSettings:
     if arguments.audit_required and arguments.audit is None:
         raise InputError("--audit-required: expected --audit FILE, found none")
     return ServerSettings(
-        engine_dir=arguments.engine_dir,
+        engine_dir=arguments.engine_dir or default_folder.built_folder(),
         host=arguments.host,
         limits=Limits() if arguments.limits is None else Limits.read(arguments.limits),
         keys=arguments.keys,

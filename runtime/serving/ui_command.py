@@ -12,7 +12,7 @@ import webbrowser
 from dataclasses import replace
 from pathlib import Path
 
-from engines.store.default_folder import engine_folder
+from engines.store import default_folder
 from engines.store.signature import add_trusted_key_argument
 from runtime.serving.limits import Limits
 from runtime.serving.process import serve
@@ -24,9 +24,7 @@ SECONDS = 5  # for a picture on its way, after Ctrl-C
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
-    parser.add_argument(
-        "engine_dir", nargs="?", type=Path, default=engine_folder(), help="made by saferedir build (default: %(default)s)"
-    )
+    parser.add_argument("engine_dir", nargs="?", type=Path, help=default_folder.HELP)
     parser.add_argument("--port", type=int, default=0, help="0 for a free one (default: %(default)s)")
     parser.add_argument("--limits", type=Path, metavar="FILE", help="TOML, as of saferedir serve: what the page offers")
     parser.add_argument(
@@ -53,7 +51,7 @@ def settings_of(arguments: argparse.Namespace) -> ServerSettings:
     """The settings of a command line. Only --allow-unguarded allows unguarded pictures, whatever a file of limits says."""
     limits = Limits() if arguments.limits is None else Limits.read(arguments.limits)
     return ServerSettings(
-        engine_dir=arguments.engine_dir,
+        engine_dir=arguments.engine_dir or default_folder.built_folder(),
         limits=replace(limits, unguarded=arguments.allow_unguarded),
         page=True,
         trusted_keys=tuple(map(Path, arguments.trusted_key)),

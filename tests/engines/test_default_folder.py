@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engines.errors import InputError
-from engines.store.default_folder import engine_folder
+from engines.store.default_folder import built_folder, engine_folder
 from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR, options
 from saferedir.cli import parse
 
@@ -41,3 +41,24 @@ def test_models_without_a_name(monkeypatch, tmp_path, model):
     monkeypatch.chdir("/")
     with pytest.raises(InputError, match="--engine-dir: expected, for a model whose folder is named"):
         options(parse(["build", "--model", model, "--unguarded"]))
+
+
+def test_engines_that_are_looked_for(monkeypatch, tmp_path):
+    """The demo's; the only ones where there is no demo; of several, none without a name."""
+
+    def built(name: str) -> Path:
+        (plans / name).mkdir(parents=True)
+        (plans / name / "manifest.json").touch()
+        return plans / name
+
+    monkeypatch.setenv("SAFEREDIR_HOME", str(tmp_path))
+    plans = tmp_path / "engines" / "plans"
+    assert built_folder() == plans / "demo"
+    built(".unfinished")
+    mine = built("mine")
+    assert built_folder() == mine
+    built("yours")
+    with pytest.raises(InputError, match="expected one, as .*demo is not built, found .*mine; .*yours; name one"):
+        built_folder()
+    (plans / "demo").mkdir()
+    assert built_folder() == plans / "demo"  # what is wrong with it is said when it is opened

@@ -305,6 +305,9 @@ def test_option(text, path, scale):
 def test_option_that_is_no_number(tmp_path):
     with pytest.raises(InputError, match="--lora: expected a finite number as scale, found 'inf'"):
         Lora.parse("a.safetensors:inf")
+    (tmp_path / "a.safetensors").touch()
+    with pytest.raises(InputError, match="--lora: expected a finite number as scale, found '0,8'"):
+        Lora.parse(f"{tmp_path / 'a.safetensors'}:0,8")
     with pytest.raises(InputError, match="nowhere.safetensors: expected a file of weights, found no such file"):
         build(options(parse(["build", "--lora", "nowhere.safetensors", "--engine-dir", str(tmp_path / "e")])))
 

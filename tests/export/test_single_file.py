@@ -26,9 +26,10 @@ from export.sources.locate import find_model
 from export.sources.model_folder import Source
 from export.sources.prediction import noise_correlation, shown_prediction
 from export.sources.tokenizer_files import load_tokenizer
-from saferedir.cli import parse
+from runtime import read_png
+from saferedir.cli import main, parse
 from tests.export import miniature
-from tests.export.pictures import drawn, drawn_by_diffusers
+from tests.export.pictures import PROMPT, drawn, drawn_by_diffusers
 from tests.runtime.test_pipeline import levels
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
@@ -98,7 +99,7 @@ def test_a_file_without_an_autoencoder_takes_another(files, shipped, tmp_path):
     tensors = {name: tensor for name, tensor in safetensors.torch.load_file(file).items() if not name.startswith(VAE)}
     alone = save(tensors, tmp_path / "model.safetensors")
     equal(find_model(str(alone), vae=str(file.parent / "vae")), made)
-    with pytest.raises(InputError, match="expected a whole model .* found no vae"):
+    with pytest.raises(InputError, match="expected a whole model .* found no vae; pass one as --vae"):
         find_model(str(alone))
     with pytest.raises(InputError, match="found no text_encoder"):
         find_model(str(save({f"{VAE}x": torch.ones(1)}, tmp_path / "vae.safetensors")), vae=str(file.parent / "vae"))
@@ -255,13 +256,15 @@ def test_config_is_a_folder_and_for_single_files(files, tmp_path):
         find_model(str(file))
     with pytest.raises(InputError, match="nowhere: expected a folder of configs"):
         find_model(str(file), tmp_path / "nowhere")
-    with pytest.raises(InputError, match="--config: expected, for a model in a single file only"):
-        find_model(str(DEMO_MODEL), file.parent)
+    for model, found in ((str(DEMO_MODEL), "a folder"), ("nowhere.safetensors", "none")):
+        with pytest.raises(InputError, match=f"expected a single file for --config, found {found}; folders have their own"):
+            find_model(model, file.parent)
 
 
-def test_a_single_file_builds_and_gives_diffusers_picture(demo_engines, tmp_path):
-    """The demo as a single file, with a LoRA; the guard is the demo's."""
-    folder, file = shutil.copytree(demo_engines, tmp_path / "engines"), tmp_path / "demo.ckpt"
+def test_a_single_file_builds_and_gives_diffusers_picture(demo_engines, tmp_path, monkeypatch):
+    """The demo as a single file, with a LoRA; the guard is the demo's. Then the only engines there are need no name."""
+    monkeypatch.setenv("SAFEREDIR_HOME", str(tmp_path))
+    folder, file = shutil.copytree(demo_engines, tmp_path / "engines/plans/my"), tmp_path / "my.ckpt"
     source = find_model(str(DEMO_MODEL))
     made = {component: load_component(source, component) for component in ("unet", "vae", "text_encoder")}
     save(miniature.original_tensors(made), file)
@@ -272,16 +275,20 @@ def test_a_single_file_builds_and_gives_diffusers_picture(demo_engines, tmp_path
     command = ["build", "--model", str(file), "--config", str(DEMO_MODEL), "--redirector", str(DEMO_REDIRECTOR)]
     command += ["--lora", f"{tmp_path / 'style.safetensors'}:0.8"]
     lines: list[str] = []
-    build(options(parse([*command, "--concept", "fire", "--engine-dir", str(folder)])), lines.append)
+    build(options(parse([*command, "--concept", "fire"])), lines.append)
     assert f"{file}: prompt width 96, epsilon" in lines
     manifest, _ = Manifest.read(folder)
-    assert manifest.sources["unet/demo.ckpt"].sha256 == manifest.sources["vae/demo.ckpt"].sha256
+    assert manifest.sources["unet/my.ckpt"].sha256 == manifest.sources["vae/my.ckpt"].sha256
     result = drawn(folder)
     assert result.reports[0].verdict == "safe"
     theirs = diffusers.StableDiffusionPipeline.from_single_file(str(file), config=str(DEMO_MODEL), safety_checker=None)
     theirs.load_lora_weights(str(tmp_path), weight_name="style.safetensors")
     theirs.fuse_lora(lora_scale=0.8)
     assert levels(result.images[0], drawn_by_diffusers(theirs)) <= 1
+    named = ["--scheduler", "DPM++ 2M Karras", "--num-inference-steps", "20", "--output", str(tmp_path / "out.png")]
+    assert main(["generate", PROMPT, *named]) == 0
+    report = read_png(tmp_path / "out.png")
+    assert report["sampler_options"]["use_karras_sigmas"] and report["verdict"] == "safe"
 
 
 def test_configs_of_another_kind(files, shipped, tmp_path):

@@ -23,21 +23,38 @@ NAMED = {  # names of the field, as diffusers' documentation makes them
 CASES = {**{name: (row.class_name, {}) for name, row in SAMPLERS.items()}, **NAMED}
 
 
+def drawn_by_diffusers(pipeline, class_name, options, **call):
+    """Both prompts, with a scheduler made from the model's own."""
+    own = pipeline.scheduler
+    pipeline.scheduler = getattr(diffusers, class_name).from_config(own.config, **options)
+    try:
+        generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
+        return pipeline([FIRE, PLAIN], generator=generators, **call).images
+    finally:
+        pipeline.scheduler = own
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_unguarded_equals_diffusers(pipeline, diffusers_pipeline, name):
     class_name, options = CASES[name]
-    own = diffusers_pipeline.scheduler
-    diffusers_pipeline.scheduler = getattr(diffusers, class_name).from_config(own.config, **options)
-    try:
-        generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
-        expected = diffusers_pipeline([FIRE, PLAIN], num_inference_steps=7, guidance_scale=4.0, generator=generators).images
-    finally:
-        diffusers_pipeline.scheduler = own
-    found = pipeline([FIRE, PLAIN], num_inference_steps=7, guidance_scale=4.0, seed=5, scheduler=name, unguarded=True)
+    call = {"num_inference_steps": 7, "guidance_scale": 4.0}
+    expected = drawn_by_diffusers(diffusers_pipeline, class_name, options, **call)
+    found = pipeline([FIRE, PLAIN], seed=5, scheduler=name, unguarded=True, **call)
     assert max(map(levels, found.images, expected)) <= 1
     report = found.reports[0]
     assert report.sampler in SAMPLERS and report.sampler_options.items() >= options.items()
     assert len(report.timesteps) >= 7 and np.isfinite(report.timesteps).all()
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_as_sd_turbo_is_sampled(pipeline, diffusers_pipeline, steps):
+    """Its scheduler, and no guidance."""
+    call = {"num_inference_steps": steps, "guidance_scale": 0.0}
+    trailing = {"timestep_spacing": "trailing"}
+    expected = drawn_by_diffusers(diffusers_pipeline, "EulerAncestralDiscreteScheduler", trailing, **call)
+    found = pipeline([FIRE, PLAIN], seed=5, scheduler="Euler a", schedule_type="sgm uniform", unguarded=True, **call)
+    assert max(map(levels, found.images, expected)) <= 1
+    assert found.reports[0].guidance == "none" and found.reports[0].sampler_options.items() >= trailing.items()
 
 
 def test_the_guard_acts_with_every_sampler(pipeline):

@@ -194,6 +194,7 @@ def test_lcm_refuses_more_steps_than_it_was_distilled_from():
         ("EULER", "euler", {}),
         ("Euler SGM Uniform", "euler", {"timestep_spacing": "trailing"}),
         ("euler simple", "euler", {"timestep_spacing": "trailing"}),
+        ("UniPC DDIM", "unipc", {"timestep_spacing": "leading"}),
         ("DPM2 a Karras", "dpm2_ancestral", {"use_karras_sigmas": True}),
         ("LMS Karras", "lms", {"use_karras_sigmas": True}),
         ("PLMS", "pndm", {}),
