@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import socket
 from pathlib import Path
 
@@ -55,7 +54,6 @@ def run(arguments: argparse.Namespace) -> int:
         _warn(settings)
         listener.listen()
         log("listening", host=settings.host, port=listener.getsockname()[1])
-        signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it once more when it has drained
         return serve(service, listener, grace=settings.limits.deadline_seconds + DRAIN_SECONDS, log_level="warning")
 
 
