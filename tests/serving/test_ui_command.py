@@ -12,7 +12,7 @@ import pytest
 
 from engines.exit_status import DONE, INTERRUPTED
 from runtime.serving.ui_command import settings_of
-from saferedir.cli import parse
+from saferedir.cli import main, parse
 from tests.serving.conftest import until
 
 
@@ -34,6 +34,14 @@ def test_it_opens_a_browser_and_ends_with_a_signal(demo_engines, tmp_path, numbe
             process.send_signal(number)
         assert process.wait(timeout=30) == status
         assert process.stdout.read() == ""
+
+
+@pytest.mark.parametrize("command", ["serve", "ui"])
+@pytest.mark.parametrize("port", ["65536", "99999", "x"])
+def test_a_port_that_is_none(command, port, capsys):
+    assert main([command, "--port", port]) == 2
+    error = capsys.readouterr().err
+    assert error == f"error: argument --port: expected 0 to 65535, found '{port}'; saferedir {command} --help lists the options\n"
 
 
 def test_only_its_option_allows_unguarded_pictures(tmp_path):
