@@ -48,6 +48,13 @@ def test_named_files_exist(document):
     assert not missing
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_curl_says_that_it_sends_json(document):
+    """A server takes JSON from nobody else, so that no form of another site's page can ask for a picture."""
+    commands = re.findall(r"^ *curl (?:.*\\\n)*.*$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    assert [command for command in commands if " -d " in command and "Content-Type: application/json" not in command] == []
+
+
 def test_the_readme_is_short():
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 100

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse
 from engines import __version__
 from engines.errors import SafeRedirError
 from runtime.serving.answers import error_answer, error_of
-from runtime.serving.middleware import Intake, LastAnswer
+from runtime.serving.middleware import Counted, Intake, LastAnswer
 from runtime.serving.routes import a1111, openai_images, operations, page
 from runtime.serving.service import Service
 
@@ -50,6 +50,7 @@ def app_of(service: Service) -> FastAPI:
     app.add_middleware(Intake, most=service.limits.most_body_bytes)
     if is_local(service.settings.host) and not service.keys.required:  # else a page that rebinds its name to here reads answers
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOCAL_NAMES)
+    app.add_middleware(Counted, metrics=service.metrics)  # the last that is added sees a request first
     return app
 
 

@@ -63,6 +63,7 @@ class Metrics:
         self.state = Enum("state", "State of the server", states=STATES, **own)
         self.requests = Counter("requests", "Requests for pictures, by the code of their error, or ok", ["code"], **own)
         self.request_seconds = Histogram("request_seconds", "From arrival to answer", buckets=SECONDS, **own)
+        self.http_responses = Counter("http_responses", "Answers of every path, by HTTP status", ["status"], **own)
         self.images = Counter("images", "Images, by verdict", ["verdict"], **own)
         self.withheld = Counter("images_withheld", "Images that were withheld", **own)
         self.found = Counter("concept_images", "Images, by what the guard found of a concept", ["concept", "found"], **own)

@@ -1,4 +1,4 @@
-"""What every request passes before a route sees it: a limit of its body, callers that leave, and a last answer."""
+"""What every request passes before a route sees it: a count, a limit of its body, callers that leave, and a last answer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from runtime.serving.answers import error_answer
 from runtime.serving.errors import DeadlineError, TooLargeError
 from runtime.serving.log import log, where
+from runtime.serving.metrics import Metrics
 
 BODY_SECONDS = 30.0  # in which a request's body must be there
+
+
+class Counted:
+    """Counts answers by their status, those of no route as well."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._metrics.http_responses.labels(message["status"]).inc()
+            await send(message)
+
+        await self._app(scope, receive, sending)
 
 
 class CallerLeft(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 
 import uvicorn
@@ -19,6 +20,7 @@ def serve(service: Service, listener: socket.socket, *, grace: float, log_level:
 
     Exit status 0 once everything was answered and the engines are free. Where a call of them hangs, the process ends here.
     """
+    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it once more when it has drained
     config = uvicorn.Config(app_of(service), access_log=False, log_level=log_level, timeout_graceful_shutdown=round(grace))
     try:
         uvicorn.Server(config).run(sockets=[listener])

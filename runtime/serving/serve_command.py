@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import socket
 from pathlib import Path
 
@@ -22,7 +21,7 @@ try:
     from runtime.serving.log import log, log_to_stderr
     from runtime.serving.process import serve
     from runtime.serving.service import Service
-    from runtime.serving.settings import HOST, PORT, ServerSettings
+    from runtime.serving.settings import HOST, PORT, ServerSettings, port_number
 except ImportError as error:
     raise InputError(f"serve: expected its packages, found one missing ({error}); install them with: {install('serve')}") from None
 
@@ -33,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("engine_dir", nargs="?", type=Path, help=default_folder.HELP)
     parser.add_argument("--host", default=HOST, help="address to listen on (default: %(default)s, this machine only)")
-    parser.add_argument("--port", type=int, default=PORT, help="0 for a free one (default: %(default)s)")
+    parser.add_argument("--port", type=port_number, default=PORT, help="0 for a free one (default: %(default)s)")
     parser.add_argument("--limits", type=Path, metavar="FILE", help="TOML: what requests may ask for (default: docs/serving.md)")
     parser.add_argument("--keys", type=Path, metavar="FILE", help="API keys, a line NAME KEY for each (default: everybody may ask)")
     parser.add_argument("--page", action="store_true", help="serve a page for browsers at /")
@@ -53,7 +52,6 @@ def run(arguments: argparse.Namespace) -> int:
         _warn(settings)
         listener.listen()
         log("listening", host=settings.host, port=listener.getsockname()[1])
-        signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it once more when it has drained
         return serve(service, listener, grace=settings.limits.deadline_seconds + DRAIN_SECONDS, log_level="warning")
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engines.printable import shown
 from runtime.serving.limits import Limits
 
 HOST, PORT = "127.0.0.1", 7860
+
+
+def port_number(text: str) -> int:
+    """The value of --port. A larger number would be taken for another port by the C library, and listen there."""
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"expected 0 to 65535, found {shown(text)}")
+    return int(text)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from engines.store.signature import add_trusted_key_argument
 from runtime.serving.limits import Limits
 from runtime.serving.process import serve
 from runtime.serving.service import Service
-from runtime.serving.settings import HOST, ServerSettings
+from runtime.serving.settings import HOST, ServerSettings, port_number
 
 SECONDS = 5  # for a picture on its way, after Ctrl-C
 
@@ -25,7 +25,7 @@ SECONDS = 5  # for a picture on its way, after Ctrl-C
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     parser.add_argument("engine_dir", nargs="?", type=Path, help=default_folder.HELP)
-    parser.add_argument("--port", type=int, default=0, help="0 for a free one (default: %(default)s)")
+    parser.add_argument("--port", type=port_number, default=0, help="0 for a free one (default: %(default)s)")
     parser.add_argument("--limits", type=Path, metavar="FILE", help="TOML, as of saferedir serve: what the page offers")
     parser.add_argument(
         "--allow-unguarded", action="store_true", help="let the page draw a picture without the guard as well, to compare"

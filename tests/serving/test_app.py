@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 
 import httpx
 import pytest
 
+from runtime.serving import middleware
 from runtime.serving.app import is_local
 from runtime.serving.errors import RateLimitError
 from runtime.serving.limits import Limits
@@ -48,6 +50,16 @@ def test_keys_and_rates_and_bodies(keyed):
     chunked = client.post("/draw", content=iter([b"x" * 300, b"x" * 300]), headers=alice)
     for answer in (long, chunked):
         assert answer.status_code == 413 and answer.json()["error"]["code"] == "request_too_large"
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(server, monkeypatch):
+    monkeypatch.setattr(middleware, "BODY_SECONDS", 0.2)
+    address = server.client.base_url
+    with socket.create_connection((address.host, address.port), timeout=20) as connection:
+        head = f"POST /v1/images/generations HTTP/1.1\r\nHost: {address.host}\r\nContent-Length: 100\r\n\r\n"
+        connection.sendall(head.encode() + b'{"prompt": ')
+        answer = connection.recv(10_000).decode()
+    assert answer.startswith("HTTP/1.1 504 ")
 
 
 def test_each_key_has_a_rate_of_its_own():

@@ -48,6 +48,19 @@ def test_metrics_count_what_happened(serve):
     assert now["process_resident_memory_bytes", ()] > 0
 
 
+def test_what_is_refused_before_it_is_a_request_for_pictures_is_counted(serve, tmp_path):
+    (tmp_path / "keys").write_text("alice 0123456789abcdef\n")
+    served = serve(Limits(most_body_bytes=400), keys=tmp_path / "keys")
+    alice, path = {"Authorization": "Bearer 0123456789abcdef"}, "/v1/images/generations"
+    served.client.post(path, json={"prompt": "a star"})
+    served.client.post(path, json={"promt": "a star"}, headers=alice)
+    served.client.post(path, json={"prompt": "x" * 400}, headers=alice)
+    served.client.get("/health")
+    now = read(served, alice)
+    counted = {labels[0]: value for (name, labels), value in now.items() if name == "saferedir_http_responses_total"}
+    assert counted == {"401": 1, "400": 1, "413": 1, "200": 1}
+
+
 def test_the_docs_name_every_metric(server):
     text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
     names = re.findall(r"^# TYPE (saferedir_\w+)", server.client.get("/metrics").text, re.MULTILINE)

@@ -133,6 +133,13 @@ def test_bodies_that_are_none(server):
         assert answer.json()["error"]["code"] == "invalid_request"
 
 
+def test_json_that_does_not_say_so(server):
+    for header in ({}, {"Content-Type": "text/plain"}, {"Content-Type": "application/x-www-form-urlencoded"}):  # the last is curl's
+        answer = server.client.post("/v1/images/generations", content=b'{"prompt": "x"}', headers=header)
+        expected = "body: expected a JSON object, with the header Content-Type: application/json"
+        assert (answer.status_code, answer.json()["error"]["message"]) == (400, expected)
+
+
 def test_a_withheld_picture_is_openais_moderation_error(client):
     with pytest.raises(openai.BadRequestError) as caught:
         client.images.generate(prompt=FIRE, extra_body={**FEW, "seed": 7, "on_unsafe": "refuse"})

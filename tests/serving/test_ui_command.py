@@ -8,14 +8,16 @@ import subprocess
 import sys
 
 import httpx
+import pytest
 
-from engines.exit_status import INTERRUPTED
+from engines.exit_status import DONE, INTERRUPTED
 from runtime.serving.ui_command import settings_of
-from saferedir.cli import parse
+from saferedir.cli import main, parse
 from tests.serving.conftest import until
 
 
-def test_it_opens_a_browser_and_ends_with_ctrl_c(demo_engines, tmp_path):
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, INTERRUPTED), (signal.SIGTERM, DONE)], ids=["SIGINT", "SIGTERM"])
+def test_it_opens_a_browser_and_ends_with_a_signal(demo_engines, tmp_path, number, status):
     browser, opened = tmp_path / "browser.sh", tmp_path / "opened"
     browser.write_text(f'#!/bin/sh\necho "$1" > {opened}\n')
     browser.chmod(0o755)
@@ -29,9 +31,17 @@ def test_it_opens_a_browser_and_ends_with_ctrl_c(demo_engines, tmp_path):
             assert "<title>SafeRedir" in httpx.get(address).text
             assert httpx.get(f"{address}/v1/models").json()["data"][0]["saferedir"]["unguarded"] is False
         finally:
-            process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == INTERRUPTED
+            process.send_signal(number)
+        assert process.wait(timeout=30) == status
         assert process.stdout.read() == ""
+
+
+@pytest.mark.parametrize("command", ["serve", "ui"])
+@pytest.mark.parametrize("port", ["65536", "99999", "x"])
+def test_a_port_that_is_none(command, port, capsys):
+    assert main([command, "--port", port]) == 2
+    error = capsys.readouterr().err
+    assert error == f"error: argument --port: expected 0 to 65535, found '{port}'; saferedir {command} --help lists the options\n"
 
 
 def test_only_its_option_allows_unguarded_pictures(tmp_path):

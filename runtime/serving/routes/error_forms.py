@@ -47,5 +47,7 @@ def told(error: Exception) -> tuple[int, str, str]:
 
 def _in_words(fault: dict[str, Any]) -> str:
     """Which field is at fault, and how."""
+    if (fault["loc"], fault["type"]) == (("body",), "model_attributes_type"):
+        return "body: expected a JSON object, with the header Content-Type: application/json"
     field = printable(".".join(map(str, fault["loc"][1:])))[:LONGEST] or "body"
     return f"{field}: unknown field" if fault["type"] == "extra_forbidden" else f"{field}: {fault['msg']}"
