@@ -80,7 +80,7 @@ def _row(load: dict[str, Any]) -> str:
 
 def _plot(documents: dict[str, dict[str, Any]]) -> Figure:
     """p50 and p95 against the offered rate: a colour for each server, dashed without the guard."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
     for axes, quantile in zip(figure.subplots(1, 2), ("p50", "p95"), strict=True):
         series = iter(SERIES)
         for document in documents.values():
@@ -93,7 +93,7 @@ def _plot(documents: dict[str, dict[str, Any]]) -> Figure:
                         [load["rate"] for load in shown], [load[quantile] for load in shown], style, color=colour, label=label
                     )
         axes.set(xlabel="requests a second, offered", ylabel="seconds", title=quantile, ylim=(0, None))
-    axes.legend(fontsize=7)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7)
     return figure
 
 

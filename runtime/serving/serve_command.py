@@ -12,6 +12,7 @@ from pathlib import Path
 
 from engines.errors import InputError
 from engines.install import install
+from engines.printable import shown
 from engines.store import default_folder
 from engines.store.signature import add_trusted_key_argument
 
@@ -74,8 +75,16 @@ def settings_of(arguments: argparse.Namespace) -> ServerSettings:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket that has its address and does not listen yet. Raises OSError where it cannot have it."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    """A socket that has its address and does not listen yet.
+
+    Raises:
+        InputError: no address has this name.
+        OSError: it cannot have it.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise InputError(f"--host: expected an address of this machine, found {shown(host)}: {error.strerror}") from None
     bound = socket.socket(family, kind, protocol)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

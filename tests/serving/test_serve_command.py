@@ -177,10 +177,12 @@ def test_a_folder_that_cannot_be_read(demo_engines, tmp_path, capsys, name, cont
     assert error.startswith("error: ") and error.count("\n") == 1 and str(folder / name) in error
 
 
-def test_a_taken_port_and_missing_engines(demo_engines, tmp_path, capsys):
+def test_a_taken_port_an_unknown_host_and_missing_engines(demo_engines, tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["serve", str(demo_engines), "--port", str(port)]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"error: 127.0.0.1:{port}: Address already in use"
     assert main(["serve", str(tmp_path), "--port", "0"]) == 2
     assert "no engines here" in capsys.readouterr().err
+    assert main(["serve", str(demo_engines), "--port", "0", "--host", "no-such-name.invalid"]) == 2
+    assert "error: --host: expected an address of this machine, found 'no-such-name.invalid': " in capsys.readouterr().err
