@@ -115,9 +115,10 @@ def assert_equal_to(picture, reference, image, report):
 @pytest.mark.parametrize(
     "name, count",
     [
-        ("ddim", 50),
+        ("ddim", 24),
         ("pndm", 12),
         ("lms", 12),
+        pytest.param("ddim", 50, marks=pytest.mark.slow),
         pytest.param("pndm", 50, marks=pytest.mark.slow),
         pytest.param("lms", 50, marks=pytest.mark.slow),
     ],
