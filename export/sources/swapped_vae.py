@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from engines.errors import InputError
 from export.sources.model_folder import COMPONENTS, Source
-from export.sources.original_file import EMA, SUFFIXES, trained_tensors
+from export.sources.original_file import EMA, PREFIXES, SUFFIXES, trained_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,8 @@ class SwappedVae(Source):
     """`model` is what everything else is of.
 
     `vae` is a diffusers folder, or a file of weights, whose config is the one beside it or else the model's; their names are
-    diffusers' or the original implementation's. The model itself may lack an autoencoder.
+    diffusers' or the original implementation's. Of a file with a whole model the autoencoder is taken. The model itself may lack
+    one.
     """
 
     model: Source
@@ -88,5 +89,8 @@ class SwappedVae(Source):
 
 
 def _of_the_network(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without what a training keeps beside: its loss, and the average of the weights."""
+    """Without what a training keeps beside: its loss, and the average of the weights. Of a whole model its autoencoder."""
+    whole = any(name.startswith(PREFIXES["unet"]) for name in tensors)
+    if whole and (own := {name: tensor for name, tensor in tensors.items() if name.startswith(PREFIXES["vae"])}):
+        return own
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(("loss.", EMA))}

@@ -165,6 +165,14 @@ def test_attention_with_the_original_names(tmp_path):
     assert all(torch.equal(found[name], tensor) for name, tensor in vae.state_dict().items())
 
 
+def test_a_file_of_a_whole_model(tmp_path):
+    """Its autoencoder is taken, and no other network of it."""
+    whole = original_names(demo_vae(), "first_stage_model.") | {"model.diffusion_model.out.2.bias": torch.zeros(4)}
+    safetensors.torch.save_file(whole | {"cond_stage_model.x": torch.ones(1)}, tmp_path / "model.safetensors")
+    found, _ = vae_tensors(tmp_path / "model.safetensors")
+    assert found.keys() == demo_vae().keys() and all(torch.equal(found[name], demo_vae()[name].float()) for name in found)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -178,6 +186,7 @@ def test_attention_with_the_original_names(tmp_path):
         ),
         (lambda tensors: {"1.weight": torch.zeros(1), "3.conv.0.weight": torch.zeros(1)}, "as TAESD's own release has them"),
         (lambda tensors: {f"other.{name}": tensor for name, tensor in tensors.items()}, "no name fits"),
+        (lambda tensors: {"model.diffusion_model.out.2.bias": torch.zeros(4)}, "136 of 136 tensors missing"),
     ],
 )
 def test_loading_is_strict(tmp_path, change, message):
