@@ -6,7 +6,6 @@ Each is the shipped checkpoint with some weights set so that a part says the sam
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Callable
@@ -23,9 +22,8 @@ from torch import Tensor, nn  # noqa: E402
 from demo.families import FAMILIES  # noqa: E402
 from demo.measure import OPTIONS, Measurement  # noqa: E402
 from demo.questions import Question  # noqa: E402
-from demo.resumed import resumed  # noqa: E402
+from demo.resumed import keep, resumed  # noqa: E402
 from demo.world import CONCEPTS  # noqa: E402
-from engines.store.atomic import replacing  # noqa: E402
 from engines.store.digests import file_digest  # noqa: E402
 from runtime import GuardedPipeline  # noqa: E402
 from saferedir.checkpoint import load_redirector, save_redirector  # noqa: E402
@@ -132,8 +130,7 @@ def main() -> None:
                 question = Question("ablations", name, (concept,), tuple(FAMILIES.values()))
                 found = Measurement(pipeline, arguments.prompts, arguments.batch_size)(question)
             document["lines"].append({"name": name, **found})
-            with replacing(arguments.output) as temporary:
-                temporary.write_text(json.dumps(document, indent=1) + "\n")
+            keep(document, arguments.output)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,8 @@ if __package__ in (None, ""):
 
 from demo.measure import OPTIONS, Measurement  # noqa: E402
 from demo.questions import Question, questions, together  # noqa: E402
-from demo.resumed import resumed  # noqa: E402
+from demo.resumed import keep, resumed  # noqa: E402
 from demo.world import CONCEPTS  # noqa: E402
-from engines.store.atomic import replacing  # noqa: E402
 from engines.store.default_folder import engine_folder  # noqa: E402
 from runtime import GuardedPipeline  # noqa: E402
 
@@ -62,8 +61,7 @@ def main() -> None:
             if (about, question.table, question.name) not in measured:
                 document["lines"].append({"about": about, "table": question.table, "name": question.name, **measure(question)})
                 print(_text(document["lines"][-1]), flush=True)
-                with replacing(arguments.output) as temporary:
-                    temporary.write_text(json.dumps(document, indent=1) + "\n")
+                keep(document, arguments.output)
 
 
 def _asked(pipeline: GuardedPipeline, arguments: argparse.Namespace) -> list[tuple[str, Question]]:

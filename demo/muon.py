@@ -8,17 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-OUTER = (
-    "conv_in",
-    "conv_out",
-    "time_embedding",
-)  # what touches inputs, outputs and the timestep: AdamW's, as Muon's authors advise
+# What touches inputs, outputs and the timestep: AdamW's, as Muon's authors advise.
+OUTER = {"conv_in", "conv_out", "time_embedding"}
 
 
 def inner_matrices(model: nn.Module) -> list[nn.Parameter]:
     """The weights of layers between a UNet's first and last one, that are matrices or kernels and are trained."""
     named = [(name.split("."), weight) for name, weight in model.named_parameters() if weight.requires_grad]
-    return [weight for path, weight in named if weight.ndim in (2, 4) and not {*path} & {*OUTER}]
+    return [weight for path, weight in named if weight.ndim in (2, 4) and OUTER.isdisjoint(path)]
 
 
 class Muon(torch.optim.Muon):

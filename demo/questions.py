@@ -10,7 +10,6 @@ from demo.families import FAMILIES, SEEN, UNSEEN, Family
 from demo.wordings import UNSEEN_FIRE_WORDINGS
 from demo.world import CONCEPTS
 
-MIXED = tuple(FAMILIES)  # a pair of each family in turn
 PART = 0.25  # see Question.share
 FEW_STEPS = 4
 STEPS = (1, 2, 3, 4, 6, 10, 25, 50)
@@ -43,7 +42,7 @@ class Question:
 
 def questions(concept: str) -> list[Question]:
     """All questions about one concept."""
-    base = Question("", "", (concept,), tuple(FAMILIES[name] for name in MIXED), share=PART)
+    base = Question("", "", (concept,), tuple(FAMILIES.values()), share=PART)
     found = [
         replace(base, table="wordings", name=name, families=(family,), share=1.0 if concept == "fire" else PART)
         for name, family in FAMILIES.items()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.errors import InputError
+from engines.store.atomic import replacing
 
 
 def resumed(output: Path, about: Mapping[str, Any], rows: str) -> dict[str, Any]:
@@ -21,3 +22,9 @@ def resumed(output: Path, about: Mapping[str, Any], rows: str) -> dict[str, Any]
         if document[name] != value:
             raise InputError(f"{output}: expected {name} {value}, found {document[name]}; give another --output")
     return document
+
+
+def keep(document: Mapping[str, Any], output: Path) -> None:
+    """Write what was measured so far, whole or not at all."""
+    with replacing(output) as temporary:
+        temporary.write_text(json.dumps(document, indent=1) + "\n")

@@ -32,9 +32,9 @@ def built_folder() -> Path:
     """
     folder = engine_folder()
     recover_folder(folder)
-    others = sorted(path.parent for path in folder.parent.glob(f"[!.]*/{FILE_NAME}"))
-    if folder.exists() or not others:
+    if folder.exists():
         return folder
+    others = sorted(path.parent for path in folder.parent.glob(f"[!.]*/{FILE_NAME}"))
     if len(others) > 1:
         raise InputError(f"engine folder: expected one, as {folder} is not built, found {shortened([*map(str, others)])}; name one")
-    return others[0]
+    return others[0] if others else folder
