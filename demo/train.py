@@ -36,7 +36,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of torch (%(default)s)")
     parser.add_argument("--compile", action="store_true", help="train the UNet by torch.compile; needs a C++ compiler")
     parser.add_argument("--device", default="cpu", help="of the UNet's and the guards' training (%(default)s)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that draw the UNet's batches (%(default)s: none)")
+    parser.add_argument("--processes", type=int, default=1, help="that train the UNet, each with its share (%(default)s)")
+    parser.add_argument("--workers", type=int, default=0, help="more processes, which draw the batches (%(default)s: none)")
     parser.add_argument("--stage", nargs="+", choices=STAGES, default=STAGES, help="the model or a concept's guard (default: all)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -44,7 +45,7 @@ def main() -> None:
     for stage in arguments.stage:
         started = time.monotonic()
         if stage == "model":
-            means = Means(arguments.device, arguments.workers, arguments.compile)
+            means = Means(arguments.device, arguments.processes, arguments.workers, arguments.compile)
             train_model(arguments.work, arguments.output / "model", means)
         else:
             checkpoint = arguments.output / f"{stage}.safetensors"

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 from demo.muon import Muon, inner_matrices
+from demo.processes import average_gradients, leads
 from training.heads_training import update_average
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -85,12 +86,13 @@ def train(model: Model, loss_of: Callable[[int], Tensor], setup: TrainingSetup, 
 
     saved, smooth = time.monotonic(), None
     model.train()
-    with tqdm(total=setup.steps, initial=done, desc=checkpoint.stem, mininterval=10, maxinterval=30) as bar:
+    with tqdm(total=setup.steps, initial=done, desc=checkpoint.stem, mininterval=10, maxinterval=30, disable=not leads()) as bar:
         for step in range(done, setup.steps):
             torch.manual_seed(step)
             loss = loss_of(step)
             model.zero_grad()
             loss.backward()
+            average_gradients(model)
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for each in stateful:
                 each.step()
@@ -98,9 +100,9 @@ def train(model: Model, loss_of: Callable[[int], Tensor], setup: TrainingSetup, 
             smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
             bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
             bar.update()
-            if time.monotonic() - saved > setup.save_seconds:
+            if leads() and time.monotonic() - saved > setup.save_seconds:
                 save(step + 1)
                 saved = time.monotonic()
-    if done < setup.steps:
+    if leads() and done < setup.steps:
         save(setup.steps)
     return averaged

@@ -23,18 +23,31 @@ def tokenizer(tmp_path_factory):
     return new_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
+def batches(tokenizer, **fields):
+    latents = torch.randn(PICTURES, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    scenes = training_scenes(np.random.default_rng(0), PICTURES)
+    return Batches(latents, scenes, tokenizer, 1000, **fields)
+
+
 def test_a_batch_is_drawn_from_the_number_of_its_step(tokenizer):
-    latents, scenes = torch.randn(PICTURES, 4, 16, 16), training_scenes(np.random.default_rng(0), PICTURES)
-    batches, again = (Batches(latents, scenes, tokenizer, 1000) for _ in range(2))
-    assert all(torch.equal(values, again[7][name]) for name, values in batches[7].items())
-    assert not torch.equal(batches[0]["noise"], batches[1]["noise"])
-    timesteps = torch.cat([batches[step]["timesteps"] for step in range(40)]).float()
+    drawn, again = batches(tokenizer), batches(tokenizer)
+    assert all(torch.equal(values, again[7][name]) for name, values in drawn[7].items())
+    assert not torch.equal(drawn[0]["noise"], drawn[1]["noise"])
+    timesteps = torch.cat([drawn[step]["timesteps"] for step in range(40)]).float()
     assert timesteps.mean() == pytest.approx(500, abs=30) and timesteps.max() < 1000
-    assert batches[0]["ids"].shape == (32, 77) and batches[0]["latents"].shape == batches[0]["noise"].shape == (32, 4, 16, 16)
+    assert drawn[0]["ids"].shape == (64, 77) and drawn[0]["latents"].shape == drawn[0]["noise"].shape == (64, 4, 16, 16)
+
+
+def test_processes_share_a_batch(tokenizer):
+    whole = batches(tokenizer)[3]
+    for rank in range(2):
+        part = batches(tokenizer, rows=slice(rank, None, 2))[3]
+        assert all(torch.equal(values, whole[name][rank::2]) for name, values in part.items())
 
 
 def test_workers_change_nothing(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(generator, "SETUP", TrainingSetup(steps=2, learning_rate=1e-3, muon_rate=1e-3))
+    monkeypatch.setattr(generator, "BATCH", 8)
     monkeypatch.setattr(generator, "PICTURES", PICTURES)
     autoencoder = AutoencoderKL.from_pretrained(DEMO_MODEL / "vae", torch_dtype=torch.float32)
     torch.manual_seed(0)
