@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from engines.printable import shown
@@ -51,6 +52,12 @@ def schedule_type(name: str) -> Chosen:
         return SCHEDULE_TYPES[spelling(name)]
     except KeyError:
         raise SchedulerError(f"schedule_type: expected one of {', '.join(SCHEDULE_TYPES)}, found {shown(name)}") from None
+
+
+def respacing_of(options: Mapping[str, Any]) -> str | None:
+    """The schedule type that respaces the noise levels of a sampler with these options; None where none does."""
+    on = [option for option in RESPACINGS if options.get(option)]
+    return next((name for name, chosen in SCHEDULE_TYPES.items() if any(chosen.get(option) for option in on)), None)
 
 
 def split(name: str) -> tuple[str, str]:

@@ -39,7 +39,7 @@ def bounded(request: Request, limits: Limits, manifest: Manifest) -> list[Reques
     if request.unguarded and not limits.unguarded:
         raise ForbiddenError("unguarded: expected false; this server was not started with unguarded pictures allowed")
     if (images := len(request.prompts)) > limits.most_images:
-        raise ForbiddenError(f"num_images_per_prompt: expected at most {limits.most_images} images in all, found {images}")
+        raise ForbiddenError(f"images: expected at most {limits.most_images} images in a request, found {images}; ask for fewer")
     size, sizes = request.size(manifest.geometry), limits.picture_sizes(manifest.geometry)
     if size not in sizes:
         allowed = ", ".join(f"{width}x{height}" for height, width in sizes)

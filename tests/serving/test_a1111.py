@@ -65,6 +65,7 @@ def test_every_option_reaches_the_pipeline(client, server, pipeline):
     found = client.txt2img(
         prompt=PLAIN, seed=3, sampler_name="DPM++ 2M", scheduler="Karras", override_settings={"CLIP_stop_at_last_layers": 2}, **SIZE
     )
+    assert ", Schedule type: Karras" in found.info["infotexts"][0]
     expected = pipeline(
         PLAIN, seed=3, scheduler="DPM++ 2M", schedule_type="karras", clip_skip=1, num_inference_steps=4, guidance_scale=7.0
     )

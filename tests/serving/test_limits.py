@@ -100,7 +100,7 @@ def test_limits_must_fit_the_engines(manifest):
         ({"samplers": ["euler"]}, {}, "scheduler"),
         ({"samplers": ["ddim"]}, {"scheduler": "Euler a"}, "scheduler"),
         ({}, {"guidance_scale": 15.5}, "guidance_scale"),
-        ({}, {"num_images_per_prompt": 5}, "num_images_per_prompt"),
+        ({}, {"num_images_per_prompt": 5}, "images"),
         ({}, {"height": 128}, "size"),
         ({}, {"num_images_per_prompt": 2, "num_inference_steps": [151]}, "num_inference_steps"),
     ],

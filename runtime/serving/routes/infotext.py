@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from runtime.samplers.names import respacing_of
+
 # AUTOMATIC1111's name → the report's.
 FIELDS = {
     "Prompt": "prompt",
@@ -20,7 +22,9 @@ FIELDS = {
 
 def parameters(report: Mapping[str, Any]) -> dict[str, Any]:
     """Field by field; those that a report lacks are left out."""
-    return {name: value for name, key in FIELDS.items() if (value := report.get(key)) is not None}
+    found = {name: value for name, key in FIELDS.items() if (value := report.get(key)) is not None}
+    schedule = respacing_of(report.get("sampler_options") or {})
+    return found | ({"Schedule type": schedule.title()} if schedule else {})
 
 
 def infotext(report: Mapping[str, Any]) -> str:
