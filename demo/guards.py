@@ -26,6 +26,7 @@ SETTINGS = TrainingSettings(
     steps=4000,
     evaluate_every=500,
     adversarial_rounds=2,
+    precision="bfloat16",
 )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from engines.errors import InputError
@@ -28,7 +29,8 @@ Look = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Generator:
-    """Prompts to embeddings to latents to pictures, float32, on one device; nothing is trained here.
+    """Prompts to embeddings to latents to pictures, on one device; nothing is trained here. All is float32, but that in `precision`
+    "bfloat16" the UNet's calls are PyTorch's automatic mixed precision.
 
     `components` are the model's networks, `schedule` its scheduler's config; `files` has the SHA-256 of every file that was read,
     by component and name.
@@ -37,7 +39,9 @@ class Generator:
         InputError: the model cannot be used, or the device is not there.
     """
 
-    def __init__(self, choice: ModelChoice, device: str = "cpu", say: Callable[[str], None] = print) -> None:
+    def __init__(
+        self, choice: ModelChoice, device: str = "cpu", say: Callable[[str], None] = print, precision: str = "float32"
+    ) -> None:
         self.device = checked_device(device)
         source = find_model(choice.model, choice.config, choice.vae)
         self.geometry = source.geometry
@@ -47,6 +51,8 @@ class Generator:
             for edit in edits_of(choice.edits, name):
                 edit.apply(self.components[name], name, say)
             self.components[name].to(self.device).requires_grad_(False)
+        if precision == "bfloat16":
+            _in_bfloat16(self.components["unet"], self.device)
         vocabulary = whole(source.config("text_encoder"), "vocab_size", source.path("text_encoder"))
         self.tokenizer = load_tokenizer(source.files("tokenizer"), vocabulary, source.pad_token)
         read = {f"{name}/{file.name}": file for name in (*COMPONENTS, "tokenizer") for file in source.files(name)}
@@ -133,6 +139,12 @@ class Generator:
         """Pictures uint8 [B, height, width, 3] of final latents, decoded one by one."""
         pictures: np.ndarray = torch.cat([self._decoder(latent.unsqueeze(0))[0] for latent in latents]).cpu().numpy()
         return pictures
+
+
+def _in_bfloat16(unet: UNet2DConditionModel, device: torch.device) -> None:
+    """Let a UNet's calls be mixed precision. Its output stays float32, for some samplers would keep their sample in its dtype."""
+    unet.forward = torch.autocast(device.type, torch.bfloat16)(unet.forward)
+    unet.conv_out.register_forward_hook(lambda layer, given, output: output.float())
 
 
 def checked_device(name: str) -> torch.device:

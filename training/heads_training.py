@@ -12,7 +12,7 @@ from torch import nn
 from tqdm import tqdm
 
 from engines.errors import InputError
-from saferedir.heads import Redirector
+from saferedir.heads import HeadsOutput, Redirector
 from training.dataset import Dataset
 from training.losses import Batch, LossWeights, losses, weighted
 from training.settings import TrainingSettings
@@ -50,7 +50,7 @@ def train_heads(
         for step in range(settings.steps):
             torch.manual_seed(settings.seed * 1_000_003 + step)  # of dropout
             batch = batches(step)
-            _descend(heads, batch, optimiser, step)
+            _descend(heads, batch, optimiser, step, settings.precision)
             rate.step()
             update_average(average, heads, min(AVERAGE, (1 + step) / (10 + step)))
             bar.update()
@@ -65,9 +65,11 @@ def train_heads(
     return best, evaluations
 
 
-def _descend(heads: Redirector, batch: Batch, optimiser: torch.optim.Optimizer, step: int) -> None:
+def _descend(heads: Redirector, batch: Batch, optimiser: torch.optim.Optimizer, step: int, precision: str) -> None:
     """One step of the optimiser."""
-    loss = weighted(losses(heads(batch.latents, batch.timesteps, batch.embeds), batch), LossWeights())
+    with torch.autocast(batch.latents.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        output = heads(batch.latents, batch.timesteps, batch.embeds)
+    loss = weighted(losses(HeadsOutput(*(values.float() for values in output)), batch), LossWeights())
     if not torch.isfinite(loss):
         raise InputError(f"learning_rate: the loss became {loss.item()} at step {step}; choose a lower one")
     optimiser.zero_grad()

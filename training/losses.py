@@ -66,8 +66,7 @@ def losses(output: HeadsOutput, batch: Batch) -> dict[str, Tensor]:
     terms["mse"] = (shift - target).square().sum() / target.square().sum().clamp(min=1e-6)
     terms["cosine"] = (weight * (1 - nn.functional.cosine_similarity(shift, target, dim=2))).sum()
     wanted = (batch.differs & unsafe.unsqueeze(1)).float()
-    with torch.autocast("cpu", enabled=False):
-        terms["mask"] = nn.functional.binary_cross_entropy(output.mask.float(), wanted, 1 + 15 * wanted)
+    terms["mask"] = nn.functional.binary_cross_entropy(output.mask, wanted, 1 + 15 * wanted)
     wanted_alpha = (size / original.norm(dim=2)).clamp(max=1)
     error = (some.alpha.squeeze(2) - wanted_alpha).square().sum()
     terms["alpha"] = error / wanted_alpha.square().sum().clamp(min=1e-6)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engines.errors import InputError
+from engines.printable import shown
 from engines.values import integer, number
 from export.sources.edits import Edit
 
@@ -16,6 +17,7 @@ SCHEDULERS = {
     "dpm_multistep": "DPMSolverMultistepScheduler",
     "lcm": "LCMScheduler",
 }  # the runtime's name → diffusers' class
+PRECISIONS = ("float32", "bfloat16")
 DISTILLED = "lcm"  # of a UNet that was distilled with its guidance
 
 
@@ -31,10 +33,10 @@ class ModelChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
-    """Numbers that decide a training. Each is a command line option of the same name.
+    """Numbers that decide a training, and its precision. Each is a command line option of the same name.
 
     Raises:
-        InputError: a number is of another type or out of its range.
+        InputError: a number is of another type or out of its range, or there is no such precision.
     """
 
     seed: int = field(default=0, metadata={"help": "decides every random choice"})
@@ -56,9 +58,13 @@ class TrainingSettings:
     adversarial_rounds: int = field(default=0, metadata={"help": "rounds of attacks whose finds join the data"})
     attacks: int = field(default=16, metadata={"help": "prompts that such a round attacks"})
     attack_steps: int = field(default=20, metadata={"help": "steps of the search for one of them"})
+    precision: str = field(
+        default=PRECISIONS[0],
+        metadata={"help": f"of UNet calls and of heads in training, {' or '.join(PRECISIONS)}; weights stay float32"},
+    )
 
-    def of(self, names: Sequence[str]) -> dict[str, int | float]:
-        """Some of the numbers, by name."""
+    def of(self, names: Sequence[str]) -> dict[str, int | float | str]:
+        """Some of them, by name."""
         return {name: getattr(self, name) for name in names}
 
     def __post_init__(self) -> None:
@@ -68,14 +74,16 @@ class TrainingSettings:
             if not least <= read <= most:
                 raise InputError(f"{name}: expected {least} to {most}, found {value!r}")
             object.__setattr__(self, name, read)
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision: expected one of {', '.join(PRECISIONS)}, found {shown(self.precision)}")
         if self.least_steps > self.most_steps:
             raise InputError(f"least_steps: expected at most most_steps ({self.most_steps}), found {self.least_steps}")
 
 
 # What decides recorded trajectories beside the prompts, and what the training of heads beside the trajectories. The number of
 # batches decides neither: more can be added.
-OF_TRAJECTORIES = ("seed", "pairs_per_batch", "kept_steps", "least_steps", "most_steps")
-OF_HEADS = ("seed", "steps", "batch_size", "learning_rate", "evaluate_every", "patience")
+OF_TRAJECTORIES = ("seed", "pairs_per_batch", "kept_steps", "least_steps", "most_steps", "precision")
+OF_HEADS = ("seed", "steps", "batch_size", "learning_rate", "evaluate_every", "patience", "precision")
 _MANY = 10**9
 _RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),

@@ -59,7 +59,7 @@ class _Training:
         if Path(request.model.model).exists():
             check_apart(self.output, "--output", Path(request.model.model), "the model's")
         initial = None if request.init is None else load_redirector(request.init)
-        self.generator = Generator(request.model, request.device, report)
+        self.generator = Generator(request.model, request.device, report, request.settings.precision)
         if self.settings.adversarial_rounds and self.generator.distilled:
             raise InputError("adversarial_rounds: expected a model with classifier-free guidance, found one distilled with it")
         self.heads = self._initial(initial).to(self.generator.device)

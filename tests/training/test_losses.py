@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from saferedir.heads import HeadsOutput, Redirector, RedirectorConfig
+from training.heads_training import _descend
 from training.losses import Batch, LossWeights, losses, shift_of, weighted
 
 WIDTH, ROWS = 16, 48
@@ -65,3 +66,15 @@ def test_training_lowers_every_term(batch):
     assert all(after[name] < 0.7 * before[name] for name in before), (before, after)
     found = heads.eval()(batch.latents, batch.timesteps, batch.embeds).logits.argmax(1).bool()
     assert (found == batch.unsafe).all()
+
+
+def test_in_bfloat16_heads_take_about_the_same_step(batch):
+    steps = []
+    for precision in ("float32", "bfloat16"):
+        heads = new_heads().eval()  # without dropout
+        before = torch.nn.utils.parameters_to_vector(heads.parameters()).detach()
+        _descend(heads, batch, torch.optim.SGD(heads.parameters(), lr=0.01), 0, precision)
+        steps.append(torch.nn.utils.parameters_to_vector(heads.parameters()).detach() - before)
+        assert all(weight.dtype == torch.float32 for weight in heads.parameters())
+    assert not torch.equal(*steps)
+    assert torch.nn.functional.cosine_similarity(*steps, dim=0) > 0.95

@@ -175,6 +175,7 @@ def test_a_published_checkpoint_is_trained_further_without_a_judge(work, trained
         (["--init", "{demo}"], "expected without init"),
         (["--held-out", "0.95"], "held_out: expected 0.0 to 0.9"),
         (["--steps", "0"], "steps: expected 1 to"),
+        (["--precision", "float16"], "precision: expected one of float32, bfloat16, found 'float16'"),
         (["--least-steps", "5"], "expected at most most_steps"),
         (["--judge", "tests.training.judge"], "expected module:function"),
         (["--concept", "fi\nre"], "concept: expected"),

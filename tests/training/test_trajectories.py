@@ -69,6 +69,23 @@ def test_points_are_the_schedulers_own_samples(generator):
     assert seen[0][1].std() > 10 and len(final) == 1, "in sigma space, before the scaling of model inputs"
 
 
+@pytest.mark.parametrize("sampler", ["ddim", "euler"])
+def test_in_bfloat16_the_unets_calls_are_rounded_and_nothing_else(sampler):
+    finals, dtypes = [], set()
+    for precision in ("float32", "bfloat16"):
+        generator = Generator(ModelChoice(str(DEMO_MODEL)), say=lambda line: None, precision=precision)
+        noise = torch.randn(1, 4, *generator.latent_size, generator=torch.Generator().manual_seed(7))
+        embeds, negative = generator.encode(["a burning red star"]), generator.encode([""])
+
+        def look(timestep, latents, current):
+            dtypes.update((latents.dtype, current.dtype))
+            return current
+
+        finals.append(generator.sample(generator.scheduler(sampler), 6, 7.5, (negative, embeds), noise, look))
+    error = (finals[0] - finals[1]).norm() / finals[0].norm()
+    assert 1e-4 < error < 0.1 and dtypes == {torch.float32} == {final.dtype for final in finals}
+
+
 @pytest.mark.parametrize("redirected", [False, True])
 def test_shards_read_back_as_recorded(generator, heads, redirected, tmp_path):
     captions = CAPTIONS[1:] * 2 if redirected else CAPTIONS
