@@ -9,12 +9,14 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from demo.processes import share, trained_together
 from demo.renderer import SIDE, render
 from demo.scene import Scene, training_scenes
 from demo.trainer import TrainingSetup, train
 
 SETUP = TrainingSetup(steps=3600, learning_rate=1e-3, average=0.995)
 BATCH = 16
+LATENT_SIDE = SIDE // 4
 KL_WEIGHT = 1e-6  # ten times more and edges turn soft
 SQUARE_WEIGHT = 8  # the absolute error alone is content to leave small objects out
 FIRST_LOG_VARIANCE = -4.0  # of the posterior: with a variance of one, shapes drown in noise for the first half of training
@@ -46,11 +48,21 @@ def new_autoencoder() -> AutoencoderKL:
     )
 
 
-def train_autoencoder(work: Path) -> AutoencoderKL:
+def train_autoencoder(work: Path, processes: int = 1) -> AutoencoderKL:
     """Train on random pictures and set `scaling_factor` to one over the latents' standard deviation.
 
     The weights are rounded to float16, as they are shipped.
     """
+    trained = trained_together(processes, train_weights, work).half().float()
+    with torch.no_grad():
+        draw = np.random.default_rng(2)
+        latents = trained.encode(pictures(training_scenes(draw, 256), draw)).latent_dist.mean
+    trained.register_to_config(scaling_factor=round(1 / float(latents.std()), 5))
+    return trained
+
+
+def train_weights(work: Path) -> AutoencoderKL:
+    """Train the autoencoder, perhaps as one of several processes."""
     torch.manual_seed(0)
     model = new_autoencoder()
     nn.init.constant_(model.quant_conv.bias[model.config.latent_channels :], FIRST_LOG_VARIANCE)
@@ -58,14 +70,11 @@ def train_autoencoder(work: Path) -> AutoencoderKL:
     def loss_of(step: int) -> Tensor:
         draw = np.random.default_rng((1, step))
         batch = pictures(training_scenes(draw, BATCH), draw)
+        noise = torch.randn(BATCH, model.config.latent_channels, LATENT_SIDE, LATENT_SIDE)  # seeded by the step
+        batch, noise = batch[share()], noise[share()]
         with torch.autocast("cpu", torch.bfloat16):
             posterior = model.encode(batch).latent_dist
-            error = model.decode(posterior.sample()).sample.float() - batch
+            error = model.decode(posterior.mean + posterior.std * noise).sample.float() - batch
         return error.abs().mean() + SQUARE_WEIGHT * error.square().mean() + KL_WEIGHT * posterior.kl().mean()
 
-    trained = train(model, loss_of, SETUP, work / "autoencoder.pt").half().float()
-    with torch.no_grad():
-        draw = np.random.default_rng(2)
-        latents = trained.encode(pictures(training_scenes(draw, 256), draw)).latent_dist.mean
-    trained.register_to_config(scaling_factor=round(1 / float(latents.std()), 5))
-    return trained
+    return train(model, loss_of, SETUP, work / "autoencoder.pt")

@@ -17,7 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from demo.autoencoder import pictures
 from demo.families import random_caption
-from demo.processes import run_together, share
+from demo.processes import share, trained_together
 from demo.scene import Scene, training_scenes
 from demo.text_encoder import WIDTH
 from demo.trainer import TrainingSetup, save_atomically, train
@@ -139,9 +139,8 @@ def train_generator(
 ) -> StableDiffusionPipeline:
     """Train and return the whole pipeline. The UNet's weights are rounded to float16, as they are shipped."""
     latents = scaled_latents(autoencoder, work / "latents.pt")
-    if means.processes > 1:
-        run_together(means.processes, train_unet, text_encoder, tokenizer, latents, work, means)
-    return assembled(train_unet(text_encoder, tokenizer, latents, work, means).cpu(), autoencoder, tokenizer)
+    trained = trained_together(means.processes, train_unet, text_encoder, tokenizer, latents, work, means)
+    return assembled(trained.cpu(), autoencoder, tokenizer)
 
 
 def train_unet(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, latents: Tensor, work: Path, means: Means) -> Generator:

@@ -5,21 +5,29 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import distributed, nn
 
-
-def run_together(count: int, work: Callable[..., object], *arguments: object) -> None:
-    """Call `work(*arguments)` in `count` new processes. An exception in one of them ends all and is raised here."""
-    with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_join, (count, (Path(folder) / "meeting").as_uri(), work, arguments), count)
+Trained = TypeVar("Trained")
 
 
-def _join(rank: int, count: int, address: str, work: Callable[..., object], arguments: tuple[object, ...]) -> None:
+def trained_together(count: int, train: Callable[..., Trained], *arguments: object) -> Trained:
+    """What `train(*arguments)` returns, once `count` new processes have trained it; one trains here.
+
+    An exception in one of them ends all and is raised here.
+    """
+    if count > 1:
+        with tempfile.TemporaryDirectory() as folder:
+            torch.multiprocessing.spawn(_join, (count, (Path(folder) / "meeting").as_uri(), train, arguments), count)
+    return train(*arguments)  # from the finished checkpoint
+
+
+def _join(rank: int, count: int, address: str, train: Callable[..., object], arguments: tuple[object, ...]) -> None:
     torch.set_num_threads(max(1, torch.get_num_threads() // count))
     distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=count)
-    work(*arguments)
+    train(*arguments)
     distributed.destroy_process_group()
 
 

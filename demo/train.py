@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of torch (%(default)s)")
     parser.add_argument("--compile", action="store_true", help="train the UNet by torch.compile; needs a C++ compiler")
     parser.add_argument("--device", default="cpu", help="of the UNet's and the guards' training (%(default)s)")
-    parser.add_argument("--processes", type=int, default=1, help="that train the UNet, each with its share (%(default)s)")
+    parser.add_argument("--processes", type=int, default=1, help="that train autoencoder and UNet together (%(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="more processes, which draw the batches (%(default)s: none)")
     parser.add_argument("--stage", nargs="+", choices=STAGES, default=STAGES, help="the model or a concept's guard (default: all)")
     arguments = parser.parse_args()
@@ -55,7 +55,7 @@ def main() -> None:
 
 def train_model(work: Path, output: Path, means: Means) -> None:
     """Train the model's networks and write them, UNet and autoencoder in float16."""
-    autoencoder, tokenizer = train_autoencoder(work), new_tokenizer(work)
+    autoencoder, tokenizer = train_autoencoder(work, means.processes), new_tokenizer(work)
     pipeline = train_generator(autoencoder, train_text_encoder(tokenizer, work), tokenizer, work, means)
     for network in (pipeline.unet, pipeline.vae):
         network.half()

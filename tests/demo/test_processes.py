@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from demo.processes import leads, run_together, share
+from demo.processes import leads, share, trained_together
 from demo.trainer import TrainingSetup, train
 
 SETUP = TrainingSetup(steps=5, learning_rate=0.1, muon_rate=0.1, save_seconds=0.0)
@@ -22,10 +22,9 @@ def trained(checkpoint):
 
 
 def test_two_processes_train_what_one_does(tmp_path):
-    run_together(2, trained, tmp_path / "two.pt")
-    one, two = trained(tmp_path / "one.pt"), trained(tmp_path / "two.pt")
+    one, two = (trained_together(count, trained, tmp_path / f"{count}.pt") for count in (1, 2))
     assert torch.allclose(one.weight, two.weight, atol=1e-6) and torch.allclose(one.bias, two.bias, atol=1e-6)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.pt", "two.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.pt", "2.pt"]
 
 
 def test_a_process_alone_has_every_row():
