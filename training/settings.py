@@ -9,6 +9,7 @@ from pathlib import Path
 from engines.errors import InputError
 from engines.printable import shown
 from engines.values import integer, number
+from export.precision.names import SHORT_NAMES
 from export.sources.edits import Edit
 
 SCHEDULERS = {
@@ -74,8 +75,10 @@ class TrainingSettings:
             if not least <= read <= most:
                 raise InputError(f"{name}: expected {least} to {most}, found {value!r}")
             object.__setattr__(self, name, read)
-        if self.precision not in PRECISIONS:
+        precision = SHORT_NAMES.get(self.precision, self.precision)
+        if precision not in PRECISIONS:
             raise InputError(f"precision: expected one of {', '.join(PRECISIONS)}, found {shown(self.precision)}")
+        object.__setattr__(self, "precision", precision)
         if self.least_steps > self.most_steps:
             raise InputError(f"least_steps: expected at most most_steps ({self.most_steps}), found {self.least_steps}")
 

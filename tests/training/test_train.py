@@ -24,6 +24,7 @@ from saferedir.metadata import read_metadata
 from tests.export.miniature import WIDTH, configs, save_model
 from training.card import CARD, README
 from training.guard_files import GUARD, PUBLISHED
+from training.settings import TrainingSettings
 from training.train import train_guard
 from training.train_command import request
 
@@ -189,6 +190,10 @@ def test_what_cannot_be_done_is_an_error(work, trained, more, expected):
     given = [part.format(demo=DEMO_REDIRECTOR, model=work / "model") for part in more]
     with pytest.raises(InputError, match=expected):
         train_guard(request(parse([*full(work, "trained"), *given])), lambda text: None)
+
+
+def test_precision_has_the_short_names_that_build_takes():
+    assert [TrainingSettings(precision=name).precision for name in ("fp32", "bf16")] == ["float32", "bfloat16"]
 
 
 def test_options_are_checked_by_the_command():
