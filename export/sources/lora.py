@@ -51,9 +51,10 @@ def merge_lora(module: nn.Module, component: str, file: Path, scale: float) -> i
     if len(ranks) > 1 and alphas.default is None:
         raise InputError(f"{file}: expected an alpha for each layer, as ranks differ ({min(ranks)} to {max(ranks)}), found none")
     for layer, name in zip(layers.values(), names, strict=True):
-        weight, rank = module.get_parameter(f"{name}.weight"), tensors[layer.down].shape[0]
-        factor = alphas.factor(name, rank, _own_alpha(file, layer, tensors))
-        weight.add_(_product(file, layer, tensors, weight.shape), alpha=scale * factor)
+        target, rank = module.get_submodule(name), tensors[layer.down].shape[0]
+        weight, factor = target.get_parameter("weight"), alphas.factor(name, rank, _own_alpha(file, layer, tensors))
+        # A tensor of its own: the module may share the one that it has with a file's content, from which others are made.
+        target.weight = nn.Parameter(weight.add(_product(file, layer, tensors, weight.shape), alpha=scale * factor))
     return len(layers)
 
 

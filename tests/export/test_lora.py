@@ -11,7 +11,7 @@ import peft
 import pytest
 import safetensors.torch
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import convert_state_dict_to_diffusers
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +25,7 @@ from export.sources.edits import Lora, edits_of
 from export.sources.load import load_component
 from export.sources.locate import find_model
 from export.sources.lora_names import layers_of
+from export.sources.weights import load_strictly
 from saferedir.cli import parse
 from tests.export.pictures import drawn, drawn_by_diffusers
 from tests.export.test_build import built_anew
@@ -158,6 +159,19 @@ def test_half_precision_and_several_files(base, tmp_path):
     )
     loras = (Lora(files[0], 0.8), Lora(files[1], 0.5))
     assert_equal(ours(*loras), theirs(*loras), base, {*LINEAR, *TEXT})
+
+
+def test_merging_leaves_the_tensors_that_a_module_was_made_from(base, tmp_path):
+    """A module may share them with a pickled file's content, from which the build makes it more than once."""
+    file = saved(lora(base, LINEAR, (), kohya), tmp_path / "a.safetensors")
+    content = {name: tensor.clone() for name, tensor in base["unet"].state_dict().items()}
+    found = []
+    for _ in range(2):
+        module = load_strictly(UNet2DConditionModel.from_config(base["unet"].config), content, file, print)
+        Lora(file).apply(module, "unet", print)
+        found.append(module.state_dict())
+    assert all(torch.equal(first, found[1][name]) for name, first in found[0].items())
+    assert all(torch.equal(tensor, content[name]) for name, tensor in base["unet"].state_dict().items())
 
 
 def trained(module: torch.nn.Module, **settings) -> torch.nn.Module:
