@@ -14,6 +14,7 @@ from engines.networks import GUARD, GUIDED_UNET, NOT_CHECKED, SAMPLER_STEP, UNET
 from runtime.start import GuardNumbers, LoopShape, Start
 
 NUMBERS = tuple(field.name for field in dataclasses.fields(GuardNumbers))
+NEVER_ABOVE = 2.0  # a threshold that no probability exceeds
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,8 @@ class Loop:
             name: self._buffer(spec, name, rows)
             for spec, name in ((GUARD, "timestep"), (SAMPLER_STEP, "matrix"), *([(SAMPLER_STEP, "noise")] if shape.noisy else []))
         }
+        if shape.guarded:
+            self._by_row["threshold"] = self._buffer(GUARD, "threshold", rows)
         self._unet_timesteps = self._buffer(UNET, "timestep", rows)
         shared = [(UNET, "noise_pred"), (SAMPLER_STEP, "guidance_scale"), (GUARD, "original_embeds")]
         shared += [(GUARD, name) for name in (*NUMBERS, "delayed")] + ([] if shape.noisy else [(SAMPLER_STEP, "noise")])
@@ -115,6 +118,11 @@ class Loop:
         for name in NUMBERS:
             write(self._shared[name], getattr(start.numbers, name))
         write(self._shared["delayed"], start.delayed)
+        # A finished image's shift stays what it was after its last row: the final check must see that one.
+        running = np.arange(self.shape.rows)[:, None, None] < start.steps.rows
+        write(
+            self._by_row["threshold"], np.where(running, np.asarray(start.numbers.threshold, np.float32), np.float32(NEVER_ABOVE))
+        )
 
     def trace(self) -> Trace:
         """The result of the last run, once its steps have ended."""
@@ -176,7 +184,7 @@ class Loop:
             "unsafe": self._unsafe[row, ...],
         }
         state = {name: self._pairs[name][now] for name in ("shifts", "countdown")}
-        inputs = self._guard_inputs() | state
+        inputs = self._guard_inputs() | {"threshold": self._by_row["threshold"][row, ...]} | state
         call = engine.bind(sample=self._sample(now), timestep=self._by_row["timestep"][row, ...], **inputs, **results)
         original = self._shared["original_embeds"]
         return _when_due(call, original_embeds=original, **state, **results) if self._backend.on_host else call

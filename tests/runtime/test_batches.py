@@ -36,6 +36,7 @@ def assert_same(found, expected):
     for guard, other in zip(report.guards, reference.guards, strict=True):
         assert (guard.checked, guard.unsafe_steps, guard.policy) == (other.checked, other.unsafe_steps, other.policy)
         assert guard.redirected_steps == other.redirected_steps and guard.responsible_tokens == other.responsible_tokens
+        assert guard.final_p_unsafe == pytest.approx(other.final_p_unsafe, abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +81,15 @@ def test_a_sampler_that_takes_noise_equals_diffusers(pipeline, diffusers_pipelin
         np.array([np.asarray(image, int) for image in found.images]) - [np.asarray(image, int) for image in expected]
     )
     assert differences.max() <= 2 and (differences > 1).mean() < 1e-3  # of 1e-5 in the noise, after twelve draws
+
+
+def test_a_finished_images_guard_stands_still(pipeline):
+    """What the final check sees is the embedding of its own last step, however long the batch goes on."""
+    policy = Policy(threshold=0.0, replace_steps=0)
+    per_image = {"num_inference_steps": [3, 12, 6, 9]}
+    for found, expected in alone_and_together(pipeline, per_image, policy=policy, on_still_unsafe="deliver"):
+        assert_same(found, expected)
+        assert found[1].guards[0].final_p_unsafe == pytest.approx(expected[1].guards[0].final_p_unsafe, rel=1e-3)
 
 
 def test_noise_is_for_the_images_that_take_it(pipeline):
