@@ -16,7 +16,6 @@ from demo.trainer import TrainingSetup, train
 
 SETUP = TrainingSetup(steps=3600, learning_rate=1e-3, average=0.995)
 BATCH = 16
-LATENT_SIDE = SIDE // 4
 KL_WEIGHT = 1e-6  # ten times more and edges turn soft
 SQUARE_WEIGHT = 8  # the absolute error alone is content to leave small objects out
 FIRST_LOG_VARIANCE = -4.0  # of the posterior: with a variance of one, shapes drown in noise for the first half of training
@@ -69,11 +68,10 @@ def train_weights(work: Path) -> AutoencoderKL:
 
     def loss_of(step: int) -> Tensor:
         draw = np.random.default_rng((1, step))
-        batch = pictures(training_scenes(draw, BATCH), draw)
-        noise = torch.randn(BATCH, model.config.latent_channels, LATENT_SIDE, LATENT_SIDE)  # seeded by the step
-        batch, noise = batch[share()], noise[share()]
+        batch = pictures(training_scenes(draw, BATCH), draw)[share()]
         with torch.autocast("cpu", torch.bfloat16):
             posterior = model.encode(batch).latent_dist
+            noise = torch.randn(BATCH, *posterior.mean.shape[1:])[share()]  # as one process draws it for the whole batch
             error = model.decode(posterior.mean + posterior.std * noise).sample.float() - batch
         return error.abs().mean() + SQUARE_WEIGHT * error.square().mean() + KL_WEIGHT * posterior.kl().mean()
 

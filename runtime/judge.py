@@ -12,9 +12,9 @@ from engines.policy import OFF, Off, Policy
 from engines.records import GuardRecord
 from runtime.loop import Trace
 from runtime.report import GuardReport, Token
+from runtime.start import FORCED
 
 RESPONSIBLE = 0.5  # a token whose mask exceeds this is held responsible
-FORCED = {"safe": 1.0, "unsafe": -1.0}  # thresholds that decide whatever the probability
 WHEN_UNSAFE = {"redirect": "redirected", "refuse": "refused", "monitor": "unsafe"}  # on_unsafe → verdict
 
 

@@ -11,10 +11,9 @@ import numpy as np
 from engines.backends.contract import Array, Backend, Engine
 from engines.backends.program import Execution, Program, Progress, Stage, Step
 from engines.networks import GUARD, GUIDED_UNET, NOT_CHECKED, SAMPLER_STEP, UNET, NetworkSpec
-from runtime.start import GuardNumbers, LoopShape, Start
+from runtime.start import FORCED, GuardNumbers, LoopShape, Start
 
 NUMBERS = tuple(field.name for field in dataclasses.fields(GuardNumbers))
-NEVER_ABOVE = 2.0  # a threshold that no probability exceeds
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,9 +119,7 @@ class Loop:
         write(self._shared["delayed"], start.delayed)
         # A finished image's shift stays what it was after its last row: the final check must see that one.
         running = np.arange(self.shape.rows)[:, None, None] < start.steps.rows
-        write(
-            self._by_row["threshold"], np.where(running, np.asarray(start.numbers.threshold, np.float32), np.float32(NEVER_ABOVE))
-        )
+        write(self._by_row["threshold"], np.where(running, start.numbers.threshold, FORCED["safe"]))
 
     def trace(self) -> Trace:
         """The result of the last run, once its steps have ended."""

@@ -10,6 +10,8 @@ import numpy as np
 from engines.networks import with_derived
 from runtime.samplers.recurrence import Batch
 
+FORCED = {"safe": 1.0, "unsafe": -1.0}  # thresholds that decide whatever the probability
+
 
 @dataclass(frozen=True)
 class LoopShape:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engines.errors import InputError
 from engines.printable import shown
-from engines.values import integer, number
+from engines.values import integer, number, text
 from export.precision.names import SHORT_NAMES
 from export.sources.edits import Edit
 
@@ -75,7 +75,8 @@ class TrainingSettings:
             if not least <= read <= most:
                 raise InputError(f"{name}: expected {least} to {most}, found {value!r}")
             object.__setattr__(self, name, read)
-        precision = SHORT_NAMES.get(self.precision, self.precision)
+        precision = text("precision", self.precision)
+        precision = SHORT_NAMES.get(precision, precision)
         if precision not in PRECISIONS:
             raise InputError(f"precision: expected one of {', '.join(PRECISIONS)}, found {shown(self.precision)}")
         object.__setattr__(self, "precision", precision)
