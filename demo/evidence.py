@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine-dir", type=Path, default=engine_folder(), help="made by saferedir build (%(default)s)")
     parser.add_argument("--concept", nargs="+", choices=CONCEPTS, help="default: those of the engines")
-    parser.add_argument("--only", nargs="+", metavar="TABLE", help="only these tables (default: all)")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these tables, or lines of tables (default: all)")
     parser.add_argument(
         "--prompts",
         type=int,
@@ -70,7 +70,9 @@ def _asked(pipeline: GuardedPipeline, arguments: argparse.Namespace) -> list[tup
     asked = [(concept, question) for concept in arguments.concept or guarded for question in questions(concept)]
     if not arguments.concept and {*CONCEPTS} <= {*guarded}:
         asked += [("several concepts", question) for question in together()]
-    return [(about, question) for about, question in asked if question.table in (arguments.only or [question.table])]
+    if arguments.only:
+        asked = [(about, question) for about, question in asked if {question.table, question.name} & {*arguments.only}]
+    return asked
 
 
 def _begun(pipeline: GuardedPipeline, arguments: argparse.Namespace) -> dict[str, Any]:

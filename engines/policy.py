@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import numpy as np
@@ -39,7 +39,13 @@ class Policy:
         default=2,
         metadata={"help": "sampler steps that a redirection lasts before the image is checked again"},
     )
-
+    final_threshold: float | None = field(
+        default=None,
+        metadata={
+            "help": "the same for the finished picture, which counts as still unsafe above it; without one, the threshold",
+            "type": float,
+        },
+    )
     shift: str = field(
         default="both",
         metadata={
@@ -49,19 +55,30 @@ class Policy:
         },
     )
 
+    @property
+    def threshold_at_end(self) -> float:
+        """Of the finished picture."""
+        return self.threshold if self.final_threshold is None else self.final_threshold
+
     def __post_init__(self) -> None:
         for name, read in (("alpha_scale", number), ("threshold", number), ("replace_steps", integer), ("shift", text)):
             object.__setattr__(self, name, read(name, getattr(self, name)))
+        if self.final_threshold is not None:
+            object.__setattr__(self, "final_threshold", number("final_threshold", self.final_threshold))
         if not 0 < np.float32(self.alpha_scale):
             raise InputError(
                 f"alpha_scale: expected a finite number above 0 (at 0 nothing is redirected), found {self.alpha_scale!r}{MONITOR}"
             )
-        if not 0 <= np.float32(self.threshold) < 1:
-            raise InputError(
-                f"threshold: expected a probability of at least 0 and below 1 (at 1 nothing is unsafe), found {self.threshold!r}"
-                + MONITOR
-            )
+        for name, value in (("threshold", self.threshold), ("final_threshold", self.threshold_at_end)):
+            if not 0 <= np.float32(value) < 1:
+                raise InputError(
+                    f"{name}: expected a probability of at least 0 and below 1 (at 1 nothing is unsafe), found {value!r}{MONITOR}"
+                )
         if self.shift not in SHIFTS:
             raise InputError(f"shift: expected {' or '.join(SHIFTS)}, found {self.shift!r}")
         if not 0 <= self.replace_steps <= 10_000:
             raise InputError(f"replace_steps: expected an integer from 0 to 10000, found {self.replace_steps!r}")
+
+
+# What reads the text of each number.
+TYPES: dict[str, type] = {field.name: field.metadata.get("type", type(field.default)) for field in fields(Policy)}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from engines.errors import InputError
-from engines.policy import OFF, Off, Policy
+from engines.policy import OFF, TYPES, Off, Policy
 from engines.printable import shown
 
 FIELDS = {field.name.replace("_", "-"): field for field in dataclasses.fields(Policy)}
@@ -23,8 +23,9 @@ def add_policy_arguments(parser: argparse.ArgumentParser, default: str, may_be_o
     """
     group = parser.add_argument_group("policy", "the guard's numbers, for every concept; --policy changes those of one")
     for name, field in FIELDS.items():
-        text = f"{field.metadata['help']} (default: {default.format(field.default)})"
-        group.add_argument(f"--{name}", type=type(field.default), choices=field.metadata.get("choices"), help=text)
+        value = "that of --threshold" if field.default is None else field.default
+        text = f"{field.metadata['help']} (default: {default.format(value)})"
+        group.add_argument(f"--{name}", type=TYPES[field.name], choices=field.metadata.get("choices"), help=text)
     group.add_argument(
         "--policy",
         action="append",
@@ -80,7 +81,7 @@ def _number(setting: str, text: str) -> tuple[str, Any]:
         names = ", ".join(FIELDS)
         raise InputError(f"--policy {shown(text)}: expected NAME=VALUE, NAME of {names}, or {OFF}, found {shown(setting)}")
     field = FIELDS[name]
-    kind: Callable[[str], Any] = type(field.default)
+    kind: Callable[[str], Any] = TYPES[field.name]
     try:
         return field.name, kind(value)
     except ValueError:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from engines.errors import InputError
-from engines.policy import Policy
+from engines.policy import TYPES
 from engines.printable import printable, shown
 
-POLICY = {field.name: type(field.default) for field in dataclasses.fields(Policy)}
-GUARD_ONLY = ("check", "on_unsafe", "on_still_unsafe", *POLICY)  # what a picture without the guard does not depend on
+GUARD_ONLY = ("check", "on_unsafe", "on_still_unsafe", *TYPES)  # what a picture without the guard does not depend on
 # Every option that a condition can set, with what reads its text.
 OPTIONS: dict[str, Callable[[str], Any]] = {
     "scheduler": str,
@@ -26,7 +24,7 @@ OPTIONS: dict[str, Callable[[str], Any]] = {
     "check": str,
     "on_unsafe": str,
     "on_still_unsafe": str,
-    **POLICY,
+    **TYPES,
 }
 COUNTERPART = "@counterpart"  # a negative prompt: each prompt's own counterpart, the hostile one
 

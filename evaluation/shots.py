@@ -16,10 +16,11 @@ from PIL import Image
 from engines import __version__
 from engines.decode import decode
 from engines.errors import InputError, NonFiniteError
+from engines.policy import TYPES
 from engines.printable import shown
 from engines.prompts import TruncationWarning
 from engines.store.atomic import replacing
-from evaluation.conditions import COUNTERPART, GUARD_ONLY, POLICY
+from evaluation.conditions import COUNTERPART, GUARD_ONLY
 from evaluation.prompt_files import Prompt
 from runtime import GuardedPipeline, ImageReport, Result
 from runtime.png import image_digest
@@ -138,8 +139,8 @@ class Studio:
 
     def _arguments(self, part: Sequence[Prompt], options: Mapping[str, Any]) -> dict[str, Any]:
         """The options as the pipeline takes them. A condition's guidance goes before a file's."""
-        arguments = {name: value for name, value in options.items() if name not in POLICY and value is not None}
-        if numbers := {name: options[name] for name in POLICY if options.get(name) is not None}:
+        arguments = {name: value for name, value in options.items() if name not in TYPES and value is not None}
+        if numbers := {name: options[name] for name in TYPES if options.get(name) is not None}:
             guards = self.pipeline.manifest.guards
             arguments["policy"] = {guard.concept: replace(guard.policy, **numbers) for guard in guards}
         default = arguments.pop("default_guidance_scale")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -44,12 +44,17 @@ class Terms:
     def numbers(self, policy: Policy | Off) -> Numbers:
         """By which the guard's engine acts. To refuse or to monitor, it checks every row and shifts by nothing."""
         if policy == OFF:
-            return Numbers(conditional=0.0, unconditional=0.0, threshold=FORCED["safe"], replace_steps=0, countdown=NEVER)
+            never = FORCED["safe"]
+            return Numbers(
+                conditional=0.0, unconditional=0.0, threshold=never, final_threshold=never, replace_steps=0, countdown=NEVER
+            )
         strength = policy.alpha_scale if self.acts else 0.0
+        forced = None if self.forced_verdict is None else FORCED[self.forced_verdict]
         return Numbers(
             conditional=strength,
             unconditional=strength if policy.shift == "both" else 0.0,
-            threshold=policy.threshold if self.forced_verdict is None else FORCED[self.forced_verdict],
+            threshold=policy.threshold if forced is None else forced,
+            final_threshold=policy.threshold_at_end if forced is None else forced,
             replace_steps=policy.replace_steps if self.acts else 0,
             countdown=0,
         )
@@ -61,6 +66,7 @@ class Numbers:
 
     conditional, unconditional  strength of the shift for each row of the embeddings
     threshold                   p_unsafe above which the image is unsafe
+    final_threshold             the same of the finished picture
     replace_steps               rows without a check after an unsafe one
     countdown                   rows before the first check
     """
@@ -68,6 +74,7 @@ class Numbers:
     conditional: float
     unconditional: float
     threshold: float
+    final_threshold: float
     replace_steps: int
     countdown: int
 
@@ -146,7 +153,8 @@ def _failure(trace: Trace, image: int, rows: int, concepts: Sequence[Numbers]) -
     if trace.final_p_unsafe is not None and trace.final_unsafe is not None:
         for concept, numbers in enumerate(concepts):
             answer = trace.final_p_unsafe[concept : concept + 1, image], trace.final_unsafe[concept : concept + 1, image]
-            if (wrong_at_end := _wrong_answer(*answer, numbers)) is not None:
+            at_end = replace(numbers, threshold=numbers.final_threshold)
+            if (wrong_at_end := _wrong_answer(*answer, at_end)) is not None:
                 return f"{wrong_at_end[1]} in the final check"
     return None
 

@@ -13,7 +13,7 @@ from engines.backends.program import Execution, Program, Progress, Stage, Step
 from engines.networks import GUARD, GUIDED_UNET, NOT_CHECKED, SAMPLER_STEP, UNET, NetworkSpec
 from runtime.start import FORCED, GuardNumbers, LoopShape, Start
 
-NUMBERS = tuple(field.name for field in dataclasses.fields(GuardNumbers))
+NUMBERS = tuple(field.name for field in dataclasses.fields(GuardNumbers) if field.name != "final_threshold")
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +116,7 @@ class Loop:
         write(self._pairs["countdown"][0], start.numbers.countdown)
         for name in NUMBERS:
             write(self._shared[name], getattr(start.numbers, name))
+        write(self._shared["threshold"], start.numbers.final_threshold)  # the final check's; the steps have one for each row
         write(self._shared["delayed"], start.delayed)
         # A finished image's shift stays what it was after its last row: the final check must see that one.
         running = np.arange(self.shape.rows)[:, None, None] < start.steps.rows

@@ -151,6 +151,7 @@ class Preparation:
         return GuardNumbers(
             alpha_scale=[[getattr(numbers, row) for row in rows for numbers in concept] for concept in concepts],
             threshold=[[numbers.threshold for numbers in concept] for concept in concepts],
+            final_threshold=[[numbers.final_threshold for numbers in concept] for concept in concepts],
             replace_steps=[[numbers.replace_steps for numbers in concept] for concept in concepts],
             countdown=[[numbers.countdown for numbers in concept] for concept in concepts],
         )

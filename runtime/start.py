@@ -56,11 +56,13 @@ class LoopShape:
 class GuardNumbers:
     """The guard's numbers, as its engine takes them: [K][C·B], then [K][B] each. See `saferedir.guard.Guard.forward`.
 
-    `countdown` is that of the first row and of the final check: 0, or NEVER for a concept that is off.
+    `final_threshold` takes the place of the threshold in the final check. `countdown` is that of the first row and of the final
+    check: 0, or NEVER for a concept that is off.
     """
 
     alpha_scale: list[list[float]]
     threshold: list[list[float]]
+    final_threshold: list[list[float]]
     replace_steps: list[list[int]]
     countdown: list[list[int]]
 

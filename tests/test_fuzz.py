@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from engines.canary import Canary
 from engines.errors import InputError, ManifestError, SafeRedirError
 from engines.manifest import Manifest
-from engines.policy import Policy
+from engines.policy import TYPES, Policy
 from engines.summary import summary
 from export.build_command import DEMO_REDIRECTOR
 from runtime import GuardedPipeline, Request
@@ -323,7 +323,7 @@ def test_requests(pipeline, asked):
 
 
 @trials(150)
-@given(numbers=st.fixed_dictionaries({}, optional=dict.fromkeys(("alpha_scale", "threshold", "replace_steps", "shift"), ANYTHING)))
+@given(numbers=st.fixed_dictionaries({}, optional=dict.fromkeys(TYPES, ANYTHING)))
 def test_policies(numbers):
     check_policy(numbers)
 

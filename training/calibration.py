@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from engines.policy import Policy
 from saferedir.heads import Redirector
 from training.dataset import Dataset
 from training.heads_training import chunks
@@ -69,8 +70,9 @@ class StepAccuracy:
 
 @dataclass(frozen=True)
 class FinalCheck:
-    """Held-out pictures made under redirection, checked as finished latents, by what the judge sees."""
+    """Held-out pictures made under redirection, checked as finished latents at a threshold of their own, by what the judge sees."""
 
+    threshold: float
     unsafe: int
     flagged: int
     safe: int
@@ -106,11 +108,13 @@ def calibrated(p_unsafe: np.ndarray, trajectory: np.ndarray, false_positive_rate
     it was shown by far from redirecting the first one that is a little less usual.
     """
     highest = np.array([p_unsafe[trajectory == one].max() for one in np.unique(trajectory)])
-    allowed = int(false_positive_rate * len(highest))
-    lowest = np.sort(highest)[len(highest) - 1 - allowed] if len(highest) else LEAST_THRESHOLD
-    # Rounded up, so that it is the same number as float32 and in text.
-    threshold = float(np.clip(np.ceil(float(lowest) * 1000) / 1000, LEAST_THRESHOLD, MOST_THRESHOLD))
+    threshold = _allowing(false_positive_rate, highest) if len(highest) else LEAST_THRESHOLD
     return Threshold(threshold, false_positive_rate, share(highest > threshold) or 0.0, len(highest))
+
+
+def _rounded(p_unsafe: float) -> float:
+    """Up, so that it is the same number as float32 and in text."""
+    return float(np.clip(np.ceil(float(p_unsafe) * 1000) / 1000, LEAST_THRESHOLD, MOST_THRESHOLD))
 
 
 def classifier_figures(p_unsafe: np.ndarray, unsafe: np.ndarray, threshold: float) -> ClassifierFigures:
@@ -129,13 +133,14 @@ def roc(p_unsafe: np.ndarray, unsafe: np.ndarray) -> list[RocPoint]:
     ]
 
 
-def step_accuracy(heads: Redirector, dataset: Dataset, rows: np.ndarray, threshold: float) -> list[StepAccuracy]:
-    """Accuracy over the run, for latent alone, prompt alone and both; final latents are a bin of their own."""
+def step_accuracy(heads: Redirector, dataset: Dataset, rows: np.ndarray, policy: Policy) -> list[StepAccuracy]:
+    """Accuracy over the run, for latent alone, prompt alone and both; final latents are a bin of their own, with its threshold."""
     bins = np.where(dataset.final[rows], FINAL, dataset.timesteps[rows] // BIN * BIN).astype(int)
     found = []
     for first in np.unique(bins)[::-1]:
         members = rows[bins == first]
         unsafe = dataset.unsafe[members]
+        threshold = policy.threshold_at_end if first == FINAL else policy.threshold
         others = members[np.random.default_rng(int(first) - FINAL).permutation(len(members))]
         accuracies = {
             kept: _balanced(probabilities(heads, dataset, members, _without(kept, dataset, others)) > threshold, unsafe)
@@ -145,11 +150,24 @@ def step_accuracy(heads: Redirector, dataset: Dataset, rows: np.ndarray, thresho
     return found
 
 
-def final_check(heads: Redirector, dataset: Dataset, threshold: float) -> FinalCheck:
-    """How the heads judge final latents of redirected trajectories."""
-    rows = np.nonzero(dataset.redirected & dataset.final)[0]
-    flagged, unsafe = probabilities(heads, dataset, rows) > threshold, dataset.unsafe[rows]
-    return FinalCheck(int(unsafe.sum()), int(flagged[unsafe].sum()), int((~unsafe).sum()), int(flagged[~unsafe].sum()))
+def final_check(heads: Redirector, held_out: Dataset, benign: Dataset) -> FinalCheck:
+    """How the heads judge final latents of `held_out`'s redirected trajectories.
+
+    Its threshold is the lowest, from LEAST_THRESHOLD on, that at most FALSE_ALARMS of what is not unsafe exceeds, among these and
+    among the benign final latents.
+    """
+    redirected = np.nonzero(held_out.redirected & held_out.final)[0]
+    plain = np.nonzero(benign.final & ~benign.unsafe & ~benign.redirected)[0]
+    p_unsafe, unsafe = probabilities(heads, held_out, redirected), held_out.unsafe[redirected]
+    groups = p_unsafe[~unsafe], probabilities(heads, benign, plain)
+    threshold = max((_allowing(FALSE_ALARMS, group) for group in groups if len(group)), default=LEAST_THRESHOLD)
+    flagged = p_unsafe > threshold
+    return FinalCheck(threshold, int(unsafe.sum()), int(flagged[unsafe].sum()), int((~unsafe).sum()), int(flagged[~unsafe].sum()))
+
+
+def _allowing(false_positive_rate: float, p_unsafe: np.ndarray) -> float:
+    """The lowest threshold that at most the given share of `p_unsafe` [N], which are not empty, exceeds."""
+    return _rounded(np.sort(p_unsafe)[len(p_unsafe) - 1 - int(false_positive_rate * len(p_unsafe))])
 
 
 def share(values: np.ndarray) -> float | None:

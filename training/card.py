@@ -132,8 +132,8 @@ class Card:
         check = self.final_check
         trusted = "It may be trusted." if self.final_check_trained else "That is too little to trust it."
         return (
-            f"Of held-out pictures made under redirection, {check.flagged} of {check.unsafe} that are still unsafe are flagged, "
-            f"and {check.false_alarms} of {check.safe} that are not. {trusted}"
+            f"Threshold {check.threshold:g}: of held-out pictures made under redirection, {check.flagged} of {check.unsafe} that "
+            f"are still unsafe are flagged, and {check.false_alarms} of {check.safe} that are not. {trusted}"
         )
 
     def _canaries(self) -> str:

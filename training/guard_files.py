@@ -49,14 +49,13 @@ class Trained:
         heads, request = self.heads.eval(), self.request
         plain, redirected = (np.nonzero(held_out.redirected == value)[0] for value in (False, True))
         p_unsafe, unsafe = probabilities(heads, held_out, plain), held_out.unsafe[plain]
-        source, rows = (held_out, plain[~unsafe]) if benign is None else (benign, np.nonzero(~benign.unsafe)[0])
+        source = held_out if benign is None else benign
+        rows = np.nonzero(~source.unsafe & ~source.redirected)[0]
         threshold = calibrated(probabilities(heads, source, rows), source.trajectory[rows], request.settings.false_positive_rate)
-        policy = Policy(threshold=threshold.threshold, shift=SHIFT)
-        steps = {"prompts as written": step_accuracy(heads, held_out, plain, policy.threshold)}
-        check = None
-        if len(redirected):
-            check = final_check(heads, held_out, policy.threshold)
-            steps["redirected prompts"] = step_accuracy(heads, held_out, redirected, policy.threshold)
+        check = final_check(heads, held_out, source) if len(redirected) else None
+        policy = Policy(threshold=threshold.threshold, final_threshold=None if check is None else check.threshold, shift=SHIFT)
+        kinds = {"prompts as written": plain, "redirected prompts": redirected}
+        steps = {kind: step_accuracy(heads, held_out, rows, policy) for kind, rows in kinds.items() if len(rows)}
         metadata = Metadata(
             concept=request.concept,
             canaries=choose_canaries(heads, self.generator, self.data.held_out, policy.threshold, self.judge),

@@ -44,6 +44,7 @@ def _numbers(policy: Policy, images: int, branches: int) -> GuardNumbers:
     return GuardNumbers(
         alpha_scale=[[unconditional] * images * (branches - 1) + [policy.alpha_scale] * images],
         threshold=[[policy.threshold] * images],
+        final_threshold=[[policy.threshold_at_end] * images],
         replace_steps=[[policy.replace_steps] * images],
         countdown=[[0] * images],
     )

@@ -17,7 +17,7 @@ RANGES = ("alpha_scale", "replace_steps")  # numbers of which neither more nor l
 class PolicyBounds:
     """Of one concept. What is None is bounded by the engines' own policy.
 
-    threshold      the largest: a lower one is stricter
+    threshold, final_threshold  the largest: a lower one is stricter
     shift          "conditional" is stricter than "both", for a negative prompt cannot undo it
     alpha_scale    least and most
     replace_steps  least and most
@@ -28,6 +28,7 @@ class PolicyBounds:
     """
 
     threshold: float | None = None
+    final_threshold: float | None = None
     shift: str | None = None
     alpha_scale: list[float] | None = None
     replace_steps: list[int] | None = None
@@ -38,7 +39,7 @@ class PolicyBounds:
             value = getattr(self, name)
             if value is not None and (len(value) != 2 or value[0] > value[1]):
                 raise InputError(f"{name}: expected [least, most], found {shown(value)}")
-        given: dict[str, list[Any]] = {"threshold": [self.threshold], "shift": [self.shift]}
+        given: dict[str, list[Any]] = {name: [getattr(self, name)] for name in ("threshold", "final_threshold", "shift")}
         given |= {name: getattr(self, name) or [] for name in RANGES}
         for name, values in given.items():
             for value in values:
@@ -50,6 +51,8 @@ class PolicyBounds:
         policy = replace(
             built, threshold=min(built.threshold, self._threshold(built)), shift=stricter(built.shift, self._shift(built))
         )
+        if policy.threshold_at_end > (most := self._final_threshold(built)):
+            policy = replace(policy, final_threshold=most)
         for name in RANGES:
             least, most = self._range(name, built)
             policy = replace(policy, **{name: min(max(getattr(built, name), least), most)})
@@ -58,7 +61,8 @@ class PolicyBounds:
     def offer(self, built: Policy) -> dict[str, Any]:
         """The bounds, with the engines' own where there are no others."""
         ranges = {name: list(self._range(name, built)) for name in RANGES}
-        return {"threshold": self._threshold(built), "shift": self._shift(built), **ranges, "may_be_off": self.may_be_off}
+        thresholds = {"threshold": self._threshold(built), "final_threshold": self._final_threshold(built)}
+        return {**thresholds, "shift": self._shift(built), **ranges, "may_be_off": self.may_be_off}
 
     def check(self, concept: str, asked: Policy | Off, built: Policy) -> None:
         """Raise ForbiddenError for a policy outside the bounds."""
@@ -67,8 +71,13 @@ class PolicyBounds:
             if not self.may_be_off:
                 raise ForbiddenError(f"{subject}: expected a policy, found off, which this server does not allow")
             return
-        if asked.threshold > (most := self._threshold(built)):
-            raise ForbiddenError(f"{subject}: threshold: expected at most {most}, found {asked.threshold}")
+        thresholds = {
+            "threshold": (asked.threshold, self._threshold(built)),
+            "final_threshold": (asked.threshold_at_end, self._final_threshold(built)),
+        }
+        for name, (found, most) in thresholds.items():
+            if found > most:
+                raise ForbiddenError(f"{subject}: {name}: expected at most {most}, found {found}")
         if stricter(asked.shift, weakest := self._shift(built)) != asked.shift:
             raise ForbiddenError(f"{subject}: shift: expected {weakest}, found {asked.shift}")
         for name in RANGES:
@@ -78,6 +87,11 @@ class PolicyBounds:
 
     def _threshold(self, built: Policy) -> float:
         return built.threshold if self.threshold is None else self.threshold
+
+    def _final_threshold(self, built: Policy) -> float:
+        """A policy that has none of its own follows its threshold, and so does its bound."""
+        own = built.final_threshold if self.final_threshold is None else self.final_threshold
+        return self._threshold(built) if own is None else own
 
     def _shift(self, built: Policy) -> str:
         return self.shift or built.shift

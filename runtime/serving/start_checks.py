@@ -18,14 +18,18 @@ NEIGHBOURS = ("a house beside a tree", "a bowl of fruit", "two people walking", 
 
 
 def warm_up(limits: Limits, manifest: Manifest) -> list[Request]:
-    """A request of one image for every size that may be asked for."""
+    """A request of one image for every size that may be asked for.
+
+    The guard only watches, so that there are pictures to compare, whatever it thinks of so few steps.
+    """
     own = sampler_key(manifest.scheduler["_class_name"])
     sampler = own if own in limits.samplers else limits.samplers[0]
     steps = min(max(limits.least_steps, STEPS), limits.most_steps)
     scale = min(7.5, limits.most_guidance_scale)
     request = Request(NEIGHBOURS[0], seed=0, num_inference_steps=steps, scheduler=sampler, guidance_scale=scale)
     sizes = limits.picture_sizes(manifest.geometry)
-    return [bounded(replace(request, height=height, width=width), limits, manifest)[0] for height, width in sizes]
+    images = [bounded(replace(request, height=height, width=width), limits, manifest)[0] for height, width in sizes]
+    return [replace(image, on_unsafe="monitor") for image in images]
 
 
 def independent(run: Callable[[Request], Result], request: Request, batch_size: int) -> bool:

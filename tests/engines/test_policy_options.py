@@ -30,6 +30,10 @@ def given(*arguments: str):
             {"Van Gogh": Policy(threshold=0.2, alpha_scale=2, replace_steps=0)},
         ),
         (
+            ("--final-threshold", "0.9", "--policy", "fire:final-threshold=0.8"),
+            {"fire": Policy(final_threshold=0.8), "Van Gogh": Policy(threshold=0.2, final_threshold=0.9)},
+        ),
+        (
             ("--threshold", "0.4", "--policy", "fire:threshold=0.3"),
             {"fire": Policy(threshold=0.3), "Van Gogh": Policy(threshold=0.4)},
         ),

@@ -193,6 +193,23 @@ def test_what_is_still_unsafe_at_the_end_is_withheld(demo_engines, pipeline):
     assert report.verdict == "redirected" and 0 <= report.guards[0].final_p_unsafe <= 0.5
 
 
+@pytest.mark.parametrize(
+    "policy, at_steps, at_end",
+    [
+        (Policy(), False, False),
+        (Policy(threshold=0.0), True, True),
+        (Policy(threshold=0.0, final_threshold=0.5), True, False),
+        (Policy(final_threshold=0.0), False, True),
+    ],
+    ids=str,
+)
+def test_the_finished_picture_may_have_a_threshold_of_its_own(pipeline, policy, at_steps, at_end):
+    report = pipeline(PLAIN, seed=7, num_inference_steps=STEPS, on_unsafe="monitor", policy=policy).reports[0]
+    guard = report.guards[0]
+    assert (len(guard.unsafe_steps), guard.still_unsafe) == (at_steps * STEPS, at_end)
+    assert (report.verdict, guard.policy) == ("unsafe" if at_steps or at_end else "safe", policy)
+
+
 def test_a_forced_verdict_is_said(pipeline):
     safe, unsafe = (
         pipeline(FIRE, seed=7, num_inference_steps=STEPS, forced_verdict=name).reports[0] for name in ("safe", "unsafe")
@@ -268,7 +285,13 @@ def test_report_holds_what_was_asked_and_travels_in_the_png(pipeline, tmp_path):
     save_png(image, report, tmp_path / "out.png")
     inside = read_png(tmp_path / "out.png")
     assert inside["image_sha256"] == report.image_sha256 and inside["verdict"] == "redirected"
-    assert inside["guards"][0]["policy"] == {"alpha_scale": 1.25, "threshold": 0.5, "replace_steps": 2, "shift": "both"}
+    assert inside["guards"][0]["policy"] == {
+        "alpha_scale": 1.25,
+        "threshold": 0.5,
+        "replace_steps": 2,
+        "final_threshold": None,
+        "shift": "both",
+    }
     assert [file.name for file in tmp_path.iterdir()] == ["out.png"]
 
 
@@ -361,7 +384,7 @@ def test_numbers_of_numpy_become_pythons(pipeline):
         num_inference_steps=np.int64(2),
         guidance_scale=np.float32(7.5),
         height=np.int16(64),
-        policy=Policy(threshold=np.float32(0.5), replace_steps=np.int8(1)),
+        policy=Policy(threshold=np.float32(0.5), replace_steps=np.int8(1), final_threshold=np.float32(0.5)),
     )
     expected = pipeline(PLAIN, seed=[3], num_inference_steps=2, height=64, policy=Policy(replace_steps=1))
     assert found.reports[0].image_sha256 == expected.reports[0].image_sha256
@@ -498,6 +521,9 @@ def test_bad_input_is_one_clear_error(pipeline, prompt, options, message):
         {"replace_steps": True},
         {"threshold": "0.5"},
         {"threshold": True},
+        {"final_threshold": 1},
+        {"final_threshold": -0.1},
+        {"final_threshold": "0.5"},
         {"alpha_scale": None},
         {"alpha_scale": 10**400},
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from engines.errors import InputError
+from engines.policy import Policy
 from runtime.serving.audit import AuditLog
 from runtime.serving.audit_chain import GENESIS, Chain, line_digest, log_files, parse_record, read_lines
 from runtime.serving.errors import AuditError
@@ -73,7 +75,7 @@ def test_what_a_record_holds(path):
             {
                 "concept": "fire",
                 "checkpoint_digest": "c" * 64,
-                "policy": {"alpha_scale": 1.25, "threshold": 0.5, "replace_steps": 2, "shift": "both"},
+                "policy": dataclasses.asdict(Policy()),
             }
         ],
         "prompt_hmac": prompt_hash(SECRET, KEY),

@@ -13,6 +13,7 @@ from runtime.serving.bounds import bounded, check_limits
 from runtime.serving.errors import ForbiddenError
 from runtime.serving.limits import Limits
 from runtime.serving.policy_bounds import PolicyBounds
+from runtime.serving.start_checks import warm_up
 
 PROMPT = "a burning blue square"
 BUILT = Policy(alpha_scale=1.25, threshold=0.5, replace_steps=2, shift="both")  # the demo's
@@ -93,6 +94,13 @@ def test_limits_must_fit_the_engines(manifest):
         ({}, {"policy": Policy(replace_steps=1)}, "replace_steps"),
         ({}, {"policy": Policy(replace_steps=3)}, "replace_steps"),
         ({"policy": {"fire": PolicyBounds(threshold=0.3)}}, {"policy": Policy(threshold=0.4)}, "threshold"),
+        ({}, {"policy": Policy(final_threshold=0.6)}, "final_threshold"),
+        ({"policy": {"fire": PolicyBounds(final_threshold=0.3)}}, {"policy": Policy()}, "final_threshold"),
+        (
+            {"policy": {"fire": PolicyBounds(threshold=0.3)}},
+            {"policy": Policy(threshold=0.2, final_threshold=0.4)},
+            "final_threshold",
+        ),
         ({"policy": {"fire": PolicyBounds(shift="conditional")}}, {"policy": Policy()}, "shift"),
         ({"check": "before"}, {"check": "auto"}, "check"),
         ({"least_steps": 10}, {"num_inference_steps": 9}, "num_inference_steps"),
@@ -121,6 +129,8 @@ def test_what_is_outside_is_refused_by_its_name(manifest, limits, options, bound
             {"policy": {"fire": PolicyBounds(threshold=0.8, alpha_scale=[0.5, 2], may_be_off=True)}},
             {"policy": Policy(threshold=0.8)},
         ),
+        ({"policy": {"fire": PolicyBounds(threshold=0.8)}}, {"policy": Policy(threshold=0.8)}),
+        ({"policy": {"fire": PolicyBounds(final_threshold=0.8)}}, {"policy": Policy(final_threshold=0.8)}),
         ({"on_unsafe": "monitor", "on_still_unsafe": "deliver"}, {"on_unsafe": "monitor", "on_still_unsafe": "deliver"}),
         ({"unguarded": True}, {"unguarded": True}),
         ({"sizes": ["64x128"]}, {"height": 128, "width": 64}),
@@ -142,6 +152,21 @@ def test_what_was_not_said_is_as_built_or_as_strict_as_the_server(manifest):
     assert image.policy == {"fire": Policy(threshold=0.1, shift="conditional")}
 
 
+@pytest.mark.parametrize(
+    "bounds, built, expected",
+    [
+        (PolicyBounds(threshold=0.1), Policy(final_threshold=0.9), Policy(threshold=0.1, final_threshold=0.9)),
+        (PolicyBounds(final_threshold=0.1), Policy(), Policy(final_threshold=0.1)),
+        (PolicyBounds(final_threshold=0.1), Policy(final_threshold=0.9), Policy(final_threshold=0.1)),
+        (PolicyBounds(threshold=0.9, final_threshold=0.9), Policy(), Policy()),
+    ],
+)
+def test_the_threshold_of_a_finished_picture_is_as_built_or_as_strict_as_the_server(bounds, built, expected):
+    assert bounds.default(built) == expected
+    bounds.check("fire", expected, built)
+    assert bounds.offer(built)["final_threshold"] >= expected.threshold_at_end
+
+
 def test_what_the_server_allows_does_not_weaken_who_did_not_ask_for_it(manifest):
     weak = Limits(
         check="beside",
@@ -153,6 +178,12 @@ def test_what_the_server_allows_does_not_weaken_who_did_not_ask_for_it(manifest)
     (image,) = bounded(Request(PROMPT), weak, manifest)
     assert image == Request(PROMPT)
     assert weak.policy["fire"].default(BUILT) == BUILT
+
+
+def test_every_picture_before_a_server_is_ready_is_drawn_to_its_end(manifest):
+    strict = Limits(on_unsafe="refuse", sizes=["64x64", "64x96"], policy={"fire": PolicyBounds(threshold=0.0, final_threshold=0.0)})
+    images = warm_up(strict, manifest)
+    assert [(image.height, image.width, image.on_unsafe) for image in images] == [(64, 64, "monitor"), (96, 64, "monitor")]
 
 
 def test_each_image_is_bounded(manifest):

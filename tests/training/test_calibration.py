@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from engines.pairs import Pair
+from engines.policy import Policy
 from saferedir.heads import HeadsOutput
 from training.calibration import FINAL, LEAST_THRESHOLD, FinalCheck, calibrated, classifier_figures, final_check, roc, step_accuracy
 from training.canaries import choose_canaries
@@ -40,10 +41,10 @@ def test_figures_of_a_classifier():
 @pytest.mark.parametrize(
     "check, trusted",
     [
-        (FinalCheck(unsafe=100, flagged=95, safe=200, false_alarms=1), True),
-        (FinalCheck(unsafe=100, flagged=94, safe=200, false_alarms=0), False),
-        (FinalCheck(unsafe=100, flagged=100, safe=100, false_alarms=1), False),
-        (FinalCheck(unsafe=10, flagged=10, safe=200, false_alarms=0), False),
+        (FinalCheck(0.5, unsafe=100, flagged=95, safe=200, false_alarms=1), True),
+        (FinalCheck(0.5, unsafe=100, flagged=94, safe=200, false_alarms=0), False),
+        (FinalCheck(0.5, unsafe=100, flagged=100, safe=100, false_alarms=1), False),
+        (FinalCheck(0.5, unsafe=10, flagged=10, safe=200, false_alarms=0), False),
     ],
     ids=["good", "misses", "false alarms", "too few"],
 )
@@ -65,24 +66,28 @@ class FakeHeads:
 
 
 class FakeDataset:
-    """Points whose latents and embeddings are 1 where they are unsafe and -1 where not; the last half of them final."""
+    """Points whose latents and embeddings are 1 where they are unsafe and -1 where not; the last half of them final.
 
-    def __init__(self, count):
+    The latents of the `hard` ones are a little above 0, whatever they are.
+    """
+
+    def __init__(self, count, redirected=True, hard=()):
         self.unsafe, self.final = np.arange(count) % 2 == 0, np.arange(count) >= count // 2
-        self.redirected, self.timesteps = np.full(count, True), np.where(self.final, 0.0, 450.0)
+        self.hard = np.isin(np.arange(count), hard)
+        self.redirected, self.timesteps = np.full(count, redirected), np.where(self.final, 0.0, 450.0)
 
     def batch(self, rows):
         unsafe = torch.tensor(self.unsafe[rows])
         sign = torch.where(unsafe, 1.0, -1.0)
         embeds = sign.reshape(-1, 1, 1).expand(-1, 77, 4)
-        latents = sign.reshape(-1, 1, 1, 1).expand(-1, 4, 2, 2)
+        latents = torch.where(torch.tensor(self.hard[rows]), 0.1, sign).reshape(-1, 1, 1, 1).expand(-1, 4, 2, 2)
         return Batch(latents, torch.zeros(len(rows)), embeds, unsafe, embeds, embeds, embeds[:, :, 0] > 9)
 
 
 @pytest.mark.parametrize("reads", ["latent", "prompt"])
 def test_accuracy_over_the_run_says_which_input_is_read(reads):
     dataset = FakeDataset(400)
-    early, final = step_accuracy(FakeHeads(reads), dataset, np.arange(400), 0.5)
+    early, final = step_accuracy(FakeHeads(reads), dataset, np.arange(400), Policy())
     assert (early.timestep, final.timestep, early.points) == (400, FINAL, 200)
     for step in (early, final):
         ignored = {"latent": "prompt", "prompt": "latent"}[reads]
@@ -91,7 +96,15 @@ def test_accuracy_over_the_run_says_which_input_is_read(reads):
 
 
 def test_the_final_check_is_measured_on_final_latents():
-    assert final_check(FakeHeads("latent"), FakeDataset(80), 0.5) == FinalCheck(20, 20, 20, 0)
+    plain = FakeDataset(80, redirected=False)
+    assert final_check(FakeHeads("latent"), FakeDataset(80), plain) == FinalCheck(LEAST_THRESHOLD, 20, 20, 20, 0)
+
+
+@pytest.mark.parametrize("redirected, benign", [([399], []), ([], [399])], ids=["redirected", "benign"])
+def test_the_final_check_has_the_threshold_that_safe_pictures_of_both_kinds_need(redirected, benign):
+    held_out = FakeDataset(400, hard=redirected)
+    check = final_check(FakeHeads("latent"), held_out, FakeDataset(400, redirected=False, hard=benign))
+    assert check == FinalCheck(pytest.approx(0.859), 100, 100, 100, 0), "one of a hundred is more than are allowed"
 
 
 class FakeGenerator:

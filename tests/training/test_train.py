@@ -88,7 +88,8 @@ def test_the_build_takes_over_what_the_metadata_says(work, trained):
     folder, card = trained
     metadata = read_metadata(folder / GUARD)
     assert metadata.concept == "fire" and metadata.canaries == card.canaries
-    assert metadata.policy == Policy(threshold=card.threshold.threshold, shift="conditional")
+    thresholds = {"threshold": card.threshold.threshold, "final_threshold": card.final_check.threshold}
+    assert metadata.policy == Policy(**thresholds, shift="conditional")
     assert not metadata.final_check, "four pictures prove nothing"
     line = ["build", "--model", str(work / "model"), "--redirector", str(folder / GUARD)]
     (checkpoint,) = options(parse(line)).checkpoints

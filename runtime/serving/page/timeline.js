@@ -35,10 +35,12 @@ function caption(guard, text) {
   return element("figcaption", {}, element("strong", {}, guard.concept), ` · ${text}`);
 }
 
-function policyText({ threshold, replace_steps, alpha_scale, shift }, acts) {
-  if (!acts) return `threshold ${threshold}`;
+function policyText({ threshold, final_threshold, replace_steps, alpha_scale, shift }, acts) {
+  const atEnd = (final_threshold ?? threshold) === threshold ? "" : `, ${final_threshold} at the end`;
+  const thresholds = `threshold ${threshold}${atEnd}`;
+  if (!acts) return thresholds;
   const rows = shift === "both" ? "" : `, ${shift} rows only`;
-  return `threshold ${threshold}, unchecked for ${replace_steps} steps after a redirection, strength ${alpha_scale}${rows}`;
+  return `${thresholds}, unchecked for ${replace_steps} steps after a redirection, strength ${alpha_scale}${rows}`;
 }
 
 function drawing(guard, width) {
@@ -56,7 +58,7 @@ function drawing(guard, width) {
     { viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, role: "img", "aria-label": summary(guard) },
     shades(guard, scale),
     axes(steps, scale),
-    threshold(guard.policy.threshold, scale),
+    threshold(guard.policy, scale),
     curve(guard, scale),
     guard.checked.map((checked, step) => mark(guard, step, checked, scale)),
     finalCheck(guard, scale),
@@ -89,8 +91,10 @@ function axes(steps, { x, spacing, width }) {
   ];
 }
 
-function threshold(value, { width }) {
-  return svg("path", { class: "threshold", d: `M${MARGIN.left} ${y(value)}H${width - 6}` });
+/** The finished picture has its own, at the right. */
+function threshold({ threshold: value, final_threshold }, { width }) {
+  const end = width - MARGIN.right;
+  return svg("path", { class: "threshold", d: `M${MARGIN.left} ${y(value)}H${end}M${end} ${y(final_threshold ?? value)}H${width - 6}` });
 }
 
 /** The line through neighbouring checks; it is broken where a step was not checked. */

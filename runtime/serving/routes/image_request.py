@@ -49,6 +49,7 @@ class PolicyNumbers(BaseModel):
 
     alpha_scale: float | None = None
     threshold: float | None = None
+    final_threshold: float | None = None
     replace_steps: int | None = None
     shift: str | None = None
 
