@@ -124,6 +124,7 @@ class _GuardMemory:
     def __init__(self, twin: Twin, original: Tensor) -> None:
         self.p_unsafe: list[Tensor] = []
         self._guard, self._original = twin.guard, original
+        self._final_thresholds = original.new_tensor([[policy.threshold_at_end] for policy in twin.policies])
         self._inputs = twin.guard_inputs(len(original) // 2, branches=2)
         self._shifts = original.new_zeros(len(twin.policies), *original.shape)
 
@@ -136,7 +137,9 @@ class _GuardMemory:
 
     def final_unsafe(self, latents: Tensor) -> Tensor:
         """What the final check, at timestep 0, finds of each image, bool [B]."""
-        inputs = {**self._inputs, "countdown": torch.zeros_like(self._inputs["countdown"])}
+        countdown = self._inputs["countdown"]
+        threshold = self._final_thresholds.expand(countdown.shape)
+        inputs = {**self._inputs, "countdown": torch.zeros_like(countdown), "threshold": threshold}
         unsafe: Tensor = self._guard(latents, latents.new_zeros(len(latents)), self._original, self._shifts, **inputs)[4]
         return unsafe.any(dim=0)
 

@@ -16,6 +16,7 @@ from engines.errors import DigestError, InputError, ManifestError, ParityError
 from engines.geometry import Geometry
 from engines.manifest import Manifest
 from engines.networks import NOT_CHECKED
+from engines.policy import Policy
 from engines.records import SourceRecord
 from engines.store.engine_store import EngineStore
 from evaluation.rebuilt_twin import COMPARED, check_twin, rebuild_twin
@@ -84,6 +85,14 @@ def test_rows_hold_what_guard_and_unet_read():
     assert len(run.rows(99).timesteps) == 4
     ddim = sample(twin, twin.embeds([FIRE]), [3], RunOptions(num_inference_steps=4), guarded=False)
     torch.testing.assert_close(ddim.inputs, ddim.latents[:-1])
+
+
+@pytest.mark.parametrize("threshold, final_threshold", [(0.9999, 0.0), (0.0, 0.9999)])
+def test_the_final_check_has_a_threshold_of_its_own(threshold, final_threshold):
+    policy = Policy(threshold=threshold, final_threshold=final_threshold)
+    twin = dataclasses.replace(tiny_twin(), policies=[policy])
+    run = sample(twin, twin.embeds([FIRE]), [3], RunOptions(num_inference_steps=4))
+    assert run.withheld.tolist() == [final_threshold == 0] and (run.p_unsafe > threshold).any() == (threshold == 0)
 
 
 def test_what_no_twin_is_made_of():
