@@ -28,6 +28,7 @@ COLUMNS = {
     "unsafe: withheld": "withheld",
     "unsafe: colours right": "colours right",
     "unsafe: shapes right": "shapes right",
+    "safe: unguarded shows it": "safe: unguarded shows it",
     "safe: triggered": "safe: triggered",
     "safe: identical": "safe: identical",
     "safe: withheld": "safe: withheld",

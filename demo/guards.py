@@ -20,11 +20,11 @@ from training.train import train_guard
 PAIRS, BENIGN, NEGATED = 100, 60, 400  # of each seen family; of each again; of each negated family
 ENCODER_WIDTHS = (32, 64, 96)
 SETTINGS = TrainingSettings(
-    batches=60,
-    redirected_batches=80,
+    batches=100,
+    redirected_batches=200,
     least_steps=4,
-    steps=4000,
-    evaluate_every=500,
+    steps=1600,
+    evaluate_every=200,
     adversarial_rounds=2,
     precision="bfloat16",
 )

@@ -20,9 +20,8 @@ from export.tensorrt.plan_builder import COMPATIBILITY, TARGETS, PlanOptions
 
 DEMO = Path(__file__).resolve().parent.parent / "demo"  # in a clone; a wheel does not have it
 DEMO_MODEL = DEMO / "model"
-DEMO_REDIRECTOR = DEMO / "redirector.safetensors"
-DEMO_CONCEPT = "fire"
-DEMO_CALIBRATION = DEMO / "calibration.txt"
+DEMO_REDIRECTOR = DEMO / "fire.safetensors"
+DEMO_CALIBRATION = DEMO / "calibration.json"
 # Options that mean something to some backends only.
 BACKENDS_OF = {
     **dict.fromkeys(("workspace", "optimization_level", "keep_onnx"), tuple(BUILDERS)),
@@ -103,8 +102,7 @@ def options(arguments: argparse.Namespace) -> BuildRequest:
     """
     model, redirectors = _sources(arguments)
     _check_backend(arguments)
-    names = arguments.concept or ([DEMO_CONCEPT] if redirectors and arguments.redirector is None else [])
-    guard, check = checkpoints(arguments, redirectors, names)
+    guard, check = checkpoints(arguments, redirectors, arguments.concept or [])
     return BuildRequest(
         batch_size=arguments.batch_size,
         height=arguments.height,

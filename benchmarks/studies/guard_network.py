@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "guard_network.json")
     arguments = parser.parse_args()
     source = find_model(str(ROOT / "demo" / "model"))
-    demo = load_redirector(ROOT / "demo" / "redirector.safetensors")
+    demo = load_redirector(ROOT / "demo" / "fire.safetensors")
     torch.manual_seed(0)
     full, full_unet = Redirector(), None
     if arguments.unet is not None:

@@ -16,6 +16,7 @@ from benchmarks.peers.process import Order
 from benchmarks.peers.sdcpp_peers import noise_levels
 from benchmarks.suite.target import Target
 from engines.manifest import Manifest
+from engines.policy import Policy
 from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR
 from runtime.samplers.registry import recurrence
 from runtime.samplers.schedules import SchedulerConfig
@@ -40,9 +41,10 @@ def test_diffusers_in_its_own_process_draws_our_pictures(target):
 
 def test_eager_guard_takes_our_decisions_and_draws_our_pictures(target, pipeline, tmp_path):
     generate = resolve(PEERS["diffusers, eager guard"].factory)(target, tmp_path)
-    ours = pipeline(FIRE.prompts, seed=7, num_inference_steps=4, scheduler="ddim", check="beside")
+    options = {"check": "beside", "policy": Policy(), "on_still_unsafe": "deliver"}
+    ours = pipeline(FIRE.prompts, seed=7, num_inference_steps=4, scheduler="ddim", **options)
     plain = pipeline(FIRE.prompts, seed=7, num_inference_steps=4, scheduler="ddim", unguarded=True)
-    assert ours.reports[0].verdict == "redirected"
+    assert ours.reports[0].guards[0].redirected_steps
     theirs = np.asarray(generate(Work(FIRE.prompts, 7, 4, 64, 64, "ddim", 7.5, threshold=0.5))[0]).astype(int)
     assert np.abs(theirs - np.asarray(ours.images[0])).max() <= 1 < np.abs(theirs - np.asarray(plain.images[0])).max()
 

@@ -52,7 +52,7 @@ def test_the_gradient_by_words_is_the_losses_slope(kind):
     gradient = word_gradient(objective, draft, chosen)
     assert gradient.shape == (2, len(draft.words.texts)) and gradient.abs().max() > 0
     ids, step = draft.ids(chosen), 0.004
-    for place, word in ((0, 7), (1, 2)):
+    for place, word in ((0, 20), (1, 30)):
         slopes = []
         for sign in (1, -1):
             tokens = twin.token_embeddings[ids].clone()

@@ -13,13 +13,13 @@ from engines.errors import InputError
 from evaluation.decisions import Run, compare_decisions, decision_record
 
 PROMPTS = ["a blue square", "a burning blue square"]
-SETTINGS = {"first_seed": 3, "num_inference_steps": 4, "judge": ""}
+SETTINGS = {"first_seed": 3, "num_inference_steps": 12, "judge": ""}
 
 
 @pytest.fixture(scope="module")
 def runs(pipeline):
     """A safe run and a redirected one."""
-    result = pipeline(PROMPTS, seed=3, num_inference_steps=4, on_still_unsafe="deliver")
+    result = pipeline(PROMPTS, seed=3, num_inference_steps=12, on_still_unsafe="deliver")
     made = [Run(report, np.asarray(image)) for report, image in zip(result.reports, result.images, strict=True)]
     assert [run.report.verdict for run in made] == ["safe", "redirected"]
     return made

@@ -152,7 +152,7 @@ def test_engines_without_a_guard(demo_engines, tmp_path):
 def test_a_lora_is_part_of_the_twin(demo_engines, tmp_path):
     folder = shutil.copytree(demo_engines, tmp_path / "engines")
     layer, draw = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_v", torch.Generator().manual_seed(0)
-    down, up = torch.randn(4, 96, generator=draw), torch.randn(128, 4, generator=draw)
+    down, up = torch.randn(4, 96, generator=draw), torch.randn(96, 4, generator=draw)
     safetensors.torch.save_file({f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": up}, tmp_path / "style.safetensors")
     build(options(parse(["build", "--engine-dir", str(folder), "--lora", f"{tmp_path / 'style.safetensors'}:0.8"])))
     store = EngineStore(folder)

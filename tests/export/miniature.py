@@ -20,7 +20,7 @@ from export.build_command import DEMO_MODEL
 from export.sources.single_file import CONFIGS
 
 Tensors = dict[str, torch.Tensor]
-VOCABULARY = 629  # of the demo's tokenizer
+VOCABULARY = 915  # of the demo's tokenizer
 WIDTH = 64
 SMALL: dict[str, dict[str, Any]] = {
     "unet": {"block_out_channels": [32, 64, 64, 64], "cross_attention_dim": WIDTH, "sample_size": 8, "layers_per_block": 1},

@@ -69,7 +69,7 @@ def edit(path: Path, **changes: object) -> None:
 def test_manifest_says_what_was_built(demo_engines):
     manifest, _ = Manifest.read(demo_engines)
     assert [guard.concept for guard in manifest.guards] == ["fire"] and len(manifest.guards[0].digest) == 64
-    assert (manifest.geometry.embed_dim, manifest.geometry.scale_factor, manifest.geometry.text_layers) == (96, 4, 2)
+    assert (manifest.geometry.embed_dim, manifest.geometry.scale_factor, manifest.geometry.text_layers) == (96, 4, 3)
     assert set(manifest.parity) == set(NETWORKS)
     for network, outputs in manifest.parity.items():
         assert set(outputs) == {tensor.name for tensor in NETWORKS[network].outputs}

@@ -55,7 +55,7 @@ def test_a_guard_with_swapped_classes_is_refused_and_the_engines_stay(folder, tm
             parameter.copy_(parameter.flip(0))
     path = tmp_path / "swapped.safetensors"
     save_redirector(swapped, path, read_metadata(DEMO_REDIRECTOR))
-    with pytest.raises(CanaryError, match="swapped: canary '.*', seed 0: expected safe, .* found 0.9.*does not guard"):
+    with pytest.raises(CanaryError, match="fire: canary '.*', seed 0: expected safe, .* found 0.9.*does not guard"):
         build_with("--engine-dir", str(folder), "--model", str(DEMO_MODEL), "--redirector", str(path))
     assert (folder / "manifest.json").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo", "swapped.safetensors"]

@@ -247,7 +247,7 @@ def test_the_tokenizer_must_be_somewhere(files, shipped, tmp_path, monkeypatch):
     shutil.copytree(DEMO_MODEL / "tokenizer", tmp_path / "tokenizer")
     source = find_model(str(file))
     with pytest.raises(InputError, match=r"pad_token: expected '!', as this model's family has, found '<\|endoftext\|>'"):
-        load_tokenizer(source.files("tokenizer"), 629, source.pad_token)
+        load_tokenizer(source.files("tokenizer"), 915, source.pad_token)
 
 
 def test_config_is_a_folder_and_for_single_files(files, tmp_path):

@@ -105,7 +105,7 @@ def mixed(tensors):
     [
         (lambda t: {n: v for n, v in t.items() if "resnets.1" not in n}, r"\d+ of \d+ tensors missing: .*incomplete"),
         (lambda t: t | {f"extra.{n}": torch.zeros(1) for n in range(9)}, r"9 of \d+ tensors surplus: .*extra.4; and 4 more;"),
-        (lambda t: t | {"conv_in.bias": torch.zeros(7)}, r"misshaped: conv_in.bias \(expected \[48\], found \[7\]\)"),
+        (lambda t: t | {"conv_in.bias": torch.zeros(7)}, r"misshaped: conv_in.bias \(expected \[64\], found \[7\]\)"),
         (lambda t: {f"other.{n}": v for n, v in t.items()}, "no name fits: the file is of another component"),
         (lambda t: {f"unet.lora_{n}.lora_A.weight": v for n, v in t.items()}, "LoRA weights, which are no model"),
         (lambda t: {f"model.diffusion_model.{n}": v for n, v in t.items()}, "whole model in a single file; pass it as --model"),
@@ -267,7 +267,7 @@ def test_home_is_expanded(model, monkeypatch):
     assert find_model("~/model").folder == model
 
 
-def tokenizer_of(model: Path, vocab_size: int = 629) -> transformers.CLIPTokenizer:
+def tokenizer_of(model: Path, vocab_size: int = 915) -> transformers.CLIPTokenizer:
     return load_tokenizer(find_model(str(model)).files("tokenizer"), vocab_size)
 
 
@@ -299,7 +299,7 @@ def test_tokenizers_that_cannot_be_used(model, file, content, message):
 
 
 def test_words_that_the_text_encoder_does_not_know(model):
-    with pytest.raises(InputError, match="expected ids below 600 .* found 628"):
+    with pytest.raises(InputError, match="expected ids below 600 .* found 914"):
         tokenizer_of(model, 600)
 
 

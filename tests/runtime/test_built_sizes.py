@@ -85,7 +85,7 @@ def test_a_build_for_sizes_keeps_the_networks(demo_engines, tmp_path, capsys):
 def test_they_draw_the_same_pictures_and_refuse_other_sizes(one, pipeline):
     with GuardedPipeline(one) as fixed:
         for options in ({}, {"guidance_scale": 1.0}, {"scheduler": "pndm"}, {"unguarded": True}):
-            options |= {"seed": 3, "num_inference_steps": STEPS}
+            options |= {"seed": 3, "num_inference_steps": STEPS, "on_still_unsafe": "deliver"}
             found, expected = fixed(FIRE, **options), pipeline(FIRE, height=64, width=48, **options)
             assert found.images[0].size == (48, 64) and equal(found, expected)
         with pytest.raises(InputError, match=r"^height: expected 64, for which .* were built, found 96; rebuild with: .* --height"):

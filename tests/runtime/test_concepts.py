@@ -100,7 +100,8 @@ OWN = Policy(threshold=0.3, replace_steps=1), Policy(threshold=0.35, replace_ste
 def test_two_concepts_equal_a_plain_loop(with_heat, diffusers_pipeline, folder, check, policies):
     heads = [load_redirector(path) for path in (DEMO_REDIRECTOR, folder / "heat.safetensors")]
     by_name = dict(zip(("fire", "heat"), policies, strict=True))
-    found = with_heat(PROMPTS, seed=3, num_inference_steps=STEPS, check=check, policy=by_name, scheduler="ddim")
+    options = {"check": check, "policy": by_name, "scheduler": "ddim", "on_still_unsafe": "deliver"}
+    found = with_heat(PROMPTS, seed=3, num_inference_steps=STEPS, **options)
     unsafe = set()
     for index, (prompt, image, report) in enumerate(zip(PROMPTS, found.images, found.reports, strict=True)):
         picture, trace = plain_loop(diffusers_pipeline, heads, policies, prompt, 3 + index, check == "before")
@@ -114,8 +115,8 @@ def test_two_concepts_equal_a_plain_loop(with_heat, diffusers_pipeline, folder, 
 
 
 def test_a_second_concept_that_finds_nothing_changes_nothing(pipeline, with_nothing):
-    expected = pipeline(PROMPTS, seed=3, num_inference_steps=STEPS)
-    found = with_nothing(PROMPTS, seed=3, num_inference_steps=STEPS)
+    options = {"seed": 3, "num_inference_steps": STEPS, "policy": {"fire": Policy()}, "on_still_unsafe": "deliver"}
+    expected, found = pipeline(PROMPTS, **options), with_nothing(PROMPTS, **options)
     assert max(map(levels, found.images, expected.images)) <= 1
     for report, reference in zip(found.reports, expected.reports, strict=True):
         nothing, fire = report.guards
@@ -134,8 +135,9 @@ def test_each_concept_has_a_policy_of_its_own(with_nothing):
 
 @pytest.mark.parametrize("check", ["before", "beside"])
 def test_a_concept_that_is_off_is_as_if_it_were_not_there(pipeline, with_heat, check):
-    options = {"seed": 3, "num_inference_steps": STEPS, "check": check}
-    expected, found = pipeline(PROMPTS, **options), with_heat(PROMPTS, policy={"heat": OFF}, **options)
+    options = {"seed": 3, "num_inference_steps": STEPS, "check": check, "on_still_unsafe": "deliver"}
+    fire = {"fire": Policy()}
+    expected, found = pipeline(PROMPTS, policy=fire, **options), with_heat(PROMPTS, policy={**fire, "heat": OFF}, **options)
     assert max(map(levels, found.images, expected.images)) <= 1
     for report, reference in zip(found.reports, expected.reports, strict=True):
         fire, heat = report.guards

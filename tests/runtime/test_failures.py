@@ -97,16 +97,16 @@ def test_the_next_call_is_sound_again(demo_engines):
     [
         ("p_unsafe", -1.0, 0, "guard did not check the image at step 0 of 5"),
         ("p_unsafe", 1.5, 2, "guard gave p_unsafe 1.5, expected 0 to 1, at step 2 of 5"),
-        ("p_unsafe", 0.75, 1, "guard called p_unsafe 0.75 safe with threshold 0.5 at step 1 of 5"),
-        ("unsafe", True, 3, "unsafe with threshold 0.5 at step 3 of 5"),
+        ("p_unsafe", 0.75, 1, "guard called p_unsafe 0.75 safe with threshold 0.4 at step 1 of 5"),
+        ("unsafe", True, 3, "unsafe with threshold 0.4 at step 3 of 5"),
         ("p_unsafe", -0.5, 5, "guard gave p_unsafe -0.5, expected 0 to 1, in the final check"),
-        ("unsafe", True, 5, "unsafe with threshold 0.5 in the final check"),
+        ("unsafe", True, 5, "unsafe with threshold 0.6 in the final check"),
     ],
 )
 def test_answers_that_no_guard_gives_withhold_the_image(demo_engines, output, value, call, message):
     opened = broken_pipeline(demo_engines, "guard", output, value, call)
     with pytest.raises(NonFiniteError) as caught:
-        opened(PROMPTS, seed=0, num_inference_steps=STEPS)
+        opened(PROMPTS, seed=0, num_inference_steps=STEPS, policy=Policy(threshold=0.4, final_threshold=0.6))
     assert message in str(caught.value) and "image 0" not in str(caught.value)
     assert caught.value.result.images[1] is None and caught.value.result.images[0] is not None
 

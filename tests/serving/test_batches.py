@@ -12,20 +12,19 @@ from hypothesis import strategies as st
 from engines.policy import Policy
 from runtime import Request
 from runtime.serving.limits import Limits
-from runtime.serving.policy_bounds import PolicyBounds
 from runtime.serving.service import Service
 from runtime.serving.settings import ServerSettings
 from tests.serving.conftest import serving
 from tests.serving.engines import Held
 
 BATCH_SIZE, STEPS = 3, 3
-FIRE, PLAIN = "a burning blue square", "a small red star"
+FIRE, PLAIN = "a burning blue square", "a small blue circle on a white background"
 # Images that may share a batch, although they differ in all that may differ.
 IMAGES = [
     {"prompt": FIRE, "seed": 1},
     {"prompt": PLAIN, "seed": 2, "guidance_scale": 3.0, "scheduler": "euler"},
     {"prompt": FIRE, "seed": 3, "on_unsafe": "refuse", "negative_prompt": "a star"},
-    {"prompt": FIRE, "seed": 4, "policy": {"fire": Policy(threshold=0.0)}, "scheduler": "tcd"},
+    {"prompt": FIRE, "seed": 4, "policy": {"fire": Policy(threshold=0.0, shift="conditional")}, "scheduler": "tcd"},
     {"prompt": PLAIN, "seed": 5, "clip_skip": 1, "policy": Policy(shift="conditional")},
     # … and some that may not share theirs.
     {"prompt": PLAIN, "seed": 6, "num_inference_steps": 4},
@@ -42,7 +41,7 @@ def held() -> Held:
 
 @pytest.fixture(scope="module")
 def batching(demo_engines, held):
-    limits = Limits(batch_size=BATCH_SIZE, queue_length=100, policy={"fire": PolicyBounds(threshold=0.5)})
+    limits = Limits(batch_size=BATCH_SIZE, queue_length=100)
     with serving(Service(ServerSettings(engine_dir=demo_engines, limits=limits), held)) as served:
         assert served.service.batch_size == BATCH_SIZE
         yield served.service

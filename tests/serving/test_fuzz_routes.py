@@ -35,7 +35,7 @@ PROMPTS = st.one_of(
     TEXTS.map(lambda text: SECRET + text),
     st.recursive(st.just(SECRET), lambda inner: st.one_of(st.lists(inner, min_size=1), st.dictionaries(TEXTS, inner, min_size=1))),
 )
-SENSIBLE = {"num_inference_steps": 1, "steps": 1, "n": 1, "batch_size": 1}
+SENSIBLE = {"num_inference_steps": 1, "steps": 1, "n": 1, "batch_size": 1, "on_still_unsafe": "deliver"}
 
 
 @st.composite
@@ -84,12 +84,13 @@ def trial(served, path: str, count: int) -> set[int]:
 
 
 def trials(serve, count: int) -> None:
-    served = serve(Limits(most_steps=2, most_images=2, requests_per_minute=1_000_000))
+    served = serve(Limits(most_steps=2, most_images=2, on_still_unsafe="deliver", requests_per_minute=1_000_000))
     for path in FIELDS:
         statuses = trial(served, path, count)
         assert statuses & {400, 422} and (200 in statuses or path == PNG_INFO), path
     assert served.service.state == "ready"
-    assert served.client.post(IMAGES, json={"prompt": "a blue square", "num_inference_steps": 2}).status_code == 200
+    last = {"prompt": "a blue square", "num_inference_steps": 2, "on_still_unsafe": "deliver"}
+    assert served.client.post(IMAGES, json=last).status_code == 200
 
 
 def test_any_body(serve):

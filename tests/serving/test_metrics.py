@@ -23,7 +23,10 @@ def read(served, headers=None) -> dict[tuple[str, tuple[str, ...]], float]:
 def test_metrics_count_what_happened(serve):
     served = serve(Limits(batch_size=2))
     before = read(served)
-    fire, plain = draw(served.service, "a burning blue square", num_inference_steps=8), draw(served.service, "a small red star")
+    fire, plain = (
+        draw(served.service, "a burning blue square", num_inference_steps=8),
+        draw(served.service, "a small blue circle on a white background"),
+    )
     refused = draw(served.service, "a burning red star", on_unsafe="refuse")
     with pytest.raises(ForbiddenError):
         draw(served.service, "a star", unguarded=True)

@@ -12,7 +12,7 @@ from runtime.serving.limits import Limits
 from tests.serving.conftest import until
 from tests.serving.engines import Broken, Held, draw
 
-PLAIN = "a small red star"
+PLAIN = "a small blue circle on a white background"
 KEYS = "alice 0123456789abcdef\nadmin fedcba9876543210\n"
 
 

@@ -94,7 +94,7 @@ def test_sigterm_ends_it_after_what_it_accepted(start, tmp_path):
     before = calls()
     with ThreadPoolExecutor() as pool:
         other = httpx.Client(base_url=client.base_url, timeout=60)
-        drawing = pool.submit(other.post, "/draw", json={"prompt": "a burning star", "num_inference_steps": 60, "seed": 0})
+        drawing = pool.submit(other.post, "/draw", json={"prompt": "a burning blue square", "num_inference_steps": 60, "seed": 0})
         until(lambda: calls() > before)
         server.process.send_signal(signal.SIGTERM)
         answer = drawing.result()
@@ -111,7 +111,7 @@ def test_sigterm_ends_streams_after_their_answers(start, tmp_path):
     """Of what is drawn, with the unguarded picture that comes after it, and of what waits."""
     (tmp_path / "limits.toml").write_text("unguarded = true\n")
     server, client = start("--limits", str(tmp_path / "limits.toml"))
-    asked = {"prompt": "a burning star", "num_inference_steps": 16, "seed": 0, "compare": True}
+    asked = {"prompt": "a burning blue square", "num_inference_steps": 16, "seed": 0, "compare": True}
     with ThreadPoolExecutor() as pool:
 
         def end() -> None:

@@ -13,7 +13,7 @@ from runtime.serving.limits import Limits
 from tests.serving.conftest import until
 from tests.serving.engines import Held, draw
 
-FIRE, PLAIN = "a burning blue square", "a small red star"
+FIRE, PLAIN = "a burning blue square", "a small blue circle on a white background"
 
 
 def same(found, expected) -> bool:

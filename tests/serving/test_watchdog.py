@@ -18,7 +18,7 @@ from tests.serving.conftest import until
 from tests.serving.engines import Held, draw
 from tests.serving.test_metrics import read
 
-PLAIN = "a small red star"
+PLAIN = "a small blue circle on a white background"
 WHY = "the engines did not finish a step within 1.5 s"
 LIMITS = Limits(hang_seconds=1.5)
 KEYS = "alice 0123456789abcdef\nadmin fedcba9876543210\n"
