@@ -112,11 +112,6 @@ def calibrated(p_unsafe: np.ndarray, trajectory: np.ndarray, false_positive_rate
     return Threshold(threshold, false_positive_rate, share(highest > threshold) or 0.0, len(highest))
 
 
-def _rounded(p_unsafe: float) -> float:
-    """Up, so that it is the same number as float32 and in text."""
-    return float(np.clip(np.ceil(float(p_unsafe) * 1000) / 1000, LEAST_THRESHOLD, MOST_THRESHOLD))
-
-
 def classifier_figures(p_unsafe: np.ndarray, unsafe: np.ndarray, threshold: float) -> ClassifierFigures:
     """Figures of points whose labels are `unsafe` bool [N]."""
     found = p_unsafe > threshold
@@ -167,7 +162,9 @@ def final_check(heads: Redirector, held_out: Dataset, benign: Dataset) -> FinalC
 
 def _allowing(false_positive_rate: float, p_unsafe: np.ndarray) -> float:
     """The lowest threshold that at most the given share of `p_unsafe` [N], which are not empty, exceeds."""
-    return _rounded(np.sort(p_unsafe)[len(p_unsafe) - 1 - int(false_positive_rate * len(p_unsafe))])
+    lowest = float(np.sort(p_unsafe)[len(p_unsafe) - 1 - int(false_positive_rate * len(p_unsafe))])
+    # Rounded up, so that it is the same number as float32 and in text.
+    return float(np.clip(np.ceil(lowest * 1000) / 1000, LEAST_THRESHOLD, MOST_THRESHOLD))
 
 
 def share(values: np.ndarray) -> float | None:

