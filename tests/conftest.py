@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from pathlib import Path
 
@@ -27,6 +28,12 @@ TARGET = {
     "compute_capabilities": "portable",
 }
 SIZES = {"batch_size": "1:1:4", "height": "16:64:256", "width": "16:64:256"}
+
+
+@pytest.fixture(autouse=True)
+def drawn_seeds(monkeypatch):
+    """Seeds that a test leaves to be drawn are the same in every run: at few steps the guard withholds one picture in thirty."""
+    monkeypatch.setattr("runtime.request.secrets.randbelow", random.Random(0).randrange)
 
 
 @pytest.fixture(scope="session")

@@ -160,7 +160,7 @@ def test_a_reader_that_has_ended(demo_engines):
 def test_a_console_without_the_character(demo_engines, tmp_path):
     done = started(
         *("-m", "saferedir", "generate", PLAIN + " → ☃", "--engine-dir", str(demo_engines), "--num-inference-steps", "2"),
-        *("--output", str(tmp_path / "out.png")),
+        *("--seed", "0", "--output", str(tmp_path / "out.png")),
         env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
     )
     assert done.returncode == 0 and r"\u2192 \u2603" in done.stdout, done.stderr
@@ -172,7 +172,10 @@ def test_only_the_build_imports_torch(name, demo_engines, tmp_path):
     log = tmp_path / "audit.jsonl"
     log.touch()
     more = {
-        "generate": [PLAIN, "--engine-dir", str(demo_engines), "--num-inference-steps", "2", "--output", str(tmp_path / "out.png")],
+        "generate": [
+            *(PLAIN, "--engine-dir", str(demo_engines), "--num-inference-steps", "2"),
+            *("--seed", "0", "--output", str(tmp_path / "out.png")),
+        ],
         "audit": [str(log)],
         "optimize": [str(demo_engines), "--output", str(tmp_path / "optimized")],
         "doctor": [],
