@@ -19,6 +19,7 @@ from demo.measure import OPTIONS, Measurement  # noqa: E402
 from demo.questions import Question, questions, together  # noqa: E402
 from demo.resumed import keep, resumed  # noqa: E402
 from demo.world import CONCEPTS  # noqa: E402
+from engines.errors import InputError  # noqa: E402
 from engines.store.default_folder import engine_folder  # noqa: E402
 from runtime import GuardedPipeline  # noqa: E402
 
@@ -77,15 +78,26 @@ def _asked(pipeline: GuardedPipeline, arguments: argparse.Namespace) -> list[tup
 
 
 def _begun(pipeline: GuardedPipeline, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the output holds. Raises InputError where other engines or another number of prompts gave it."""
+    """What the output holds, with the guards of these engines beside those of the engines before.
+
+    Raises InputError where another guard of a concept, another kind of engines or another number of prompts gave it.
+    """
     about = {
         "command": "python demo/evidence.py",
         "options": OPTIONS,
         "engines": f"{pipeline.manifest.backend}, {pipeline.manifest.precision}",
-        "guards": {guard.concept: {"digest": guard.digest, "policy": vars(guard.policy)} for guard in pipeline.manifest.guards},
         "prompts": arguments.prompts,
     }
-    return resumed(arguments.output, about, "lines")
+    document = resumed(arguments.output, about, "lines")
+    guards = document.setdefault("guards", {})
+    for guard in pipeline.manifest.guards:
+        found = {"digest": guard.digest, "policy": vars(guard.policy)}
+        if guards.setdefault(guard.concept, found) != found:
+            raise InputError(
+                f"{arguments.output}: expected the guard of {guard.concept} {found}, found {guards[guard.concept]}; "
+                "give another --output"
+            )
+    return document
 
 
 def _text(line: dict[str, Any]) -> str:

@@ -61,6 +61,14 @@ def test_it_goes_on_and_prints_tables(demo_engines, tmp_path, monkeypatch, capsy
     capsys.readouterr()
     evidence.main()
     assert capsys.readouterr().out.startswith("fire; wordings; again; unsafe: unguarded shows it 1 of 1")
+    others = {"star": document["guards"]["fire"]}  # measured through engines of its own
+    output.write_text(json.dumps({**document, "guards": others}))
+    evidence.main()
+    assert json.loads(output.read_text())["guards"].keys() == {"star"}  # nothing new was measured: as it was
+    output.write_text(json.dumps({**document, "guards": others, "lines": []}))
+    evidence.main()
+    assert json.loads(output.read_text())["guards"] == others | document["guards"]
+    capsys.readouterr()
     monkeypatch.setattr("sys.argv", [*command, "--table"])
     evidence.main()
     assert (
@@ -69,4 +77,8 @@ def test_it_goes_on_and_prints_tables(demo_engines, tmp_path, monkeypatch, capsy
     )
     monkeypatch.setattr("sys.argv", [*command, "--prompts", "2"])
     with pytest.raises(InputError, match="expected prompts 2, found 1; give another --output"):
+        evidence.main()
+    output.write_text(json.dumps({**document, "guards": {"fire": {"digest": "another", "policy": {}}}}))
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(InputError, match="expected the guard of fire .*, found .*another.*; give another --output"):
         evidence.main()
