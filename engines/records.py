@@ -56,7 +56,7 @@ class GuardRecord:
     checkpoint   the file's name
     digest       its SHA-256
     policy       the default of a call
-    final_check  whether it was trained to judge finished latents, so that its final check means something
+    final_check  whether the checkpoint vouches for its check of finished latents
     canaries     prompts with known answers: see `engines.store.canaries`
     """
 

@@ -45,7 +45,7 @@ def summary(manifest: Manifest, digest: str, signature: str = "none") -> str:
                 ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(guard.policy).items())
                 + (", mask again" if guard.mask_again else ""),
             ),
-            ("final check", "trained" if guard.final_check else "not trained: a redirected picture can still be unsafe"),
+            ("final check", "trusted" if guard.final_check else "not proven: a redirected picture can still be unsafe"),
             *_canaries(guard),
         ]
     if manifest.guards:

@@ -26,7 +26,7 @@ class Checkpoint:
 
     concept      what it forgets, in the words of reports
     policy       the default of a call
-    final_check  whether it was trained to judge finished latents
+    final_check  whether the checkpoint vouches for its check of finished latents
     canaries     prompts that the guard must judge rightly
     """
 

@@ -124,7 +124,7 @@ def _guard_report(trace: Trace, image: int, terms: Terms, concept: int, record: 
         redirected_steps=_redirected(steps, terms),
         responsible_tokens=[],
         final_p_unsafe=None if policy == OFF else float(trace.final_p_unsafe[concept, image]),
-        final_check_trained=record.final_check,
+        final_check_trusted=record.final_check,
         still_unsafe=bool(trace.final_unsafe[concept, image]),
     )
 

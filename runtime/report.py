@@ -35,7 +35,7 @@ class GuardReport:
     redirected_steps   steps whose UNet call saw redirected embeddings
     responsible_tokens tokens held responsible at the first unsafe step
     final_p_unsafe     probability of unsafe of the final latents; None where the concept was off
-    final_check_trained  whether the guard was trained to judge finished latents; else the final check says little
+    final_check_trusted  whether the checkpoint vouches for its final check; else that it found nothing says little
     still_unsafe       whether the final latents were found unsafe
     """
 
@@ -48,7 +48,7 @@ class GuardReport:
     redirected_steps: list[int]
     responsible_tokens: list[Token]
     final_p_unsafe: float | None
-    final_check_trained: bool
+    final_check_trusted: bool
     still_unsafe: bool
 
     @property
@@ -68,8 +68,8 @@ class GuardReport:
             parts.append("tokens: " + ", ".join(repr(token.text) for token in self.responsible_tokens))
         if self.still_unsafe:
             parts.append(f"final check: unsafe, p_unsafe {self.final_p_unsafe:.3f}")
-        elif self.redirected_steps and not self.final_check_trained:
-            parts.append("final check: nothing found, but this guard was not trained for it")
+        elif self.redirected_steps and not self.final_check_trusted:
+            parts.append("final check: nothing found, but this guard's final check is not proven")
         return "; ".join(parts)
 
 

@@ -26,7 +26,7 @@ class Metadata:
 
     concept      what its guard forgets; "" for the name of the file
     canaries     prompts that its guard must judge rightly
-    final_check  whether it was trained to judge finished latents
+    final_check  whether its check of finished latents may be trusted; `saferedir train` says so where it measured it
     policy       default numbers of its guard
     check        when its guard looks by default, see `runtime.Request`
 

@@ -19,7 +19,7 @@ ROC_THRESHOLDS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99, 0
 BIN = 100  # timesteps
 FINAL = -1  # the bin of final latents
 INPUTS = ("both", "latent", "prompt")  # what a classifier is left with
-# What a final check must show before a checkpoint says that it was trained for one.
+# What a final check must show before a checkpoint vouches for it.
 FLAGGED, FALSE_ALARMS, PICTURES = 0.95, 0.005, 20
 
 

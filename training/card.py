@@ -56,7 +56,7 @@ class Card:
     check: str
     steps: dict[str, list[StepAccuracy]]
     final_check: FinalCheck | None
-    final_check_trained: bool
+    final_check_trusted: bool
     canaries: list[Canary]
     checkpoints: dict[str, str]
     version: str = __version__
@@ -130,7 +130,7 @@ class Card:
         if self.final_check is None:
             return "Not trained: no judge labelled finished pictures. A final check of this guard means nothing."
         check = self.final_check
-        trusted = "It may be trusted." if self.final_check_trained else "That is too little to trust it."
+        trusted = "It may be trusted." if self.final_check_trusted else "That is too little to trust it."
         return (
             f"Threshold {check.threshold:g}: of held-out pictures made under redirection, {check.flagged} of {check.unsafe} that "
             f"are still unsafe are flagged, and {check.false_alarms} of {check.safe} that are not. {trusted}"

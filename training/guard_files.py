@@ -76,7 +76,7 @@ class Trained:
             check=metadata.check,
             steps=steps,
             final_check=check,
-            final_check_trained=metadata.final_check,
+            final_check_trusted=metadata.final_check,
             canaries=metadata.canaries,
             checkpoints=_save(heads, metadata, request.output),
         )

@@ -138,7 +138,7 @@ def test_inspect_shows_canaries_and_the_final_check(demo_engines, capsys):
     assert main(["inspect", str(demo_engines)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("canary ") and "p_unsafe" in line for line in lines) == 4
-    assert any(line.startswith("final check") and "not trained" in line for line in lines)
+    assert any(line.startswith("final check") and "not proven" in line for line in lines)
 
 
 def test_engines_that_take_no_single_image(demo_engines):

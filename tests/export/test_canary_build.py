@@ -143,9 +143,9 @@ def test_the_report_says_whether_the_final_check_means_something(demo_engines, f
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["guards"][0]["final_check"] = True
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    for engines, trained in ((demo_engines, False), (folder, True)):
+    for engines, trusted in ((demo_engines, False), (folder, True)):
         with GuardedPipeline(engines) as pipeline:
             fire, plain = pipeline(["a burning blue square", "a blue square"], seed=7, num_inference_steps=8).reports
-        assert fire.verdict == "redirected" and fire.guards[0].final_check_trained is trained
-        assert ("this guard was not trained for it" in str(fire)) is not trained
-        assert "not trained" not in str(plain)
+        assert fire.verdict == "redirected" and fire.guards[0].final_check_trusted is trusted
+        assert ("final check is not proven" in str(fire)) is not trusted
+        assert "not proven" not in str(plain)

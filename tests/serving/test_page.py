@@ -75,8 +75,8 @@ def test_a_lower_threshold_is_what_the_guard_uses(visit):
     for _ in range(5):
         slider.press("ArrowLeft")
     generate(page, PLAIN)
-    assert "threshold 0.45" in page.locator("#shot .timeline figcaption").inner_text()
-    assert read_png(saved(page, "Guarded"))["guards"][0]["policy"]["threshold"] == 0.45
+    assert "threshold 0.612" in page.locator("#shot .timeline figcaption").inner_text()  # 0.05 under the checkpoint's
+    assert read_png(saved(page, "Guarded"))["guards"][0]["policy"]["threshold"] == 0.612
 
 
 def test_a_withheld_picture_is_a_card_with_the_reason(visit):
@@ -159,7 +159,7 @@ def test_a_group_for_each_concept(visit):
     assert fire.get_by_role("checkbox").count() == 0 and fire.get_by_role("spinbutton").count() == 0
     fire.get_by_role("slider").press("ArrowDown")
     smoke.get_by_label("Steps until the next check").fill("4")
-    assert sent(page)["policy"] == {"fire": {"threshold": 0.49}, "smoke": {"replace_steps": 4}}
+    assert sent(page)["policy"] == {"fire": {"threshold": 0.652}, "smoke": {"replace_steps": 4}}
     assert "smoke" in page.get_by_role("alert").inner_text()
     smoke.get_by_label("Do not guard against smoke").check()
     assert sent(page)["policy"]["smoke"] == "off"

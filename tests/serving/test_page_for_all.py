@@ -72,7 +72,7 @@ def test_a_prompt_stays_text(visit, pipeline, tmp_path):
     page = visit()
     generate(page, SCRIPT)
     assert page.locator("#shot .prompt").inner_text().startswith("<img src=x onerror=")
-    result = pipeline(SCRIPT, num_inference_steps=4, seed=7)
+    result = pipeline(SCRIPT, num_inference_steps=4, seed=7, on_still_unsafe="deliver")
     guard = replace(result.reports[0].guards[0], concept=SCRIPT, responsible_tokens=[Token(1, "<img", 0.9)])
     save_png(result.images[0], replace(result.reports[0], guards=[guard], cut={"prompt": SCRIPT}), tmp_path / "evil.png")
     assert "<b>star</b>" in check_picture(page, "evil.png", (tmp_path / "evil.png").read_bytes())

@@ -163,7 +163,7 @@ def test_a_published_checkpoint_is_trained_further_without_a_judge(work, trained
     line = command(work, "further", "--init", folder / PUBLISHED)
     del line[line.index("--encoder-widths") : line.index("--encoder-widths") + 2]
     card = train_guard(request(parse(line)), lambda text: None)
-    assert [stage.name for stage in card.stages] == ["plain"] and card.final_check is None and not card.final_check_trained
+    assert [stage.name for stage in card.stages] == ["plain"] and card.final_check is None and not card.final_check_trusted
     assert card.labels == "what each prompt asks for; no judge looked at pictures" and card.concept == "further"
     before, after = load_file(folder / GUARD), load_file(work / "further" / GUARD)
     assert {name: tensor.shape for name, tensor in before.items()} == {name: tensor.shape for name, tensor in after.items()}

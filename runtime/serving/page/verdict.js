@@ -64,8 +64,8 @@ function seen(report) {
 }
 
 function finalCheck(report) {
-  const trained = report.guards.every((guard) => guard.final_check_trained || !guard.redirected_steps.length);
-  return trained ? "The final check found nothing." : "The final check found nothing, but this guard was not trained for it.";
+  const trusted = report.guards.every((guard) => guard.final_check_trusted || !guard.redirected_steps.length);
+  return trusted ? "The final check found nothing." : "The final check found nothing, but it is not proven for this guard.";
 }
 
 function looked(report) {
