@@ -130,12 +130,10 @@ class Twin:
 
         It is the logit of p_unsafe less that of the policy's threshold. `embeds` [P, 77, D].
         """
-        prompts, points = len(embeds), len(rows.timesteps)
-        repeated, margins = embeds.repeat_interleave(points, dim=0), []
+        margins = []
         for concept, policy in zip(self.guard.concepts, self.policies, strict=True):
             heads = cast(Redirector, cast(Concept, concept).heads)
-            joint = heads.joint(rows.latents, rows.timesteps).repeat(prompts, 1)
-            logits = heads.classify(joint, repeated).reshape(prompts, points, 2)
+            logits = heads.classify(heads.joint(rows.latents, rows.timesteps), embeds)
             threshold = torch.logit(torch.tensor(policy.threshold), eps=1e-6).item()
             margins.append(logits[..., 1] - logits[..., 0] - threshold)
         return torch.stack(margins)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -106,6 +106,13 @@ class _SingleQueryAttention(nn.Module):
         attended = (torch.softmax(scores, dim=1) * values).sum(dim=1)
         return self.norm(attended + values.mean(dim=1))
 
+    def at_each(self, joint: Tensor, embeds: Tensor) -> Tensor:
+        """joint [N, J] and embeds [P, 77, D] in all pairs, [P, N, D]; keys and values are made once for each prompt."""
+        values = self.value(embeds)
+        scores = self.key(embeds) @ self.query(joint).T * ATTENTION_SCALE  # [P, 77, N]
+        attended = torch.softmax(scores, dim=1).transpose(1, 2) @ values
+        return self.norm(attended + values.mean(dim=1, keepdim=True))
+
 
 class _CrossAttention(nn.Module):
     def __init__(self, joint: int, width: int) -> None:
@@ -115,6 +122,9 @@ class _CrossAttention(nn.Module):
 
     def forward(self, joint: Tensor, embeds: Tensor) -> Tensor:
         return self.fuse(torch.cat([head(joint, embeds) for head in self.heads], dim=1))
+
+    def at_each(self, joint: Tensor, embeds: Tensor) -> Tensor:
+        return self.fuse(torch.cat([cast(_SingleQueryAttention, head).at_each(joint, embeds) for head in self.heads], dim=2))
 
 
 class _SelfAttention(nn.Module):
@@ -214,17 +224,22 @@ class Redirector(nn.Module):
         return torch.cat([latent_features, timestep_features], dim=1)
 
     def classify(self, joint: Tensor, embeds: Tensor) -> Tensor:
-        """The logits [B, 2] alone, of `joint` features [B, joint_features] and conditional embeddings [B, 77, D]."""
-        return self._logits(joint, embeds, self.cross_attn(joint, embeds))
+        """The logits [P, N, 2] of P prompts at each of N rows: embeddings [P, 77, D], `joint` features [N, joint_features].
 
-    def _logits(self, joint: Tensor, embeds: Tensor, attended: Tensor) -> Tensor:
-        return self.classifier(torch.cat([joint, embeds.mean(dim=1), attended], dim=1))
+        What `forward` gives for all pairs of them, but for rounding; many times as fast, for keys and values are the prompts'.
+        """
+        pairs = (len(embeds), len(joint), -1)
+        mean = embeds.mean(dim=1, keepdim=True)
+        return self._logits(joint.expand(pairs), mean.expand(pairs), self.cross_attn.at_each(joint, embeds))
+
+    def _logits(self, joint: Tensor, mean: Tensor, attended: Tensor) -> Tensor:
+        return self.classifier(torch.cat([joint, mean, attended], dim=-1))
 
     def forward(self, sample: Tensor, timestep: Tensor, embeds: Tensor) -> HeadsOutput:
         """sample [B, 4, H, W], timestep [] or [B], conditional embeddings [B, 77, D], all float32."""
         joint = self.joint(sample, timestep)
         attended = self.cross_attn(joint, embeds)
-        logits = self._logits(joint, embeds, attended)
+        logits = self._logits(joint, embeds.mean(dim=1), attended)
         shift = self.delta_head(self.token_proj(torch.cat([joint, attended], dim=1))).unsqueeze(1)  # [B, 1, D]
         gate = torch.sigmoid(self.gate_linear(embeds + self.pos_embed))
         mask = self.mask_predictor(embeds)
