@@ -125,15 +125,19 @@ class Twin:
         with torch.no_grad():
             return self.encode(self.ids(texts))
 
-    def margins(self, rows: Rows, embeds: Tensor) -> Tensor:
+    def joints(self, rows: Rows) -> list[Tensor]:
+        """The joint features [N, joint_features] of N rows' latents and timesteps, of each concept's heads."""
+        with torch.no_grad():
+            return [heads.joint(rows.latents, rows.timesteps) for heads in self._heads]
+
+    def margins(self, joints: Sequence[Tensor], embeds: Tensor) -> Tensor:
         """What the guard makes of each of P prompts at each of N rows, float32 [K, P, N]: above 0 is unsafe.
 
-        It is the logit of p_unsafe less that of the policy's threshold. `embeds` [P, 77, D].
+        It is the logit of p_unsafe less that of the policy's threshold. `joints` are the rows', `embeds` [P, 77, D].
         """
         margins = []
-        for concept, policy in zip(self.guard.concepts, self.policies, strict=True):
-            heads = cast(Redirector, cast(Concept, concept).heads)
-            logits = heads.classify(heads.joint(rows.latents, rows.timesteps), embeds)
+        for heads, joint, policy in zip(self._heads, joints, self.policies, strict=True):
+            logits = heads.classify(joint, embeds)
             threshold = torch.logit(torch.tensor(policy.threshold), eps=1e-6).item()
             margins.append(logits[..., 1] - logits[..., 0] - threshold)
         return torch.stack(margins)
@@ -143,6 +147,10 @@ class Twin:
         shifts = embeds.new_zeros(len(self.policies), *embeds.shape)
         inputs = self.guard_inputs(len(embeds), branches=1)
         return cast(Tensor, self.guard(rows.latents, rows.timesteps, embeds, shifts, **inputs)[0])
+
+    @property
+    def _heads(self) -> list[Redirector]:
+        return [cast(Redirector, cast(Concept, concept).heads) for concept in self.guard.concepts]
 
     @property
     def schedule(self) -> NoiseSchedule:

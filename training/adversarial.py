@@ -43,7 +43,7 @@ class Finds:
 
 
 def successful_attacks(
-    generator: Generator, heads: Redirector, pairs: Sequence[Pair], judge: Judge, steps: int, seed: int
+    generator: Generator, heads: Redirector, policy: Policy, pairs: Sequence[Pair], judge: Judge, steps: int, seed: int
 ) -> list[Pair]:
     """Pairs whose unsafe prompt, with words that a greedy coordinate search found around it, gives an unsafe picture in spite of
     the guard; the safe prompt has the same words around it.
@@ -57,7 +57,7 @@ def successful_attacks(
         generator.schedule,
         generator.geometry,
         [Concept(copy.deepcopy(heads))],
-        [Policy(shift="conditional")],
+        [policy],
     )
     target, budget, found = Target(twin, judge, RunOptions(scheduler="ddim")), Budget(steps=steps, restarts=2), []
     words = Words.of(twin, [word for word in Words.of(twin).texts if word not in _telling(pairs)])

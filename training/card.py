@@ -16,6 +16,7 @@ from engines.printable import printable
 from engines.store.atomic import replacing
 from training.calibration import FINAL, ClassifierFigures, FinalCheck, RocPoint, StepAccuracy, Threshold
 from training.heads_training import Evaluation
+from training.strength import Strength
 
 CARD, README = "card.json", "README.md"
 
@@ -39,6 +40,7 @@ class Card:
     request        settings and options of the training
     labels         where they come from
     steps          accuracy over the run: prompts as written, and under redirected embeddings
+    strength       None where no judge looked at redirected pictures
     final_check    None where no judge labelled finished pictures
     checkpoints    file → digest
     """
@@ -52,6 +54,7 @@ class Card:
     classifier: ClassifierFigures
     roc: list[RocPoint]
     threshold: Threshold
+    strength: Strength | None
     policy: Policy
     check: str
     steps: dict[str, list[StepAccuracy]]
@@ -76,6 +79,7 @@ class Card:
             *self._data(),
             *self._classifier(),
             *self._steps(),
+            *self._strength(),
             "## Final check",
             self._final_check(),
             "## Canaries",
@@ -125,6 +129,16 @@ class Card:
             heading = ("timestep", "points", "both", "latent alone", "prompt alone")
             found += [f"{name[0].upper()}{name[1:]}:", _table(heading, rows)]
         return found
+
+    def _strength(self) -> list[str]:
+        if self.strength is None:
+            return []
+        tried = [(f"{one.alpha_scale:g}", f"{one.shown} of {self.strength.pictures}") for one in self.strength.tried]
+        return [
+            "## Strength of the redirection",
+            f"alpha_scale {self.strength.alpha_scale:g}. Redirected pictures of held-out prompts that show the concept:",
+            _table(("alpha_scale", "shows it"), tried),
+        ]
 
     def _final_check(self) -> str:
         if self.final_check is None:

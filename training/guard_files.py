@@ -23,9 +23,9 @@ from training.data import TrainingData
 from training.dataset import Dataset
 from training.generator import Generator
 from training.request import TrainingRequest
+from training.strength import SHIFT, Strength
 
 GUARD, PUBLISHED = "guard.safetensors", "guard.pt"
-SHIFT = "conditional"  # what a negative prompt cannot undo
 LABELS = {
     False: "what each prompt asks for; no judge looked at pictures",
     True: "what each prompt asks for or the judge sees, under redirection what the judge sees alone",
@@ -41,6 +41,7 @@ class Trained:
     generator: Generator
     judge: Judge | None
     heads: Redirector
+    strength: Strength | None
     stages: Sequence[Stage]
 
     def write(self, held_out: Dataset, benign: Dataset | None) -> Card:
@@ -53,7 +54,12 @@ class Trained:
         rows = np.nonzero(~source.unsafe & ~source.redirected)[0]
         threshold = calibrated(probabilities(heads, source, rows), source.trajectory[rows], request.settings.false_positive_rate)
         check = final_check(heads, held_out, source) if len(redirected) else None
-        policy = Policy(threshold=threshold.threshold, final_threshold=None if check is None else check.threshold, shift=SHIFT)
+        policy = Policy(
+            alpha_scale=Policy().alpha_scale if self.strength is None else self.strength.alpha_scale,
+            threshold=threshold.threshold,
+            final_threshold=None if check is None else check.threshold,
+            shift=SHIFT,
+        )
         kinds = {"prompts as written": plain, "redirected prompts": redirected}
         steps = {kind: step_accuracy(heads, held_out, rows, policy) for kind, rows in kinds.items() if len(rows)}
         metadata = Metadata(
@@ -72,6 +78,7 @@ class Trained:
             classifier=classifier_figures(p_unsafe, unsafe, policy.threshold),
             roc=roc(p_unsafe, unsafe),
             threshold=threshold,
+            strength=self.strength,
             policy=policy,
             check=metadata.check,
             steps=steps,

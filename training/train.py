@@ -16,9 +16,10 @@ from torch import Tensor
 from engines import __version__
 from engines.errors import InputError
 from engines.pairs import Pair
+from engines.policy import Policy
 from engines.store.digests import file_digest
 from engines.store.output_folder import check_apart
-from evaluation.judges import load_judge
+from evaluation.judges import Judge, load_judge
 from saferedir.checkpoint import load_redirector
 from saferedir.heads import Redirector, RedirectorConfig
 from training.adversarial import attacked, kept_finds, successful_attacks
@@ -33,6 +34,7 @@ from training.request import TrainingRequest
 from training.settings import OF_HEADS, OF_TRAJECTORIES
 from training.shards import digest_of, record_shards
 from training.stages import finished_or_trained
+from training.strength import SHIFT, Strength, calibrated_strength
 from training.trajectories import Caption, record
 
 MEASURING = 4  # batches to train on for each one of held-out pairs
@@ -83,7 +85,8 @@ class _Training:
             self._train("redirected", settings.steps)
         for number in range(1, settings.adversarial_rounds + 1):
             self._adversarial(number)
-        trained = Trained(self.request, data, self.generator, self.judge, self.heads, self.stages)
+        strength = None if self.judge is None else self._strength(self.judge)
+        trained = Trained(self.request, data, self.generator, self.judge, self.heads, strength, self.stages)
         return trained.write(Dataset(self.measuring), Dataset(self._benign()) if data.benign else None)
 
     def _adversarial(self, number: int) -> None:
@@ -91,11 +94,19 @@ class _Training:
         assert self.judge is not None
         judge, seed, steps = self.judge, self.settings.seed + number, self.settings.attack_steps
         pairs = attacked(self.data.training, self.settings.attacks, seed)
-        decided_by = {**self._decided_by(), "heads": _digest(self.heads), "attacks": len(pairs), "steps": steps, "round": number}
+        policy = Policy(alpha_scale=self._strength(judge).alpha_scale, shift=SHIFT)
+        decided_by = {
+            **self._decided_by(),
+            "heads": _digest(self.heads),
+            "policy": dataclasses.asdict(policy),
+            "attacks": len(pairs),
+            "steps": steps,
+            "round": number,
+        }
         found = kept_finds(
             self.output / "attacks" / f"{number}.json",
             decided_by,
-            lambda: successful_attacks(self.generator, self.heads, pairs, judge, steps, seed),
+            lambda: successful_attacks(self.generator, self.heads, policy, pairs, judge, steps, seed),
         )
         self.report(f"adversarial round {number}: {len(found)} of {len(pairs)} attacks succeeded")
         if found:
@@ -105,6 +116,10 @@ class _Training:
             found_digest = digest_of({"pairs": [dataclasses.asdict(pair) for pair in found]})
             self.shards += self._record(name, count, self._pairs(found, first), {"found": found_digest})
             self._train(name, self.settings.steps // 2)
+
+    def _strength(self, judge: Judge) -> Strength:
+        """How strongly the heads of this stage must redirect."""
+        return calibrated_strength(self.generator, copy.deepcopy(self.heads).eval(), self.data.held_out, judge)
 
     def _initial(self, given: Redirector | None) -> Redirector:
         """The heads to begin with."""

@@ -62,7 +62,7 @@ class Evasion:
 
     def follow(self, text: str) -> None:
         run = self._target.run(text, self._prompt.seed, guarded=False)
-        self._rows = run.rows(self._budget.rows)
+        self._joints = self._target.twin.joints(run.rows(self._budget.rows))
         self._drawn = _inner_rows(run, DRAWN)
         twin, points = self._target.twin, len(self._drawn.timesteps)
         with torch.no_grad():
@@ -73,7 +73,7 @@ class Evasion:
         self._distance = _mean_square(self._wanted - unwanted).clamp(min=1e-8)
 
     def quick(self, embeds: Tensor) -> Tensor:
-        margins = self._target.twin.margins(self._rows, embeds)
+        margins = self._target.twin.margins(self._joints, embeds)
         return torch.relu(margins + SLACK).mean(dim=2).sum(dim=0)
 
     def loss(self, embeds: Tensor) -> Tensor:

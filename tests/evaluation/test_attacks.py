@@ -75,7 +75,7 @@ def test_evasion_is_made_of_margins_and_of_what_the_unet_predicts():
     objective, twin = Evasion(tiny_target(), PROMPT, BUDGET), tiny_twin()
     unsafe, safe = twin.embeds([PROMPT.unsafe]), twin.embeds([PROMPT.safe])
     with torch.no_grad():
-        margins = twin.margins(objective._rows, unsafe)
+        margins = twin.margins(objective._joints, unsafe)
         torch.testing.assert_close(objective.quick(unsafe), torch.relu(margins + SLACK).mean(dim=2)[0])
         drift = [(objective.loss(each) - objective.quick(each)).item() for each in (unsafe, safe)]
     assert drift == pytest.approx([0, 1], abs=1e-3)

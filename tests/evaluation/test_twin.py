@@ -62,7 +62,7 @@ def test_margins_are_the_guards_decisions():
     latents = torch.randn(5, 4, 8, 8, generator=draw)
     rows = Rows(latents, latents, torch.linspace(0, 999, 5))
     embeds = twin.embeds([FIRE, PLAIN, "a star"])
-    margins = twin.margins(rows, embeds)
+    margins = twin.margins(twin.joints(rows), embeds)
     assert margins.shape == (2, 3, 5)
     shifts, inputs = torch.zeros(2, 5, 77, twin.geometry.embed_dim), twin.guard_inputs(5, branches=1)
     for place, prompt in enumerate(embeds):

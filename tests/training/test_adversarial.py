@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from engines.pairs import Pair
+from engines.policy import Policy
 from evaluation.attacks.target import Found
 from saferedir.cli import parse
 from saferedir.heads import Redirector, RedirectorConfig
@@ -21,6 +22,7 @@ from training.train import train_guard
 from training.train_command import request
 
 PAIRS = [Pair("a red star", "a burning red star"), Pair("a blue star", "a burning blue star")]
+POLICY = Policy(shift="conditional")
 FOUND = Pair("grey cross a red star", "grey cross a burning red star")
 
 
@@ -42,7 +44,7 @@ def heads(says_unsafe):
 @pytest.mark.parametrize("says_unsafe", [False, True])
 def test_an_attack_succeeds_where_the_picture_leaves_and_is_unsafe(model, says_unsafe):
     generator = Generator(ModelChoice(str(model)), say=lambda line: None)
-    found = successful_attacks(generator, heads(says_unsafe), PAIRS[:1], lambda picture: True, steps=1, seed=0)
+    found = successful_attacks(generator, heads(says_unsafe), POLICY, PAIRS[:1], lambda picture: True, steps=1, seed=0)
     assert found == ([] if says_unsafe else PAIRS[:1])
 
 
@@ -55,7 +57,7 @@ def test_the_words_of_an_attack_are_not_the_concepts(model, monkeypatch):
 
     monkeypatch.setattr("training.adversarial.greedy_coordinate", search)
     generator = Generator(ModelChoice(str(model)), say=lambda line: None)
-    assert not successful_attacks(generator, heads(False), PAIRS, lambda picture: True, steps=1, seed=0)
+    assert not successful_attacks(generator, heads(False), POLICY, PAIRS, lambda picture: True, steps=1, seed=0)
     assert len(allowed) == 2 and "star" in allowed[0] and "burning" not in allowed[0]
 
 
