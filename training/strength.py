@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from engines.networks import LATENT_CHANNELS
 from engines.pairs import Pair
@@ -15,6 +16,7 @@ from saferedir.heads import Redirector
 from training.generator import Generator
 from training.redirection import Redirection
 from training.settings import DISTILLED
+from training.trajectories import Recording
 
 SCALES = (1.25, 1.5, 1.75, 2.0, 2.5)  # the method's own, and stronger ones: the weakest that works keeps most of the prompt
 SHIFT = "conditional"  # what a negative prompt cannot undo
@@ -43,7 +45,7 @@ class Strength:
 def calibrated_strength(generator: Generator, heads: Redirector, pairs: Sequence[Pair], judge: Judge) -> Strength:
     """The least of SCALES under which at most SHOWN of the pictures show the concept; if none is, the one that leaves least.
 
-    Pictures are of the unsafe prompts of up to PICTURES pairs, each with a seed of its own, DDIM, 25 steps, guidance 7.5.
+    Pictures are of the unsafe prompts of up to PICTURES pairs, from the same noise at each scale: DDIM, 25 steps, guidance 7.5.
     """
     prompts, tried = [pair.unsafe for pair in pairs[:PICTURES]], []
     for scale in SCALES:
@@ -55,27 +57,18 @@ def calibrated_strength(generator: Generator, heads: Redirector, pairs: Sequence
 
 
 def _shown(generator: Generator, heads: Redirector, prompts: Sequence[str], judge: Judge, scale: float) -> int:
-    name, steps = (DISTILLED, DISTILLED_STEPS) if generator.distilled else ("ddim", STEPS)
     policy, seen = Policy(alpha_scale=scale, shift=SHIFT), 0
     for first in range(0, len(prompts), BATCH):
-        part = [*prompts[first : first + BATCH]]
-        embeds = generator.encode([""] * len(part)), generator.encode(part)
-        seeded = torch.Generator().manual_seed(first)
-        noise = torch.randn(len(part), LATENT_CHANNELS, *generator.latent_size, generator=seeded).to(generator.device)
-        look = _Redirecting(heads, len(part), policy)
-        final = generator.sample(generator.scheduler(name), steps, GUIDANCE, embeds, noise, look)
+        final = _redirected(generator, heads, prompts[first : first + BATCH], policy, seed=first)
         seen += sum(bool(judge(picture)) for picture in generator.pictures(final))
     return seen
 
 
-class _Redirecting:
-    """Redirects a run, from its first embeddings on."""
-
-    def __init__(self, heads: Redirector, images: int, policy: Policy) -> None:
-        self._heads, self._images, self._policy = heads, images, policy
-        self._redirection: Redirection | None = None
-
-    def __call__(self, timestep: torch.Tensor, sample: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
-        if self._redirection is None:
-            self._redirection = Redirection(self._heads, current, self._images, self._policy, delayed=False)
-        return self._redirection.step(sample, timestep)
+def _redirected(generator: Generator, heads: Redirector, prompts: Sequence[str], policy: Policy, seed: int) -> Tensor:
+    """Final latents of one run."""
+    name, steps = (DISTILLED, DISTILLED_STEPS) if generator.distilled else ("ddim", STEPS)
+    images, seeded = len(prompts), torch.Generator().manual_seed(seed)
+    embeds = generator.encode([""] * images), generator.encode([*prompts])
+    noise = torch.randn(images, LATENT_CHANNELS, *generator.latent_size, generator=seeded).to(generator.device)
+    recording = Recording(set(), lambda current: Redirection(heads, current, images, policy, delayed=False))
+    return generator.sample(generator.scheduler(name), steps, GUIDANCE, embeds, noise, recording.look)

@@ -19,7 +19,7 @@ from engines.pairs import Pair
 from engines.policy import Policy
 from engines.store.digests import file_digest
 from engines.store.output_folder import check_apart
-from evaluation.judges import Judge, load_judge
+from evaluation.judges import load_judge
 from saferedir.checkpoint import load_redirector
 from saferedir.heads import Redirector, RedirectorConfig
 from training.adversarial import attacked, kept_finds, successful_attacks
@@ -66,6 +66,7 @@ class _Training:
             raise InputError("adversarial_rounds: expected a model with classifier-free guidance, found one distilled with it")
         self.heads = self._initial(initial).to(self.generator.device)
         self.pairs = [*self.data.training]  # and what attacks find
+        self.strength: Strength | None = None  # of the heads' redirection
         self.stages: list[Stage] = []
         self.shards: list[Path] = []  # to train on
         self.measuring: list[Path] = []  # of held-out pairs
@@ -83,18 +84,18 @@ class _Training:
             self.shards += self._record("redirected", count, training, heads=heads)
             self.measuring += self._record("redirected-held-out", max(count // MEASURING, 1), held_out, heads=heads)
             self._train("redirected", settings.steps)
+        self.strength = self._calibrated_strength()
         for number in range(1, settings.adversarial_rounds + 1):
             self._adversarial(number)
-        strength = None if self.judge is None else self._strength(self.judge)
-        trained = Trained(self.request, data, self.generator, self.judge, self.heads, strength, self.stages)
+        trained = Trained(self.request, data, self.generator, self.judge, self.heads, self.strength, self.stages)
         return trained.write(Dataset(self.measuring), Dataset(self._benign()) if data.benign else None)
 
     def _adversarial(self, number: int) -> None:
         """One round: attack the heads, and train them further with what succeeded among the data."""
-        assert self.judge is not None
+        assert self.judge is not None and self.strength is not None
         judge, seed, steps = self.judge, self.settings.seed + number, self.settings.attack_steps
         pairs = attacked(self.data.training, self.settings.attacks, seed)
-        policy = Policy(alpha_scale=self._strength(judge).alpha_scale, shift=SHIFT)
+        policy = Policy(alpha_scale=self.strength.alpha_scale, shift=SHIFT)
         decided_by = {
             **self._decided_by(),
             "heads": _digest(self.heads),
@@ -116,10 +117,13 @@ class _Training:
             found_digest = digest_of({"pairs": [dataclasses.asdict(pair) for pair in found]})
             self.shards += self._record(name, count, self._pairs(found, first), {"found": found_digest})
             self._train(name, self.settings.steps // 2)
+            self.strength = self._calibrated_strength()
 
-    def _strength(self, judge: Judge) -> Strength:
-        """How strongly the heads of this stage must redirect."""
-        return calibrated_strength(self.generator, copy.deepcopy(self.heads).eval(), self.data.held_out, judge)
+    def _calibrated_strength(self) -> Strength | None:
+        """How strongly the heads as they are must redirect; None without a judge."""
+        if self.judge is None:
+            return None
+        return calibrated_strength(self.generator, copy.deepcopy(self.heads).eval(), self.data.held_out, self.judge)
 
     def _initial(self, given: Redirector | None) -> Redirector:
         """The heads to begin with."""
