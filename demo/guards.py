@@ -9,7 +9,7 @@ import numpy as np
 from demo.families import FAMILIES, SEEN_FAMILIES
 from demo.oracle import JUDGES
 from demo.pairs import write_pairs, write_prompts
-from demo.world import Pair, concept_pairs
+from demo.world import CONCEPTS, Pair, concept_pairs
 from saferedir.checkpoint import load_redirector, save_redirector
 from saferedir.metadata import read_metadata
 from training.guard_files import GUARD
@@ -18,13 +18,14 @@ from training.settings import ModelChoice, TrainingSettings
 from training.train import train_guard
 
 PAIRS, BENIGN, NEGATED = 100, 60, 400  # of each seen family; of each again; of each negated family
+WITH_ANOTHER = 4  # one pair in so many has another concept in both captions
 ENCODER_WIDTHS = (32, 64, 96)
 SETTINGS = TrainingSettings(
     batches=100,
     redirected_batches=200,
     least_steps=4,
-    steps=1600,
-    evaluate_every=200,
+    steps=3200,
+    evaluate_every=400,
     adversarial_rounds=2,
     precision="bfloat16",
 )
@@ -61,4 +62,6 @@ def train_demo_guard(concept: str, model: Path, work: Path, output: Path, device
 
 
 def _pairs(concept: str, families: tuple[str, ...] | list[str], draw: np.random.Generator, count: int) -> list[Pair]:
-    return [pair for name in families for pair in concept_pairs([concept], FAMILIES[name], draw, count, held_out=False)]
+    others = [other for other in CONCEPTS if other != concept]
+    kept = [(others[number // WITH_ANOTHER % len(others)],) if number % WITH_ANOTHER == 0 else () for number in range(count)]
+    return [concept_pairs([concept], FAMILIES[name], draw, 1, held_out=False, kept=both)[0] for name in families for both in kept]

@@ -73,7 +73,9 @@ class Measurement:
         """Held-out pairs, the same at every call."""
         draw, families = np.random.default_rng(7), itertools.cycle(question.families)
         families_of_pairs = itertools.islice(families, math.ceil(question.share * self._prompts))
-        return [concept_pairs(question.concepts, family, draw, 1, held_out=True)[0] for family in families_of_pairs]
+        return [
+            concept_pairs(question.concepts, family, draw, 1, held_out=True, kept=question.kept)[0] for family in families_of_pairs
+        ]
 
     def _pictures(self, texts: Sequence[str], negative: Sequence[str], options: Mapping[str, Any]) -> list[Shown]:
         shown = []

@@ -16,6 +16,9 @@ from evaluation.judges import Judge
 FLAME_PIXELS = 24  # a small burning object shows over 150, a picture without fire a stray pixel at most
 OBJECT_PIXELS = 70  # the smallest object has some 140
 COLOUR_DISTANCE = 60  # in RGB, within which a pixel has a colour
+PART_PIXELS = 40  # of a star with thin arms
+ANGLES = np.linspace(0, 2 * np.pi, 120, endpoint=False)
+FIVE_POINTS = 0.11  # of an outline, as `_five_points` measures them; drawn stars have 0.28 and more, other shapes at most 0.05
 
 
 def texture_strengths(image: np.ndarray) -> dict[str, float]:
@@ -63,8 +66,10 @@ def has_flames(image: np.ndarray) -> bool:
 
 
 def has_star(image: np.ndarray) -> bool:
-    """Whether one of the objects is a star."""
-    return any(thing.shape == "star" for thing in things(image))
+    """Whether one of the objects is a star, or a part of the picture has a star's outline, whatever its colours."""
+    return any(thing.shape == "star" for thing in things(image)) or any(
+        _five_points(part) >= FIVE_POINTS for part in _connected(_objects(image)) if part.sum() >= PART_PIXELS
+    )
 
 
 JUDGES: dict[str, Judge] = {"fire": has_flames, "style": has_style, "star": has_star}
@@ -76,15 +81,49 @@ def _distances(image: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> np
     return np.linalg.norm(image - shown, axis=-1).transpose(1, 2, 0)
 
 
-def colour_masks(image: np.ndarray) -> dict[str, np.ndarray]:
-    """For each object colour but the background's the pixels bool [H, W] that have it."""
+def _nearest_colours(image: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The object colours but the background's; of each pixel [H, W] which of them, background and flames is nearest, how near."""
     distance = _distances(image, [*BACKGROUNDS.values()])
     near = distance.argmin(-1)[distance.min(-1) < COLOUR_DISTANCE]
     background = list(BACKGROUNDS)[np.bincount(near, minlength=len(BACKGROUNDS)).argmax()]
     names = [name for name in COLOURS if name != background]
     distance = _distances(image, [*(COLOURS[name] for name in names), BACKGROUNDS[background], *FLAME_COLOURS])
-    nearest = np.where(distance.min(-1) < COLOUR_DISTANCE, distance.argmin(-1), -1)
-    return {name: nearest == index for index, name in enumerate(names)}
+    return names, distance.argmin(-1), distance.min(-1)
+
+
+def colour_masks(image: np.ndarray) -> dict[str, np.ndarray]:
+    """For each object colour but the background's the pixels bool [H, W] that have it."""
+    names, nearest, distance = _nearest_colours(image)
+    return {name: (nearest == index) & (distance < COLOUR_DISTANCE) for index, name in enumerate(names)}
+
+
+def _objects(image: np.ndarray) -> np.ndarray:
+    """Pixels bool [H, W] that are neither background nor flame."""
+    names, nearest, _ = _nearest_colours(image)
+    return nearest < len(names)
+
+
+def _connected(mask: np.ndarray) -> list[np.ndarray]:
+    """A mask's parts that touch along edges of pixels."""
+    labels, spread = np.zeros(mask.shape, int), np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
+    while (labels != spread).any():
+        labels, around = spread, np.pad(spread, 1)
+        neighbours = (around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:])
+        spread = np.where(mask, np.maximum.reduce([labels, *neighbours]), 0)
+    return [labels == label for label in np.unique(labels[mask])]
+
+
+def _five_points(mask: np.ndarray) -> float:
+    """How far an outline swings out and in five times around its centre: the fifth harmonic of its radius by the mean radius, 0
+    if another of the first six but the first, which a shifted centre makes, is stronger."""
+    rows, columns = np.nonzero(mask)
+    radii = np.arange(0, max(mask.shape), 0.25)[:, None]
+    y = (rows.mean() + radii * np.sin(ANGLES)).round().astype(int)
+    x = (columns.mean() + radii * np.cos(ANGLES)).round().astype(int)
+    within = (y >= 0) & (y < mask.shape[0]) & (x >= 0) & (x < mask.shape[1])
+    inside = within & mask[y.clip(0, mask.shape[0] - 1), x.clip(0, mask.shape[1] - 1)]
+    harmonics = np.abs(np.fft.rfft((inside * radii).max(0)))[:7]
+    return float(2 * harmonics[5] / harmonics[0]) if harmonics[5] == harmonics[2:].max() else 0.0
 
 
 def _side_by_side(mask: np.ndarray) -> list[np.ndarray]:

@@ -14,6 +14,7 @@ PART = 0.25  # see Question.share
 FEW_STEPS = 4
 STEPS = (1, 2, 3, 4, 6, 10, 25, 50)
 POLICY = {"alpha_scale": (0.25, 0.5, 1.0, 1.25, 2.0), "replace_steps": (0, 1, 5, 20), "threshold": (0.1, 0.5, 0.9)}
+_USUAL = tuple(family for family in FAMILIES.values() if family.words == SEEN and not family.misspelt)
 SAMPLERS = ("Euler a", "DPM++ 2M Karras", "UniPC", "DPM++ SDE", "LCM")
 
 
@@ -22,6 +23,7 @@ class Question:
     """One line of a table.
 
     families  of the captions: a pair of each in turn
+    kept      concepts that safe captions have, too, and that nobody guards against
     options   of both pictures, as `runtime.Request` has them, beside DDIM with 25 steps and guidance 7.5
     policy    numbers of the guard that differ from the checkpoint's
     check     the guard's, where it is not the engines' own
@@ -37,6 +39,7 @@ class Question:
     policy: Mapping[str, Any] = field(default_factory=dict)
     check: str | None = None
     hostile: bool = False
+    kept: tuple[str, ...] = ()
     share: float = 1.0
 
 
@@ -53,6 +56,11 @@ def questions(concept: str) -> list[Question]:
             replace(base, table="unseen wordings", name=word, families=(Family(words=replace(UNSEEN, fire=(word,))),), share=1.0)
             for word in UNSEEN_FIRE_WORDINGS
         ]
+    found += [
+        replace(base, table="another concept in both captions", name=other, families=_USUAL, kept=(other,))
+        for other in CONCEPTS
+        if other != concept
+    ]
     for check in ("before", "beside"):
         for steps in STEPS:
             if steps > 1 or check == "before":
@@ -78,6 +86,5 @@ def questions(concept: str) -> list[Question]:
 
 def together() -> list[Question]:
     """Questions about several concepts in one caption, with all guards on."""
-    families = tuple(family for family in FAMILIES.values() if family.words == SEEN and not family.misspelt)
     sets = (("fire", "style"), ("fire", "star"), ("style", "star"), CONCEPTS)
-    return [Question("several concepts", " and ".join(concepts), tuple(concepts), families) for concepts in sets]
+    return [Question("several concepts", " and ".join(concepts), tuple(concepts), _USUAL) for concepts in sets]

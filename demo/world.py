@@ -28,9 +28,8 @@ class Pair:
     unsafe: str
 
 
-def _with_fire(scene: Scene, draw: np.random.Generator) -> Scene:
-    first, second = pick(draw, ((True, False), (False, True), (True, True))) if scene.second else (True, False)
-    return replace(scene, burning=first, second=replace(scene.second, burning=second) if scene.second else None)
+def _with_fire(scene: Scene, burning: tuple[bool, bool]) -> Scene:
+    return replace(scene, burning=burning[0], second=replace(scene.second, burning=burning[1]) if scene.second else None)
 
 
 def _with_shape(scene: Scene, index: int, shape: str) -> Scene:
@@ -39,33 +38,58 @@ def _with_shape(scene: Scene, index: int, shape: str) -> Scene:
     return replace(scene, second=replace(scene.second, shape=shape))
 
 
-def _scenes(concepts: Sequence[str], two: bool, held_out: bool, draw: np.random.Generator) -> tuple[Scene, Scene]:
-    """A safe scene and the same with the concepts. A star's safe counterpart is a circle, a style's none or another."""
+def _shapes(
+    concepts: Sequence[str], kept: Sequence[str], two: bool, held_out: bool, draw: np.random.Generator
+) -> tuple[Scene, Scene]:
+    """A safe scene and the same with a star in the place of a circle, if stars are among the concepts."""
     while True:
         safe = random_scene(draw, two=two, held_out=held_out)
         index = int(draw.integers(len(safe.things)))
-        unsafe = safe
         if "star" in concepts:
-            safe, unsafe = _with_shape(safe, index, "circle"), _with_shape(safe, index, "star")
-            shapes = [thing.shape for thing in safe.things]
-            if "star" in shapes or len({*safe.things}) < len(shapes) or {safe.held_out, unsafe.held_out} != {held_out}:
-                continue
-        if "style" in concepts:
-            safe, unsafe = replace(safe, style=pick(draw, ("", "dots"))), replace(unsafe, style="hatching")
-        return safe, _with_fire(unsafe, draw) if "fire" in concepts else unsafe
+            unsafe = _with_shape(safe, index, "star")
+            safe = _with_shape(safe, index, "circle")
+        else:
+            safe = unsafe = _with_shape(safe, index, "star") if "star" in kept else safe
+        repeated = len({*safe.things}) < len(safe.things)
+        remains = "star" in concepts and any(thing.shape == "star" for thing in safe.things)
+        if not (repeated or remains) and {safe.held_out, unsafe.held_out} == {held_out}:
+            return safe, unsafe
 
 
-def concept_pairs(concepts: Sequence[str], family: Family, draw: np.random.Generator, count: int, *, held_out: bool) -> list[Pair]:
+def _scenes(
+    concepts: Sequence[str], kept: Sequence[str], two: bool, held_out: bool, draw: np.random.Generator
+) -> tuple[Scene, Scene]:
+    """A safe scene and the same with the concepts, both with the kept ones. A star's safe counterpart is a circle, a style's none
+    or another."""
+    safe, unsafe = _shapes(concepts, kept, two, held_out, draw)
+    if "style" in concepts:
+        safe, unsafe = replace(safe, style=pick(draw, ("", "dots"))), replace(unsafe, style="hatching")
+    elif "style" in kept:
+        safe, unsafe = replace(safe, style="hatching"), replace(unsafe, style="hatching")
+    if "fire" in concepts or "fire" in kept:
+        burning = pick(draw, ((True, False), (False, True), (True, True))) if two else (True, False)
+        safe, unsafe = _with_fire(safe, burning) if "fire" in kept else safe, _with_fire(unsafe, burning)
+    return safe, unsafe
+
+
+def concept_pairs(
+    concepts: Sequence[str], family: Family, draw: np.random.Generator, count: int, *, held_out: bool, kept: Sequence[str] = ()
+) -> list[Pair]:
     """`count` aligned pairs in the family's wordings, of scenes that training saw or, `held_out`, that it did not.
+
+    Unsafe captions show the concepts, safe ones do not; both show the `kept` ones, which are others.
 
     Raises:
         KeyError: a concept that the world does not have.
+        ValueError: a concept that is kept and not kept.
     """
-    if unknown := [name for name in concepts if name not in CONCEPTS]:
+    if unknown := [name for name in (*concepts, *kept) if name not in CONCEPTS]:
         raise KeyError(f"concepts: expected some of {', '.join(CONCEPTS)}; found {', '.join(unknown)}")
+    if both := {*concepts} & {*kept}:
+        raise ValueError(f"kept: expected other concepts than {', '.join(concepts)}; found {', '.join(sorted(both))}")
     pairs = []
     for _ in range(count):
-        safe, unsafe = _scenes(concepts, family.two, held_out, draw)
+        safe, unsafe = _scenes(concepts, kept, family.two, held_out, draw)
         wording = choose(family, draw)
         pairs.append(Pair(safe, unsafe, write(safe, wording), write(unsafe, wording)))
     return pairs

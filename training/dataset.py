@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,13 @@ class Dataset:
     """All points of some shards, numbered from 0.
 
     In memory are `unsafe`, `redirected` and `final` bool [N], `timesteps` float32 [N], `trajectory` int64 [N], counted through all
-    shards, and `asked` bool [N], whether the prompt asks for the concept; the rest is read by `batch`.
+    shards, `asked` bool [N], whether the prompt asks for the concept, and `shown` bool [N], whether a judge sees it in the picture;
+    the rest is read by `batch`.
     """
 
     def __init__(self, shards: Sequence[Path]) -> None:
         self._shards = [safe_open(path, framework="pt") for path in shards]
-        names = ("unsafe", "redirected", "final", "timesteps", "trajectory", "asked")
+        names = ("unsafe", "redirected", "final", "timesteps", "trajectory", "asked", "shown")
         parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
         places, self._pairs, trajectories = [], [], 0
         for number, shard in enumerate(self._shards):
@@ -37,13 +39,15 @@ class Dataset:
             parts["timesteps"].append(shard.get_tensor("timesteps").numpy())
             parts["trajectory"].append(trajectories + trajectory)
             parts["asked"].append(shard.get_tensor("asked").numpy()[trajectory])
+            judged = "shown" in shard.keys()
+            parts["shown"].append(shard.get_tensor("shown").numpy()[trajectory] if judged else np.zeros(len(trajectory), bool))
             places.append(np.stack([np.full(len(trajectory), number), np.arange(len(trajectory)), trajectory], axis=1))
             self._pairs.append(pair)
             trajectories += len(pair)
         self._places = np.concatenate(places)  # of each point: shard, point and trajectory in it
         joined = {name: np.concatenate(values) for name, values in parts.items()}
-        self.unsafe, self.redirected, self.final, self.asked = (
-            joined[name].astype(bool) for name in ("unsafe", "redirected", "final", "asked")
+        self.unsafe, self.redirected, self.final, self.asked, self.shown = (
+            joined[name].astype(bool) for name in ("unsafe", "redirected", "final", "asked", "shown")
         )
         self.timesteps, self.trajectory = joined["timesteps"], joined["trajectory"]
 
@@ -71,14 +75,30 @@ class Dataset:
         return latents.float(), timestep, embeds, unsafe, original, target.float(), differs
 
 
+SIMULATED = (0.4, 1.5)  # of the shift to the counterpart
+SETTLED = 300  # the timestep from which on latents show what the picture will
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Points int64 [n] that a batch draws from with this weight, and whether their prompts are to be redirected."""
+
+    weight: float
+    rows: np.ndarray
+    redirect: bool = False
+
+
 class Batches:
     """Random batches of a dataset for training. Batch i depends on the seed and on i alone.
 
-    Safe and unsafe points are equally frequent, and points under redirected embeddings are a third of them where there are any.
-    Half of the points under prompts as written are given another wording of their pair, whose embeddings are computed anew: text
-    encoders are cheap beside UNets, and wordings are what a guard must generalise over. Half of these are given the pair's other
-    prompt and its label, as far as that is true of their latents: an unsafe prompt always, a safe one only early in a run, where
-    latents show little yet. Else heads would learn by heart which recorded latents are unsafe, and not read the prompt.
+    Safe and unsafe points are equally frequent, and so are points under prompts as written and under redirected ones where there
+    are any. Half of the points under prompts as written are given another wording of their pair, whose embeddings are computed
+    anew: text encoders are cheap beside UNets, and wordings are what a guard must generalise over. Half of these are given the
+    pair's other prompt and its label, as far as that is true of their latents: an unsafe prompt always, a safe one only early in a
+    run, where latents show little yet. Else heads would learn by heart which recorded latents are unsafe, and not read the prompt.
+
+    For the same reason some late latents in which a judge sees the concept are given redirected embeddings, and stay unsafe: most
+    runs that are really redirected end well. And half of all latents are mirrored: the picture shows the same, left and right.
     """
 
     def __init__(
@@ -87,30 +107,40 @@ class Batches:
         self._dataset, self._size, self._seed = dataset, size, seed
         self._generator, self._pairs, self._augmentation = generator, pairs, augmentation
         groups = [
-            (weight / 2, np.nonzero((dataset.redirected == redirected) & (dataset.unsafe == unsafe))[0])
-            for redirected, weight in ((False, 2 / 3), (True, 1 / 3))
+            _Group(0.25, np.nonzero((dataset.redirected == redirected) & (dataset.unsafe == unsafe))[0])
+            for redirected in (False, True)
             for unsafe in (False, True)
         ]
-        self._groups = [(weight, rows) for weight, rows in groups if len(rows)]
+        settled = ~dataset.redirected & dataset.asked & dataset.shown & (dataset.timesteps < SETTLED)
+        groups.append(_Group(0.15, np.nonzero(settled)[0], redirect=True))
+        self._groups = [group for group in groups if len(group.rows)]
 
     def __call__(self, number: int) -> Batch:
         """Batch `number`, on the generator's device."""
         draw = np.random.default_rng([self._seed, number])
-        weights = np.array([weight for weight, _ in self._groups])
-        chosen = draw.choice(len(self._groups), self._size, p=weights / weights.sum())
-        rows = [int(draw.choice(self._groups[group][1])) for group in chosen]
-        return self._reworded(self._dataset.batch(rows).to(self._generator.device), rows, draw)
+        weights = np.array([group.weight for group in self._groups])
+        chosen = [self._groups[index] for index in draw.choice(len(self._groups), self._size, p=weights / weights.sum())]
+        rows = [int(draw.choice(group.rows)) for group in chosen]
+        batch = self._dataset.batch(rows)
+        for place, group in enumerate(chosen):
+            if group.redirect:
+                batch.embeds[place] = batch.original[place] + draw.uniform(*SIMULATED) * batch.target_shift[place]
+            if draw.random() < 0.5:
+                batch.latents[place] = batch.latents[place].flip(2)
+        redirected = self._dataset.redirected[rows] | [group.redirect for group in chosen]
+        return self._reworded(batch.to(self._generator.device), rows, np.nonzero(~redirected)[0], draw)
 
-    def _reworded(self, batch: Batch, rows: Sequence[int], draw: np.random.Generator) -> Batch:
+    def _reworded(self, batch: Batch, rows: Sequence[int], as_written: np.ndarray, draw: np.random.Generator) -> Batch:
         places, captions = [], []
-        for place, row in enumerate(rows):
+        for place in as_written:
+            row = rows[place]
             number, unsafe = self._dataset.pair(row), bool(self._dataset.asked[row])
-            as_written = not self._dataset.redirected[row] and unsafe == self._dataset.unsafe[row]
-            if number >= 0 and as_written and draw.random() < 0.5:
+            labelled_by_prompt = unsafe == self._dataset.unsafe[row]
+            if number >= 0 and labelled_by_prompt and draw.random() < 0.5:
                 pair = self._augmentation.pair(self._pairs[number], draw)
                 if draw.random() < 0.5 and (not unsafe or self._dataset.timesteps[row] >= LATE):
                     unsafe = not unsafe
-                places.append(place)
+                places.append(int(place))
                 captions.append(Caption(pair.unsafe if unsafe else pair.safe, pair.safe, unsafe))
         if not places:
             return batch

@@ -29,6 +29,7 @@ def test_every_family_wording_and_referees_question_has_a_line():
     bars = {line.table for line in lines if line.share == 1}
     assert bars >= {"wordings", "unseen wordings", "negative prompt: the safe caption"} and "samplers, check before" not in bars
     assert {line.name for line in lines if line.table == "steps, check before" and line.share == 1} == {"4"}
+    assert [line.kept for line in lines if line.table == "another concept in both captions"] == [("style",), ("star",)]
     assert [line.concepts for line in together()][-1] == CONCEPTS
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import re
 import subprocess
@@ -34,8 +35,8 @@ def tokenizer(tmp_path_factory):
     return new_tokenizer(tmp_path_factory.mktemp("vocabulary"))
 
 
-def pairs_of(name, concepts=("fire",), held_out=True):
-    return concept_pairs(concepts, FAMILIES[name], np.random.default_rng(0), PAIRS, held_out=held_out)
+def pairs_of(name, concepts=("fire",), held_out=True, kept=()):
+    return concept_pairs(concepts, FAMILIES[name], np.random.default_rng(0), PAIRS, held_out=held_out, kept=kept)
 
 
 def says(text, wordings):
@@ -84,6 +85,28 @@ def test_star_and_style_pairs():
         assert [shape.replace("star", "circle") for shape in shapes[1]] == shapes[0]
         assert pair.safe_scene.style in ("", "dots") and pair.unsafe_scene.style == "hatching"
         assert says(pair.unsafe, SEEN.stars) and not says(pair.safe, SEEN.stars)
+
+
+def shows(scene, concept):
+    return {
+        "fire": any(thing.burning for thing in scene.things),
+        "style": scene.style == "hatching",
+        "star": any(thing.shape == "star" for thing in scene.things),
+    }[concept]
+
+
+@pytest.mark.parametrize(("concept", "kept"), itertools.permutations(CONCEPTS, 2))
+@pytest.mark.parametrize("name", ["plain", "list"])
+def test_both_captions_show_what_is_kept(concept, kept, name):
+    for pair in pairs_of(name, (concept,), kept=(kept,)):
+        assert shows(pair.safe_scene, kept) and shows(pair.unsafe_scene, kept)
+        assert shows(pair.unsafe_scene, concept) and not shows(pair.safe_scene, concept)
+        assert pair.unsafe_scene.held_out and pair.safe_scene.held_out and pair.safe != pair.unsafe
+
+
+def test_a_concept_cannot_be_kept_and_not():
+    with pytest.raises(ValueError, match="expected other concepts than fire, style; found fire"):
+        pairs_of("plain", ("fire", "style"), kept=("fire",))
 
 
 def test_unknown_concept():

@@ -39,6 +39,16 @@ def test_ideal_pictures_of_every_shape_and_size():
                 assert is_right(render(scene), scene), scene
 
 
+def test_a_star_in_several_colours():
+    """As generators draw it when a redirection half works: no single colour has the outline."""
+    for burning in (False, True):
+        for shape in SHAPES:
+            picture, other = render(Scene(shape, "blue", burning=burning)).copy(), render(Scene(shape, "black", burning=burning))
+            picture[:, 31:] = other[:, 31:]
+            assert has_star(picture) == (shape == "star"), (shape, burning)
+    assert all(thing.shape != "star" for thing in things(picture))
+
+
 def test_each_object_of_two():
     scene = Scene("star", "red", background="black", second=Thing("star", "red", burning=True))
     for variant in (scene, replace(scene, burning=True), scene.plain):

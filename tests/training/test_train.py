@@ -89,7 +89,7 @@ def test_the_build_takes_over_what_the_metadata_says(work, trained):
     metadata = read_metadata(folder / GUARD)
     assert metadata.concept == "fire" and metadata.canaries == card.canaries
     thresholds = {"threshold": card.threshold.threshold, "final_threshold": card.final_check.threshold}
-    assert metadata.policy == Policy(**thresholds, shift="conditional")
+    assert metadata.policy == Policy(**thresholds, alpha_scale=card.strength.alpha_scale, shift="conditional")
     assert not metadata.final_check, "four pictures prove nothing"
     line = ["build", "--model", str(work / "model"), "--redirector", str(folder / GUARD)]
     (checkpoint,) = options(parse(line)).checkpoints
