@@ -1,13 +1,17 @@
-"""Measure the demo's guards: every figure of docs/evidence.md. `python demo/evidence.py --engine-dir DIR`
+"""Measure the demo's guards: every figure of docs/evidence.md. `python demo/evidence.py`
 
-Each line of the tables is kept as soon as it is measured; the same command goes on from there. `--table` prints the tables.
+It builds the engines that it needs. Each line of the tables is kept as soon as it is measured; the same command goes on from there.
+`--table` prints the tables.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +19,17 @@ ROOT = Path(__file__).resolve().parent.parent
 if __package__ in (None, ""):
     sys.path[0] = str(ROOT)
 
+from demo.built import built, checkpoint  # noqa: E402
+from demo.grid import Row, picture_grid  # noqa: E402
 from demo.measure import OPTIONS, Measurement  # noqa: E402
 from demo.questions import Question, questions, together  # noqa: E402
 from demo.resumed import keep, resumed  # noqa: E402
 from demo.world import CONCEPTS  # noqa: E402
-from engines.errors import InputError  # noqa: E402
-from engines.store.default_folder import engine_folder  # noqa: E402
+from engines.store.digests import file_digest  # noqa: E402
 from runtime import GuardedPipeline  # noqa: E402
 
+TOGETHER = "several concepts"
+IN_A_ROW = 12  # pictures of a grid
 COLUMNS = {
     "unsafe: unguarded shows it": "unguarded shows it",
     "unsafe: guarded shows it": "guarded shows it",
@@ -37,11 +44,13 @@ COLUMNS = {
 
 
 def main() -> None:
-    """Measure what is not measured yet, or print it."""
+    """Measure what is not measured yet, print it, or draw it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine-dir", type=Path, default=engine_folder(), help="made by saferedir build (%(default)s)")
-    parser.add_argument("--concept", nargs="+", choices=CONCEPTS, help="default: those of the engines")
+    parser.add_argument("--concept", nargs="+", choices=CONCEPTS, default=CONCEPTS, help="whose guards (default: all)")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these tables, or lines of tables (default: all)")
+    parser.add_argument("--backend", default="openvino", help="of the engines (%(default)s)")
+    parser.add_argument("--precision", default="bfloat16", help="of the engines (%(default)s)")
+    parser.add_argument("--unet-weights", type=Path, help="in the place of the UNet's, as demo/esd.py writes them")
     parser.add_argument(
         "--prompts",
         type=int,
@@ -51,53 +60,69 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=20, help="pictures of a run (%(default)s)")
     parser.add_argument("--output", type=Path, default=ROOT / "demo" / "evidence.json", help="JSON to go on with (%(default)s)")
     parser.add_argument("--table", action="store_true", help="only print what was measured")
+    parser.add_argument("--grid", type=Path, metavar="PICTURE", help="only draw unsafe captions, unguarded above, guarded below")
     arguments = parser.parse_args()
     if arguments.table:
         print(tables(json.loads(arguments.output.read_text())))
-        return
-    with GuardedPipeline(arguments.engine_dir) as pipeline:
-        document = _begun(pipeline, arguments)
-        measured = {(line["about"], line["table"], line["name"]) for line in document["lines"]}
+    elif arguments.grid:
+        _draw(arguments)
+    else:
+        _measure(arguments)
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    document = _begun(arguments)
+    measured = {(line["about"], line["table"], line["name"]) for line in document["lines"]}
+    asked = [(about, question) for about, question in _asked(arguments) if (about, question.table, question.name) not in measured]
+    for pipeline, part in _built(asked, arguments):
         measure = Measurement(pipeline, arguments.prompts, arguments.batch_size)
-        for about, question in _asked(pipeline, arguments):
-            if (about, question.table, question.name) not in measured:
-                document["lines"].append({"about": about, "table": question.table, "name": question.name, **measure(question)})
-                print(_text(document["lines"][-1]), flush=True)
-                keep(document, arguments.output)
+        for about, question in part:
+            document["lines"].append({"about": about, "table": question.table, "name": question.name, **measure(question)})
+            print(_text(document["lines"][-1]), flush=True)
+            keep(document, arguments.output)
 
 
-def _asked(pipeline: GuardedPipeline, arguments: argparse.Namespace) -> list[tuple[str, Question]]:
-    """Questions, each with the section that it is of: a concept, or all of them together."""
-    guarded = [guard.concept for guard in pipeline.manifest.guards]
-    asked = [(concept, question) for concept in arguments.concept or guarded for question in questions(concept)]
-    if not arguments.concept and {*CONCEPTS} <= {*guarded}:
-        asked += [("several concepts", question) for question in together()]
+def _draw(arguments: argparse.Namespace) -> None:
+    rows = []
+    for pipeline, part in _built(_asked(arguments), arguments):
+        measure = Measurement(pipeline, IN_A_ROW, IN_A_ROW)
+        for about, question in part:
+            unguarded, guarded = measure.pictures(replace(question, share=1.0))
+            rows += [Row(unguarded, f"{about}; {question.table}; {question.name}"), Row(guarded)]
+    picture_grid(rows).save(arguments.grid)
+
+
+def _asked(arguments: argparse.Namespace) -> list[tuple[str, Question]]:
+    """Questions, each with the section that it is of: a concept, or several together."""
+    asked = [(concept, question) for concept in arguments.concept for question in questions(concept)]
+    if {*arguments.concept} == {*CONCEPTS}:
+        asked += [(TOGETHER, question) for question in together()]
     if arguments.only:
         asked = [(about, question) for about, question in asked if {question.table, question.name} & {*arguments.only}]
     return asked
 
 
-def _begun(pipeline: GuardedPipeline, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the output holds, with the guards of these engines beside those of the engines before.
+def _built(
+    asked: Sequence[tuple[str, Question]], arguments: argparse.Namespace
+) -> Iterator[tuple[GuardedPipeline, list[tuple[str, Question]]]]:
+    """Engines for the questions, one after the other, each with the questions that it is for."""
+    for (about, ablation), part in itertools.groupby(asked, lambda line: (line[0], line[1].ablation)):
+        concepts = CONCEPTS if about == TOGETHER else (about,)
+        with built(concepts, ablation, arguments.backend, arguments.precision, arguments.unet_weights) as pipeline:
+            yield pipeline, list(part)
 
-    Raises InputError where another guard of a concept, another kind of engines or another number of prompts gave it.
-    """
+
+def _begun(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the output holds. Raises InputError where another guard, other engines or another number of prompts gave it."""
     about = {
         "command": "python demo/evidence.py",
         "options": OPTIONS,
-        "engines": f"{pipeline.manifest.backend}, {pipeline.manifest.precision}",
+        "engines": f"{arguments.backend}, {arguments.precision}",
+        "unet_weights": arguments.unet_weights and file_digest(arguments.unet_weights),
+        "guards": {concept: file_digest(checkpoint(concept)) for concept in CONCEPTS},
         "prompts": arguments.prompts,
     }
-    document = resumed(arguments.output, about, "lines")
-    guards = document.setdefault("guards", {})
-    for guard in pipeline.manifest.guards:
-        found = {"digest": guard.digest, "policy": vars(guard.policy)}
-        if guards.setdefault(guard.concept, found) != found:
-            raise InputError(
-                f"{arguments.output}: expected the guard of {guard.concept} {found}, found {guards[guard.concept]}; "
-                "give another --output"
-            )
-    return document
+    return resumed(arguments.output, about, "lines")
 
 
 def _text(line: dict[str, Any]) -> str:

@@ -10,8 +10,9 @@ ROOT = Path(__file__).resolve().parent.parent
 if __package__ in (None, ""):
     sys.path[0] = str(ROOT)
 
-from PIL import Image  # noqa: E402
+import numpy as np  # noqa: E402
 
+from demo.grid import Row, picture_grid  # noqa: E402
 from demo.world import Scene, caption  # noqa: E402
 from engines.store.default_folder import engine_folder  # noqa: E402
 from runtime import GuardedPipeline  # noqa: E402
@@ -24,7 +25,7 @@ SCENES = (
     (Scene("diamond", "teal", "", "on the right of", "grey", True), "flaming"),
     (Scene("triangle", "red", "large"), "plain"),
 )
-SCALE, MARGIN = 2, 6
+SIDE = 128  # pixels of a picture here
 
 
 def main() -> None:
@@ -36,14 +37,8 @@ def main() -> None:
     prompts = [caption(scene, word) for scene, word in SCENES]
     with GuardedPipeline(arguments.engine_dir) as pipeline:
         rows = [pipeline(prompts, seed=7, unguarded=unguarded) for unguarded in (True, False)]
-    side = 64 * SCALE
-    canvas = Image.new("RGB", (len(prompts) * (side + MARGIN) - MARGIN, 2 * side + MARGIN), "white")
-    for row, result in enumerate(rows):
-        for column, image in enumerate(result.images):
-            if image is not None:
-                corner = column * (side + MARGIN), row * (side + MARGIN)
-                canvas.paste(image.resize((side, side), Image.Resampling.NEAREST), corner)
-    canvas.save(arguments.output)
+    pictures = [[None if image is None else np.asarray(image) for image in row.images] for row in rows]
+    picture_grid([Row(row) for row in pictures], SIDE).save(arguments.output)
     for report in rows[1].reports:
         print(f"{report.prompt}: {report}")
 

@@ -46,19 +46,28 @@ class Measurement:
         Raises:
             InputError: the engines have no guard of a concept.
         """
-        how = {"policy": self._policies(question), "check": question.check}
         pairs = self._pairs(question)
         found: dict[str, dict[str, Any]] = {}
         for kind, rates in (("unsafe", _unsafe), ("safe", _safe)):
-            texts = [getattr(pair, kind) for pair in pairs]
-            negative = [pair.safe if question.hostile and kind == "unsafe" else "" for pair in pairs]
-            key = repr((texts, negative, question.options))
-            if key not in self._unguarded:
-                self._unguarded[key] = self._pictures(texts, negative, {**question.options, "unguarded": True})
-            guarded = self._pictures(texts, negative, {**question.options, **how})
-            of_kind = rates(question, self._unguarded[key], guarded, [pair.safe_scene for pair in pairs])
+            unguarded, guarded = self._both(question, pairs, kind)
+            of_kind = rates(question, unguarded, guarded, [pair.safe_scene for pair in pairs])
             found |= {f"{kind}: {name}": value for name, value in of_kind.items()}
         return found
+
+    def pictures(self, question: Question) -> tuple[list[np.ndarray | None], list[np.ndarray | None]]:
+        """Pictures of the unsafe captions without the guard and with it, None where they were withheld."""
+        unguarded, guarded = self._both(question, self._pairs(question), "unsafe")
+        return [shown.image for shown in unguarded], [shown.image for shown in guarded]
+
+    def _both(self, question: Question, pairs: Sequence[Pair], kind: str) -> tuple[list[Shown], list[Shown]]:
+        """Pictures of the pairs' safe or unsafe captions, without the guard and with it, of the same seeds."""
+        texts = [getattr(pair, kind) for pair in pairs]
+        negative = [pair.safe if question.hostile and kind == "unsafe" else "" for pair in pairs]
+        key = repr((texts, negative, question.options))
+        if key not in self._unguarded:
+            self._unguarded[key] = self._pictures(texts, negative, {**question.options, "unguarded": True})
+        how = {"policy": self._policies(question), "check": question.check}
+        return self._unguarded[key], self._pictures(texts, negative, {**question.options, **how})
 
     def _policies(self, question: Question) -> dict[str, Policy | Off]:
         guards = {guard.concept: guard.policy for guard in self._pipeline.manifest.guards}

@@ -6,16 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from demo.ablations import ABLATIONS
 from demo.families import FAMILIES, SEEN, UNSEEN, Family
 from demo.wordings import UNSEEN_FIRE_WORDINGS
 from demo.world import CONCEPTS
+from runtime.samplers.registry import SAMPLERS
 
 PART = 0.25  # see Question.share
 FEW_STEPS = 4
 STEPS = (1, 2, 3, 4, 6, 10, 25, 50)
 POLICY = {"alpha_scale": (0.25, 0.5, 1.0, 1.25, 2.0), "replace_steps": (0, 1, 5, 20), "threshold": (0.1, 0.5, 0.9)}
 _USUAL = tuple(family for family in FAMILIES.values() if family.words == SEEN and not family.misspelt)
-SAMPLERS = ("Euler a", "DPM++ 2M Karras", "UniPC", "DPM++ SDE", "LCM")
+SAMPLER_STEPS = (4, 10, 25)
+SOME_SAMPLERS = ("euler_ancestral", "dpm_multistep", "unipc", "lcm", "DPM++ 2M Karras")
+NAMES = (*SAMPLERS, "DPM++ 2M Karras", "DPM++ 2M SDE Karras", "Euler Karras")
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Question:
     policy    numbers of the guard that differ from the checkpoint's
     check     the guard's, where it is not the engines' own
     hostile   whether the negative prompt is the safe caption
+    ablation  the part of the heads that is switched off, a key of ABLATIONS, "" for none
     share     of the prompts that a line has: 1 where a rate must keep a bar
     """
 
@@ -40,6 +45,7 @@ class Question:
     check: str | None = None
     hostile: bool = False
     kept: tuple[str, ...] = ()
+    ablation: str = ""
     share: float = 1.0
 
 
@@ -69,9 +75,10 @@ def questions(concept: str) -> list[Question]:
                 found.append(
                     replace(base, table=f"steps, check {check}", name=str(steps), options=options, check=check, share=share)
                 )
+    for steps in SAMPLER_STEPS:
         found += [
-            replace(base, table=f"samplers, check {check}", name=name, options={"scheduler": name}, check=check)
-            for name in SAMPLERS
+            replace(base, table=f"samplers, {steps} steps", name=name, options={"scheduler": name, "num_inference_steps": steps})
+            for name in (NAMES if concept == "fire" else SOME_SAMPLERS)
         ]
     for guidance in (7.5, 15.0):
         for shift in ("both", "conditional"):
@@ -81,6 +88,7 @@ def questions(concept: str) -> list[Question]:
             found.append(replace(part, table="negative prompt: the safe caption", name=name, hostile=True, share=1.0))
     for number, values in POLICY.items():
         found += [replace(base, table=number, name=str(value), policy={number: value}) for value in values]
+    found += [replace(base, table="without a part of the heads", name=name, ablation=name) for name in ABLATIONS]
     return found
 
 

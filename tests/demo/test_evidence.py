@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import contextmanager
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from demo import evidence
+from demo.built import built
 from demo.families import FAMILIES
+from demo.grid import LINE, MARGIN, Row, picture_grid
 from demo.measure import Measurement
+from demo.oracle import has_flames
 from demo.questions import Question, questions, together
 from demo.world import CONCEPTS
-from engines.errors import InputError
+from engines.errors import EngineError, InputError
+from runtime.samplers.registry import SAMPLERS
 
 PLAIN = Question("wordings", "plain", ("fire",), (FAMILIES["plain"],), options={"num_inference_steps": 8})
 
@@ -27,7 +34,8 @@ def test_every_family_wording_and_referees_question_has_a_line():
     assert len({*keys}) == len(keys)
     assert not any(line.options.get("num_inference_steps") == 1 for line in lines if line.check == "beside")
     bars = {line.table for line in lines if line.share == 1}
-    assert bars >= {"wordings", "unseen wordings", "negative prompt: the safe caption"} and "samplers, check before" not in bars
+    assert bars >= {"wordings", "unseen wordings", "negative prompt: the safe caption"} and "samplers, 25 steps" not in bars
+    assert {*SAMPLERS} < {line.name for line in lines if line.table == "samplers, 4 steps"}
     assert {line.name for line in lines if line.table == "steps, check before" and line.share == 1} == {"4"}
     assert [line.kept for line in lines if line.table == "another concept in both captions"] == [("style",), ("star",)]
     assert [line.concepts for line in together()][-1] == CONCEPTS
@@ -50,36 +58,74 @@ def test_engines_without_the_concepts_guard_are_refused(pipeline):
         Measurement(pipeline, 1, 1)(dataclasses.replace(PLAIN, concepts=("star",)))
 
 
-def test_it_goes_on_and_prints_tables(demo_engines, tmp_path, monkeypatch, capsys):
-    output = tmp_path / "evidence.json"
+@pytest.fixture
+def command(pipeline, tmp_path, monkeypatch):
+    """Sets the command line; two questions about fire, through engines that are there already."""
+
+    @contextmanager
+    def there(*how):
+        yield pipeline
+
+    def given(*more):
+        line = ["evidence.py", "--concept", "fire", "--prompts", "1", "--output", str(tmp_path / "evidence.json"), *more]
+        monkeypatch.setattr("sys.argv", line)
+
     monkeypatch.setattr(evidence, "questions", lambda concept: [PLAIN, dataclasses.replace(PLAIN, name="again")])
-    command = ["evidence.py", "--engine-dir", str(demo_engines), "--prompts", "1", "--output", str(output)]
-    monkeypatch.setattr("sys.argv", command)
+    monkeypatch.setattr(evidence, "built", there)
+    given()
+    return given
+
+
+def test_it_goes_on_and_prints_tables(command, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "evidence.json"
     evidence.main()
     document = json.loads(output.read_text())
-    assert [line["name"] for line in document["lines"]] == ["plain", "again"] and document["guards"].keys() == {"fire"}
+    assert [line["name"] for line in document["lines"]] == ["plain", "again"] and document["guards"].keys() == {*CONCEPTS}
     output.write_text(json.dumps({**document, "lines": document["lines"][:1]}))
     capsys.readouterr()
     evidence.main()
     assert capsys.readouterr().out.startswith("fire; wordings; again; unsafe: unguarded shows it 1 of 1")
-    others = {"star": document["guards"]["fire"]}  # measured through engines of its own
-    output.write_text(json.dumps({**document, "guards": others}))
-    evidence.main()
-    assert json.loads(output.read_text())["guards"].keys() == {"star"}  # nothing new was measured: as it was
-    output.write_text(json.dumps({**document, "guards": others, "lines": []}))
-    evidence.main()
-    assert json.loads(output.read_text())["guards"] == others | document["guards"]
-    capsys.readouterr()
-    monkeypatch.setattr("sys.argv", [*command, "--table"])
+    command("--table")
     evidence.main()
     assert (
         "## Fire\n\n| wordings | unguarded shows it |" in (shown := capsys.readouterr().out)
         and "| plain | 1 of 1 | 0 of 1" in shown
     )
-    monkeypatch.setattr("sys.argv", [*command, "--prompts", "2"])
+    command("--prompts", "2")
     with pytest.raises(InputError, match="expected prompts 2, found 1; give another --output"):
         evidence.main()
-    output.write_text(json.dumps({**document, "guards": {"fire": {"digest": "another", "policy": {}}}}))
-    monkeypatch.setattr("sys.argv", command)
-    with pytest.raises(InputError, match="expected the guard of fire .*, found .*another.*; give another --output"):
+    command()
+    output.write_text(json.dumps({**document, "guards": {"fire": "another"}}))
+    with pytest.raises(InputError, match="expected guards .*, found .*another.*; give another --output"):
         evidence.main()
+
+
+def test_a_grid_has_each_line_unguarded_and_guarded(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(evidence, "IN_A_ROW", 2)
+    command("--only", "again", "--grid", str(tmp_path / "grid.png"))
+    evidence.main()
+    grid = np.asarray(Image.open(tmp_path / "grid.png"))
+    rows = [grid[LINE : LINE + 64], grid[LINE + 64 + MARGIN :]]
+    flames = [has_flames(row[:, left : left + 64]) for row in rows for left in (0, 64 + MARGIN)]
+    assert grid.shape == (LINE + 2 * 64 + MARGIN, 2 * 64 + MARGIN, 3) and flames == [True, True, False, False]
+
+
+def test_a_withheld_picture_is_a_crossed_tile():
+    tile = np.asarray(picture_grid([Row([None, np.zeros((64, 64, 3), np.uint8)])]))[:, :64]
+    assert (tile[32, 32] == tile[16, 16]).all() and (tile[32, 32] != tile[32, 5]).any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ablation", ["", "mask again", "alpha 1"])
+def test_engines_are_built_for_a_question(ablation):
+    with built(("fire",), ablation, "onnxruntime", "float32", None) as pipeline:
+        guard = pipeline.manifest.guards[0]
+        assert guard.concept == "fire" and guard.mask_again == (ablation == "mask again")
+
+
+def test_a_build_that_fails(capsys):
+    with (
+        pytest.raises(EngineError, match="fire: expected engines of nothing in float32, found none; see above"),
+        built(("fire",), "", "nothing", "float32", None),
+    ):
+        pass

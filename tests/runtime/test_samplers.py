@@ -12,7 +12,6 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from diffusers.schedulers.scheduling_utils import AysSchedules
 
-from demo.samplers import SIGMA_SPACE, scaled
 from runtime.samplers.names import REFUSED, SCHEDULE_TYPES
 from runtime.samplers.options import SchedulerError
 from runtime.samplers.registry import SAMPLERS, Sampler, judge_scheduler, recurrence, schedule_types
@@ -284,15 +283,6 @@ def test_the_command_lists_every_sampler(capsys):
     assert "takes: --eta" in capsys.readouterr().out
     assert main(["samplers", "euler_z"]) == 2
     assert capsys.readouterr().err.startswith("error: name: expected some of ddim")
-
-
-@pytest.mark.parametrize("name", SIGMA_SPACE)
-def test_a_sample_kept_scaled_is_the_models_input_and_ends_the_same(name, monkeypatch):
-    """What `demo/samplers.py` shows the guard instead of the sample."""
-    monkeypatch.setitem(SAMPLERS, "kept", scaled(SAMPLERS[name]))
-    own, kept = recurrence(name, 6, CONFIG), recurrence("kept", 6, CONFIG)
-    assert error(mine(kept, np.float64)[-1:], mine(own, np.float64)[-1:]) < 1e-5
-    assert np.allclose(kept.matrices[:, 0], kept.matrices[:, -1]) and kept.input_scale == 1
 
 
 def test_needs_numpy_only():
