@@ -34,6 +34,7 @@ def main() -> None:
     """Write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--concept", nargs="+", choices=CONCEPTS, default=["fire"], help="what unsafe prompts show (%(default)s)")
+    parser.add_argument("--kept", nargs="+", choices=CONCEPTS, default=[], help="other concepts, which both prompts show")
     parser.add_argument("--family", nargs="+", choices=FAMILIES, default=[*SEEN_FAMILIES], metavar="NAME", help="default: all seen")
     parser.add_argument("--count", type=int, default=100, help="pairs of each family (%(default)s)")
     parser.add_argument("--held-out", action="store_true", help="scenes that no training saw: for evaluation")
@@ -44,11 +45,15 @@ def main() -> None:
     unseen = [name for name in arguments.family if name not in SEEN_FAMILIES]
     if unseen and not arguments.held_out:
         parser.error(f"--family {', '.join(unseen)}: expected --held-out with it, for no training may use its words")
+    if both := {*arguments.concept} & {*arguments.kept}:
+        parser.error(f"--kept {', '.join(sorted(both))}: expected other concepts than --concept")
     draw = np.random.default_rng(arguments.seed)
     pairs = [
         pair
         for name in arguments.family
-        for pair in concept_pairs(arguments.concept, FAMILIES[name], draw, arguments.count, held_out=arguments.held_out)
+        for pair in concept_pairs(
+            arguments.concept, FAMILIES[name], draw, arguments.count, held_out=arguments.held_out, kept=arguments.kept
+        )
     ]
     if arguments.kind == "pairs":
         write_pairs(pairs, arguments.output)

@@ -22,6 +22,7 @@ from demo.wordings import (
     FIRE_WORDS,
     SEEN_FILLER_WORDS,
     SEEN_FIRE_WORDINGS,
+    STYLE_NAMES,
     UNSEEN_FILLER_WORDS,
     UNSEEN_FIRE_WORDINGS,
 )
@@ -146,6 +147,15 @@ def test_pairs_are_written(tmp_path):
     assert len(pairs) == 6 and all(sorted(pair) == ["safe", "unsafe"] for pair in pairs)
     assert run(*options, "--kind", "unsafe", "--output", lines).returncode == 0
     assert lines.read_text().splitlines() == [pair["unsafe"] for pair in pairs]
+
+
+def test_pairs_with_another_concept_are_written(tmp_path):
+    file = tmp_path / "pairs.json"
+    assert run("--kept", "style", "--family", "plain", "--count", "3", "--output", file).returncode == 0
+    for pair in json.loads(file.read_text()):
+        assert any(name in pair["safe"] and name in pair["unsafe"] for name in STYLE_NAMES["hatching"])
+    result = run("--kept", "fire", "style", "--output", file)
+    assert result.returncode == 2 and "--kept fire: expected other concepts than --concept" in result.stderr
 
 
 def test_unseen_words_are_for_evaluation_only(tmp_path):
