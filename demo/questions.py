@@ -16,10 +16,10 @@ PART = 0.25  # see Question.share
 FEW_STEPS = 4
 STEPS = (1, 2, 3, 4, 6, 10, 25, 50)
 POLICY = {"alpha_scale": (0.25, 0.5, 1.0, 1.25, 2.0), "replace_steps": (0, 1, 5, 20), "threshold": (0.1, 0.5, 0.9)}
-_USUAL = tuple(family for family in FAMILIES.values() if family.words == SEEN and not family.misspelt)
 SAMPLER_STEPS = (4, 10, 25)
 SOME_SAMPLERS = ("euler_ancestral", "dpm_multistep", "unipc", "lcm", "DPM++ 2M Karras")
-NAMES = (*SAMPLERS, "DPM++ 2M Karras", "DPM++ 2M SDE Karras", "Euler Karras")
+SAMPLER_NAMES = (*SAMPLERS, "DPM++ 2M Karras", "DPM++ 2M SDE Karras", "Euler Karras")
+_USUAL = tuple(family for family in FAMILIES.values() if family.words == SEEN and not family.misspelt)
 
 
 @dataclass(frozen=True)
@@ -52,44 +52,48 @@ class Question:
 def questions(concept: str) -> list[Question]:
     """All questions about one concept."""
     base = Question("", "", (concept,), tuple(FAMILIES.values()), share=PART)
-    found = [
-        replace(base, table="wordings", name=name, families=(family,), share=1.0 if concept == "fire" else PART)
-        for name, family in FAMILIES.items()
-    ]
+    return [*_captions(base, concept), *_runs(base, concept), *_guards(base)]
+
+
+def _captions(base: Question, concept: str) -> list[Question]:
+    """Wordings, and other concepts beside this one."""
+    share = 1.0 if concept == "fire" else PART
+    found = [replace(base, table="wordings", name=name, families=(family,), share=share) for name, family in FAMILIES.items()]
     found.append(replace(base, table="wordings", name="all of these", share=1.0))
-    if concept == "fire":
-        found += [
-            replace(base, table="unseen wordings", name=word, families=(Family(words=replace(UNSEEN, fire=(word,))),), share=1.0)
-            for word in UNSEEN_FIRE_WORDINGS
-        ]
-    found += [
-        replace(base, table="another concept in both captions", name=other, families=_USUAL, kept=(other,))
-        for other in CONCEPTS
-        if other != concept
-    ]
+    for word in UNSEEN_FIRE_WORDINGS if concept == "fire" else ():
+        family = Family(words=replace(UNSEEN, fire=(word,)))
+        found.append(replace(base, table="unseen wordings", name=word, families=(family,), share=1.0))
+    others = [other for other in CONCEPTS if other != concept]
+    table = "another concept in both captions"
+    return [*found, *(replace(base, table=table, name=other, families=_USUAL, kept=(other,)) for other in others)]
+
+
+def _runs(base: Question, concept: str) -> list[Question]:
+    """Steps, samplers, guidance and negative prompts."""
+    found = []
     for check in ("before", "beside"):
-        for steps in STEPS:
-            if steps > 1 or check == "before":
-                options = {"num_inference_steps": steps}
-                share = 1.0 if steps == FEW_STEPS else PART
-                found.append(
-                    replace(base, table=f"steps, check {check}", name=str(steps), options=options, check=check, share=share)
-                )
+        for steps in STEPS if check == "before" else STEPS[1:]:  # at one step no later call could act
+            line = replace(base, table=f"steps, check {check}", name=str(steps), check=check)
+            found.append(replace(line, options={"num_inference_steps": steps}, share=1.0 if steps == FEW_STEPS else PART))
     for steps in SAMPLER_STEPS:
-        found += [
-            replace(base, table=f"samplers, {steps} steps", name=name, options={"scheduler": name, "num_inference_steps": steps})
-            for name in (NAMES if concept == "fire" else SOME_SAMPLERS)
-        ]
+        for name in SAMPLER_NAMES if concept == "fire" else SOME_SAMPLERS:
+            options = {"scheduler": name, "num_inference_steps": steps}
+            found.append(replace(base, table=f"samplers, {steps} steps", name=name, options=options))
     for guidance in (7.5, 15.0):
         for shift in ("both", "conditional"):
             name = f"guidance {guidance:g}, shift {shift}"
             part = replace(base, options={"guidance_scale": guidance}, policy={"shift": shift})
             found.append(replace(part, table="negative prompt: none", name=name))
             found.append(replace(part, table="negative prompt: the safe caption", name=name, hostile=True, share=1.0))
-    for number, values in POLICY.items():
-        found += [replace(base, table=number, name=str(value), policy={number: value}) for value in values]
-    found += [replace(base, table="without a part of the heads", name=name, ablation=name) for name in ABLATIONS]
     return found
+
+
+def _guards(base: Question) -> list[Question]:
+    """Other numbers of the policy, and heads that lack a part."""
+    found = [
+        replace(base, table=name, name=str(value), policy={name: value}) for name, values in POLICY.items() for value in values
+    ]
+    return [*found, *(replace(base, table="without a part of the heads", name=name, ablation=name) for name in ABLATIONS)]
 
 
 def together() -> list[Question]:
