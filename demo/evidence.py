@@ -25,6 +25,7 @@ from demo.measure import OPTIONS, Measurement  # noqa: E402
 from demo.questions import Question, questions, together  # noqa: E402
 from demo.resumed import keep, resumed  # noqa: E402
 from demo.world import CONCEPTS  # noqa: E402
+from engines.errors import InputError  # noqa: E402
 from engines.store.digests import file_digest  # noqa: E402
 from runtime import GuardedPipeline  # noqa: E402
 
@@ -113,16 +114,26 @@ def _built(
 
 
 def _begun(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the output holds. Raises InputError where another guard, other engines or another number of prompts gave it."""
+    """What the output holds, with these guards beside those of other concepts.
+
+    Raises InputError where another guard of a concept, other engines or another number of prompts gave it.
+    """
     about = {
         "command": "python demo/evidence.py",
         "options": OPTIONS,
         "engines": f"{arguments.backend}, {arguments.precision}",
         "unet_weights": arguments.unet_weights and file_digest(arguments.unet_weights),
-        "guards": {concept: file_digest(checkpoint(concept)) for concept in CONCEPTS},
         "prompts": arguments.prompts,
     }
-    return resumed(arguments.output, about, "lines")
+    document = resumed(arguments.output, about, "lines")
+    guards = document.setdefault("guards", {})
+    for concept in arguments.concept:
+        digest = file_digest(checkpoint(concept))
+        if (known := guards.setdefault(concept, digest)) != digest:
+            raise InputError(
+                f"{arguments.output}: expected the guard of {concept} {digest}, found lines of {known}; give another --output"
+            )
+    return document
 
 
 def _text(line: dict[str, Any]) -> str:

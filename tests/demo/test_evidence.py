@@ -80,7 +80,7 @@ def test_it_goes_on_and_prints_tables(command, tmp_path, monkeypatch, capsys):
     output = tmp_path / "evidence.json"
     evidence.main()
     document = json.loads(output.read_text())
-    assert [line["name"] for line in document["lines"]] == ["plain", "again"] and document["guards"].keys() == {*CONCEPTS}
+    assert [line["name"] for line in document["lines"]] == ["plain", "again"] and document["guards"].keys() == {"fire"}
     output.write_text(json.dumps({**document, "lines": document["lines"][:1]}))
     capsys.readouterr()
     evidence.main()
@@ -95,8 +95,12 @@ def test_it_goes_on_and_prints_tables(command, tmp_path, monkeypatch, capsys):
     with pytest.raises(InputError, match="expected prompts 2, found 1; give another --output"):
         evidence.main()
     command()
+    others = {"star": "measured before"}
+    output.write_text(json.dumps({**document, "guards": others, "lines": []}))
+    evidence.main()
+    assert json.loads(output.read_text())["guards"] == others | document["guards"]
     output.write_text(json.dumps({**document, "guards": {"fire": "another"}}))
-    with pytest.raises(InputError, match="expected guards .*, found .*another.*; give another --output"):
+    with pytest.raises(InputError, match="expected the guard of fire .*, found lines of another; give another --output"):
         evidence.main()
 
 
