@@ -14,7 +14,7 @@ from torch import Tensor
 from engines.pairs import Pair
 from training.augmentation import Augmentation
 from training.generator import Generator
-from training.losses import Batch
+from training.losses import Batch, common_shift
 from training.trajectories import LATE, Caption, targets
 
 
@@ -75,7 +75,7 @@ class Dataset:
         return latents.float(), timestep, embeds, unsafe, original, target.float(), differs
 
 
-SIMULATED = (0.4, 1.5)  # of the shift to the counterpart
+SIMULATED = (0.4, 1.5)  # of what heads can reach of the shift to the counterpart
 SETTLED = 300  # the timestep from which on latents show what the picture will
 
 
@@ -122,9 +122,10 @@ class Batches:
         chosen = [self._groups[index] for index in draw.choice(len(self._groups), self._size, p=weights / weights.sum())]
         rows = [int(draw.choice(group.rows)) for group in chosen]
         batch = self._dataset.batch(rows)
+        reached = common_shift(batch.target_shift, batch.original, batch.differs)
         for place, group in enumerate(chosen):
             if group.redirect:
-                batch.embeds[place] = batch.original[place] + draw.uniform(*SIMULATED) * batch.target_shift[place]
+                batch.embeds[place] = batch.original[place] + draw.uniform(*SIMULATED) * reached[place]
             if draw.random() < 0.5:
                 batch.latents[place] = batch.latents[place].flip(2)
         redirected = self._dataset.redirected[rows] | [group.redirect for group in chosen]

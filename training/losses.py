@@ -22,6 +22,9 @@ class LossWeights:
     alpha: float = 1.0
 
 
+DIFFERING = 0.4  # how much the tokens that differ count in the direction of a common shift; all tokens count the rest
+
+
 class Batch(NamedTuple):
     """Points of trajectories, one a row; on one device.
 
@@ -51,14 +54,29 @@ def shift_of(output: HeadsOutput, embeds: Tensor) -> Tensor:
     return output.alpha * nn.functional.normalize(output.delta, dim=2) * embeds.norm(dim=2, keepdim=True)
 
 
+def common_shift(target: Tensor, original: Tensor, differs: Tensor) -> Tensor:
+    """What heads can reach of target shifts [N, 77, D]: δ has one direction for all tokens of a prompt, only α is each one's own.
+
+    The direction mixes that of the tokens that differ, bool [N, 77], with that of all tokens, in units of the embeddings' own
+    length. Most tokens are padding, which tells of a prompt as a whole, and so of an attribute; the shape of an object is
+    told by its noun. Each token keeps what its target has of the direction.
+    """
+    relative = target / original.norm(dim=2, keepdim=True).clamp(min=1e-6)
+    of_all, of_differing = relative.sum(dim=1), (relative * differs.unsqueeze(2)).sum(dim=1)
+    normalize = nn.functional.normalize
+    direction = normalize(DIFFERING * normalize(of_differing) + (1 - DIFFERING) * normalize(of_all)).unsqueeze(1)
+    return (target * direction).sum(dim=2, keepdim=True).clamp(min=0) * direction
+
+
 def losses(output: HeadsOutput, batch: Batch) -> dict[str, Tensor]:
     """The terms of Eq. 14, unweighted.
 
-    Shifts are compared on unsafe points, in units of their target's size, so that no term depends on the scale of the text
-    encoder; the cosine counts each token by the size of its target.
+    Shifts are compared on unsafe points with what heads can reach of their targets (`common_shift`), in units of its size, so that
+    no term depends on the scale of the text encoder; the cosine counts each token by the size of what it can reach.
     """
     unsafe = batch.unsafe
-    original, target = batch.original[unsafe], batch.target_shift[unsafe]
+    original = batch.original[unsafe]
+    target = common_shift(batch.target_shift[unsafe], original, batch.differs[unsafe])
     terms = {"classification": nn.functional.cross_entropy(output.logits, unsafe.long())}
     some = HeadsOutput(*(values[unsafe] for values in output))
     shift, size = shift_of(some, original), target.norm(dim=2)

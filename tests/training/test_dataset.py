@@ -13,7 +13,7 @@ from tests.random_heads import random_heads
 from training.augmentation import Augmentation
 from training.captions import pair_captions, unsafe_captions
 from training.dataset import SETTLED, SIMULATED, Batches, Dataset
-from training.losses import Batch
+from training.losses import Batch, common_shift
 from training.settings import TrainingSettings
 from training.shards import record_shards
 from training.trajectories import LATE, record
@@ -99,7 +99,8 @@ def test_late_latents_that_show_it_are_given_redirected_prompts(dataset, batches
         row, shift = of_latents[key(batch.latents[place])], batch.embeds[place] - batch.original[place]
         if not dataset.redirected[row] and shift.abs().sum() > 0:
             assert dataset.shown[row] and dataset.asked[row] and dataset.timesteps[row] < SETTLED and batch.unsafe[place]
-            target = dataset.batch([row]).target_shift[0]
+            recorded = dataset.batch([row])
+            target = common_shift(recorded.target_shift, recorded.original, recorded.differs)[0]
             strengths.append(float((shift * target).sum() / target.square().sum()))
             torch.testing.assert_close(shift, strengths[-1] * target, atol=1e-4, rtol=1e-4)
     assert len(strengths) > 30 and SIMULATED[0] - 0.01 < min(strengths) < 0.7 and 1.2 < max(strengths) < SIMULATED[1] + 0.01

@@ -9,7 +9,7 @@ import torch
 
 from saferedir.heads import HeadsOutput, Redirector, RedirectorConfig
 from training.heads_training import _descend
-from training.losses import Batch, LossWeights, losses, shift_of, weighted
+from training.losses import DIFFERING, Batch, LossWeights, common_shift, losses, shift_of, weighted
 
 WIDTH, ROWS = 16, 48
 
@@ -44,6 +44,28 @@ def test_a_perfect_prediction_costs_nothing(batch):
     for name, term in losses(output, batch).items():
         assert term < 1e-5, name
     torch.testing.assert_close(shift_of(output, batch.original), batch.target_shift)
+
+
+def test_a_common_shift_has_one_direction_and_each_tokens_own_length():
+    draw = torch.Generator().manual_seed(1)
+    original, target = torch.randn(2, 77, WIDTH, generator=draw), torch.randn(2, 77, WIDTH, generator=draw)
+    differs = torch.zeros(2, 77, dtype=torch.bool)
+    differs[0, 3] = True
+    shift = common_shift(target, original, differs)
+    for row in range(2):
+        directions = torch.nn.functional.normalize(shift[row][shift[row].norm(dim=1) > 1e-4], dim=1)
+        torch.testing.assert_close(directions, directions[:1].expand_as(directions))
+        kept = (target[row] * directions[0]).sum(dim=1)
+        torch.testing.assert_close(shift[row].norm(dim=1), kept.clamp(min=0))
+    relative = target / original.norm(dim=2, keepdim=True)
+    unit = torch.nn.functional.normalize
+    of_all = unit(relative.sum(dim=1), dim=1)
+    first = unit(DIFFERING * unit(relative[0, 3], dim=0) + (1 - DIFFERING) * of_all[0], dim=0)
+    for direction, row in ((first, 0), (of_all[1], 1)):  # the second prompt has no token that differs
+        longest = shift[row][shift[row].norm(dim=1).argmax()]
+        torch.testing.assert_close(unit(longest, dim=0), direction)
+    torch.testing.assert_close(common_shift(shift, original, torch.ones_like(differs)), shift)
+    assert not common_shift(torch.zeros_like(target), original, differs).any()
 
 
 def test_terms_are_the_five_weights(batch):
