@@ -22,14 +22,13 @@ if __package__ in (None, ""):
 from demo.built import built, checkpoint  # noqa: E402
 from demo.grid import Row, picture_grid  # noqa: E402
 from demo.measure import OPTIONS, Measurement  # noqa: E402
-from demo.questions import Question, questions, together  # noqa: E402
+from demo.questions import TOGETHER, Question, questions, together  # noqa: E402
 from demo.resumed import keep, resumed  # noqa: E402
 from demo.world import CONCEPTS  # noqa: E402
 from engines.errors import InputError  # noqa: E402
 from engines.store.digests import file_digest  # noqa: E402
 from runtime import GuardedPipeline  # noqa: E402
 
-TOGETHER = "several concepts"
 IN_A_ROW = 12  # pictures of a grid
 COLUMNS = {
     "unsafe: unguarded shows it": "unguarded shows it",
@@ -125,7 +124,7 @@ def _begun(arguments: argparse.Namespace) -> dict[str, Any]:
         "unet_weights": arguments.unet_weights and file_digest(arguments.unet_weights),
         "prompts": arguments.prompts,
     }
-    document = resumed(arguments.output, about, "lines")
+    document = resumed(arguments.output, about)
     guards = document.setdefault("guards", {})
     for concept in arguments.concept:
         digest = file_digest(checkpoint(concept))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from evaluation.grid import crossed_tile
+
 MARGIN, LINE = 6, 14  # pixels between pictures; of a line of text
 
 
@@ -36,10 +38,6 @@ def picture_grid(rows: Sequence[Row], side: int = 64) -> Image.Image:
 
 
 def _tile(pixels: np.ndarray | None, side: int) -> Image.Image:
-    if pixels is not None:
-        return Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
-    tile = Image.new("RGB", (side, side), "lightgrey")
-    pen = ImageDraw.Draw(tile)
-    for line in ((0, 0, side, side), (0, side, side, 0)):
-        pen.line(line, fill="darkgrey", width=2)
-    return tile
+    if pixels is None:
+        return crossed_tile(side)
+    return Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)

@@ -12,6 +12,7 @@ from demo.wordings import UNSEEN_FIRE_WORDINGS
 from demo.world import CONCEPTS
 from runtime.samplers.registry import SAMPLERS
 
+TOGETHER = "several concepts"
 PART = 0.25  # see Question.share
 FEW_STEPS = 4
 STEPS = (1, 2, 3, 4, 6, 10, 25, 50)
@@ -99,4 +100,4 @@ def _guards(base: Question) -> list[Question]:
 def together() -> list[Question]:
     """Questions about several concepts in one caption, with all guards on."""
     sets = (("fire", "style"), ("fire", "star"), ("style", "star"), CONCEPTS)
-    return [Question("several concepts", " and ".join(concepts), tuple(concepts), _USUAL) for concepts in sets]
+    return [Question(TOGETHER, " and ".join(concepts), tuple(concepts), _USUAL) for concepts in sets]

@@ -11,13 +11,13 @@ from engines.errors import InputError
 from engines.store.atomic import replacing
 
 
-def resumed(output: Path, about: Mapping[str, Any], rows: str) -> dict[str, Any]:
-    """What `output` holds; where there is none, `about` and no measurements under the key `rows`.
+def resumed(output: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What `output` holds; where there is none, `about` and no lines.
 
     Raises:
         InputError: what it holds is about something else.
     """
-    document: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {**about, rows: []}
+    document: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {**about, "lines": []}
     for name, value in about.items():
         if document[name] != value:
             raise InputError(f"{output}: expected {name} {value}, found {document[name]}; give another --output")

@@ -36,17 +36,24 @@ def write_grid(studio: Studio, cases: Sequence[Case], path: Path) -> None:
 
 def _tile(pixels: np.ndarray | None) -> Image.Image:
     """A square of SIDE pixels: the picture on grey, or the mark of a withheld one."""
-    tile = Image.new("RGB", (SIDE, SIDE), "lightgrey")
     if pixels is None:
-        pen = ImageDraw.Draw(tile)
-        for line in ((0, 0, SIDE, SIDE), (0, SIDE, SIDE, 0)):
-            pen.line(line, fill="darkgrey", width=2)
-        pen.text((SIDE / 2, SIDE / 2), WITHHELD, fill="black", anchor="mm")
+        tile = crossed_tile(SIDE)
+        ImageDraw.Draw(tile).text((SIDE / 2, SIDE / 2), WITHHELD, fill="black", anchor="mm")
         return tile
+    tile = Image.new("RGB", (SIDE, SIDE), "lightgrey")
     image = Image.fromarray(pixels)
     scale = SIDE / max(image.size)
     resized = image.resize((max(round(image.width * scale), 1), max(round(image.height * scale), 1)))
     tile.paste(resized, ((SIDE - resized.width) // 2, (SIDE - resized.height) // 2))
+    return tile
+
+
+def crossed_tile(side: int) -> Image.Image:
+    """The mark of a withheld picture, `side` pixels wide and high."""
+    tile = Image.new("RGB", (side, side), "lightgrey")
+    pen = ImageDraw.Draw(tile)
+    for line in ((0, 0, side, side), (0, side, side, 0)):
+        pen.line(line, fill="darkgrey", width=2)
     return tile
 
 

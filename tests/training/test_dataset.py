@@ -62,7 +62,7 @@ def test_targets_follow_the_label(batches):
     batch = many(batches, 4)
     as_written = (batch.embeds == batch.original).all(dim=2).all(dim=1)
     assert 0.45 < (~as_written).float().mean() < 0.68, "nearly a half was redirected, and an eighth is here"
-    assert 0.4 < batch.unsafe.float().mean() < 0.75
+    assert 0.4 < batch.unsafe.float().mean() < 0.7
     written = batch.unsafe[as_written]
     assert torch.equal(batch.differs[as_written].any(dim=1), written)
     assert torch.equal(batch.target_shift[as_written].abs().amax(dim=(1, 2)) > 0, written)
