@@ -31,6 +31,7 @@ from evaluation.attacks.registry import ATTACKS, Means
 from evaluation.attacks.report import write_report
 from evaluation.attacks.target import Prompt, Target
 from evaluation.attacks.words import Words
+from evaluation.device import checked_device
 from evaluation.judges import load_judge
 from evaluation.rebuilt_twin import rebuild_twin
 from evaluation.sampling import RunOptions
@@ -64,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, help="of the first prompt's picture and of the searches (default: %(default)s)"
     )
     parser.add_argument("--batch-size", type=int, default=4, help="pictures that the engines draw at a time (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="of the searches, PyTorch's name of it, as cuda (default: %(default)s)")
     _add_run_arguments(parser.add_argument_group("pictures"))
     budget = parser.add_argument_group("budget", "what each attack may spend on a prompt")
     for each in dataclasses.fields(Budget):
@@ -89,10 +91,11 @@ def run(arguments: argparse.Namespace) -> int:
     prompts = _prompts(arguments)
     budget = Budget(**{each.name: getattr(arguments, each.name) for each in dataclasses.fields(Budget)})
     options = RunOptions(**{each.name: getattr(arguments, each.name) for each in dataclasses.fields(RunOptions)})
-    judge, store = load_judge(arguments.judge), EngineStore(arguments.engine_dir, arguments.trusted_key)
+    device, judge = checked_device(arguments.device), load_judge(arguments.judge)
+    store = EngineStore(arguments.engine_dir, arguments.trusted_key)
     arguments.output.mkdir(parents=True, exist_ok=True)
     record = continued(arguments.output, _settings(arguments, store, budget, options, len(prompts)))
-    target = Target(rebuild_twin(store), judge, options)
+    target = Target(rebuild_twin(store, device), judge, options)
     _say(f"{arguments.engine_dir}: the twin computes what the engines do")
     means = _means(arguments.words, target.twin, prompts, budget)
     record = search_all(record, arguments.output, arguments.attack, target, prompts, means, _say)

@@ -25,11 +25,14 @@ from export.jobs import NetworkJob, TokenizerJob, jobs_of
 from export.sources.locate import find_model
 from saferedir.cli import parse
 
+CPU = torch.device("cpu")
 COMPARED = ("text_encoder", "unet", "vae_decoder", "guard")  # networks whose twin has weights that pictures depend on
 
 
-def rebuild_twin(store: EngineStore, device: str = "cpu") -> Twin:
-    """The networks of guarded engines, from the files that they were built from, in float32.
+def rebuild_twin(store: EngineStore, device: torch.device = CPU) -> Twin:
+    """The networks of guarded engines, from the files that they were built from, in float32, on a device.
+
+    On CUDA, this process computes convolutions without TF32 from then on: PyTorch allows it, engines in float32 do not.
 
     Model, checkpoints, LoRAs and the like are those of the manifest's build command, read as the build reads them. Relative paths
     in it start at the working directory.
@@ -50,11 +53,13 @@ def rebuild_twin(store: EngineStore, device: str = "cpu") -> Twin:
         if isinstance(job, TokenizerJob):
             tokenizer = job.load()
         elif isinstance(job, NetworkJob) and job.name in COMPARED:
-            modules[job.name] = job.module()
+            modules[job.name] = job.module().to(device)
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
     check_twin(store, modules)
     manifest = store.manifest
     return Twin(
-        **{name: module.to(device) for name, module in modules.items()},
+        **modules,
         tokenizer=tokenizer,
         policies=[guard.policy for guard in manifest.guards],
         scheduler=manifest.scheduler,
@@ -87,7 +92,7 @@ def _check_sources(manifest: Manifest, found: Mapping[str, SourceRecord]) -> Non
 
 @torch.no_grad()
 def check_twin(store: EngineStore, modules: Mapping[str, Any]) -> dict[str, Figures]:
-    """Run modules and engines on the recorded inputs of each network; network → output → figures.
+    """Run modules, where they are, and engines on the recorded inputs of each network; network → output → figures.
 
     Raises:
         ParityError: an output differs by more than the network's precision allows.
@@ -96,9 +101,10 @@ def check_twin(store: EngineStore, modules: Mapping[str, Any]) -> dict[str, Figu
     figures: dict[str, Figures] = {}
     for name, module in modules.items():
         engine = store.load([name], backend)[name]
+        device = next(module.parameters()).device
         limits = LIMITS[store.manifest.precision_of(name)]
         for case in store.cases(name):
-            given = [torch.tensor(case.inputs[tensor.name]) for tensor in engine.spec.inputs]
+            given = [torch.tensor(case.inputs[tensor.name], device=device) for tensor in engine.spec.inputs]
             expected, actual = _arrays(module(*given)), run_once(engine, backend, case.inputs, case.sizes)
             for tensor, values in zip(engine.spec.outputs, expected, strict=True):
                 found = compare(f"twin of {name}.{tensor.name}", values, actual[tensor.name], limits, tensor.varies)
@@ -108,4 +114,4 @@ def check_twin(store: EngineStore, modules: Mapping[str, Any]) -> dict[str, Figu
 
 def _arrays(outputs: torch.Tensor | Sequence[torch.Tensor]) -> list[np.ndarray]:
     values = [outputs] if isinstance(outputs, torch.Tensor) else outputs
-    return [value.numpy() for value in values]
+    return [value.cpu().numpy() for value in values]

@@ -11,10 +11,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from engines.errors import InputError
 from engines.networks import TOKENS
-from engines.printable import shown
 from engines.records import SourceRecord
+from evaluation.device import checked_device
 from export.sources.component_rules import whole
 from export.sources.edits import edits_of
 from export.sources.load import load_component
@@ -145,14 +144,3 @@ def _in_bfloat16(unet: UNet2DConditionModel, device: torch.device) -> None:
     """Let a UNet's calls be mixed precision. Its output stays float32, for some samplers would keep their sample in its dtype."""
     unet.forward = torch.autocast(device.type, torch.bfloat16)(unet.forward)
     unet.conv_out.register_forward_hook(lambda layer, given, output: output.float())
-
-
-def checked_device(name: str) -> torch.device:
-    """The device of that name. Raises InputError where PyTorch has none such."""
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"device: expected one that PyTorch has here, as cpu or cuda, found {shown(name)} ({reason})") from None
-    return device

@@ -179,6 +179,8 @@ def test_prompts_of_plain_text_have_no_counterparts(tmp_path, capsys):
     assert main([*command, "--refine", str(tmp_path / "pairs.json")]) == 2
     assert "--refine: expected prompts with counterparts" in capsys.readouterr().err
     assert main([*command, "--batch-size", "0"]) == 2
+    assert main([*command, "--device", "none"]) == 2
+    assert "device: expected one that PyTorch has here, as cpu or cuda, found 'none'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

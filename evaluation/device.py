@@ -1,0 +1,19 @@
+"""The device that PyTorch runs networks on."""
+
+from __future__ import annotations
+
+import torch
+
+from engines.errors import InputError
+from engines.printable import shown
+
+
+def checked_device(name: str) -> torch.device:
+    """The device of that name. Raises InputError where PyTorch has none such."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"device: expected one that PyTorch has here, as cpu or cuda, found {shown(name)} ({reason})") from None
+    return device
