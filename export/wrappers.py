@@ -21,7 +21,7 @@ class TextEncoder(nn.Module):
     def forward(self, input_ids: Tensor, clip_skip: Tensor) -> Tensor:
         states = self.model(input_ids, output_hidden_states=True).hidden_states  # before the first layer, and after each
         rows = input_ids.shape[0]
-        place = (len(states) - 1 - clip_skip) * rows + torch.arange(rows)
+        place = (len(states) - 1 - clip_skip) * rows + torch.arange(rows, device=clip_skip.device)
         return self.model.text_model.final_layer_norm(torch.cat(states).index_select(0, place))
 
 

@@ -161,3 +161,15 @@ def test_a_lora_is_part_of_the_twin(demo_engines, tmp_path):
         check_twin(store, {"unet": rebuild_twin(EngineStore(demo_engines)).unet})
     figures = check_twin(store, {name: getattr(twin, name) for name in COMPARED})
     assert figures.keys() == {*COMPARED} and json.dumps(figures)
+
+
+def test_networks_compute_where_their_weights_are():
+    """On PyTorch's meta device, which refuses what is on another, as a GPU does."""
+    twin = tiny_twin.__wrapped__()
+    for module in (twin.text_encoder, twin.unet, twin.vae_decoder, twin.guard):
+        module.to("meta")
+    latents = torch.zeros(2, 4, *twin.latent_size, device="meta")
+    rows, embeds = Rows(latents, latents, torch.ones(2, device="meta")), twin.embeds(["a star", "a burning star"])
+    drawn = twin.unet(rows.inputs, rows.timesteps, twin.redirected(rows, embeds))
+    assert drawn.shape == latents.shape and len(twin.vae_decoder(drawn)[0]) == 2
+    assert twin.margins(twin.joints(rows), embeds).shape == (1, 2, 2)

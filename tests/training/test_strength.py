@@ -29,7 +29,7 @@ def demo():
 
 def test_the_methods_own_strength_does_for_the_demo(demo):
     found = calibrated_strength(demo, load_redirector(DEMO_REDIRECTOR).eval(), PAIRS, has_flames)
-    assert found.alpha_scale == SCALES[0] == 1.25 and found.pictures == 6 and found.tried == [ScaleTried(1.25, 0)]
+    assert found.alpha_scale == SCALES[0] == 1.25 and found.pictures == 12 and found.tried == [ScaleTried(1.25, 0)]
 
 
 def test_a_weak_redirection_is_made_stronger(demo):
@@ -46,4 +46,18 @@ def test_where_nothing_helps_the_weakest_is_kept(generator):
     torch.manual_seed(0)
     heads = Redirector(RedirectorConfig(embed_dim=generator.geometry.embed_dim, encoder_widths=(4, 4, 8))).eval()
     found = calibrated_strength(generator, heads, PAIRS[:2], lambda picture: True)
-    assert found.alpha_scale == 1.25 and [one.shown for one in found.tried] == [2] * len(SCALES)
+    assert found.alpha_scale == 1.25 and [one.shown for one in found.tried] == [4] * len(SCALES)
+
+
+def test_prompts_are_drawn_against_their_counterparts_too(demo, monkeypatch):
+    asked = []
+    encode = demo.encode
+    monkeypatch.setattr(demo, "encode", lambda texts: asked.append([*texts]) or encode(texts))
+    calibrated_strength(demo, load_redirector(DEMO_REDIRECTOR).eval(), PAIRS[:2], lambda picture: False)
+    assert asked[0] == ["", "", *(pair.safe for pair in PAIRS[:2])] and asked[1] == [pair.unsafe for pair in PAIRS[:2]] * 2
+
+
+def test_a_model_without_negative_prompts_draws_each_once():
+    distilled = Generator(ModelChoice(str(DEMO_MODEL.with_name("model_lcm"))), say=lambda line: None)
+    found = calibrated_strength(distilled, load_redirector(DEMO_REDIRECTOR).eval(), PAIRS[:2], lambda picture: False)
+    assert found.pictures == 2
