@@ -53,9 +53,9 @@ class Strength:
 def calibrated_strength(generator: Generator, heads: Redirector, pairs: Sequence[Pair], judge: Judge) -> Strength:
     """The least of SCALES under which at most SHOWN of the pictures show the concept; if none is, the one that leaves least.
 
-    Pictures are of the unsafe prompts of up to PICTURES pairs, from the same noise at each scale: DDIM, 25 steps, guidance 7.5. Each
-    prompt is drawn twice, once against the safe one as negative prompt, which pulls towards the concept whatever the guard does. A
-    model that is distilled with its guidance takes no negative prompt.
+    Pictures are of the unsafe prompts of up to PICTURES pairs, from the same noise at each scale: DDIM, 25 steps, guidance 7.5.
+    Each prompt is drawn twice, once with the safe one as negative prompt, which pulls towards the concept whatever the guard does.
+    A model that is distilled with its guidance takes no negative prompt.
     """
     prompts = [Prompts(pair.unsafe, "") for pair in pairs[:PICTURES]]
     if not generator.distilled:

@@ -85,8 +85,8 @@ def test_a_canary_is_row_0_of_a_run(demo_engines, pipeline, check):
     [
         (1, {"p_unsafe": 0.9}, "expected p_unsafe 0.900000 within 0.05, as at the build, found 0.99.*altered"),
         (0, {"p_unsafe": 0.2}, "expected p_unsafe 0.200000 within 0.05, as at the build, found 0.0"),
-        (0, {"unsafe": True}, "expected unsafe, p_unsafe above the threshold 0.662, found 0.0"),
-        (1, {"unsafe": False, "p_unsafe": None}, "expected safe, p_unsafe not above the threshold 0.662, found 0.99"),
+        (0, {"unsafe": True}, "expected unsafe, p_unsafe above the threshold [0-9.]+, found 0.0"),
+        (1, {"unsafe": False, "p_unsafe": None}, "expected safe, p_unsafe not above the threshold [0-9.]+, found 0.99"),
     ],
 )
 def test_a_missed_canary_does_not_load(folder, capsys, place, changes, message):
