@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,9 @@ from runtime import GuardedPipeline
 from saferedir.cli import parse
 from tests.engines.fake_cuda import FakeRuntime
 from tests.engines.fake_tensorrt import FakeTensorRT
+
+# A shell that starts tests in the background makes them ignore SIGINT, and all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TARGET = {
     "library": "tensorrt-rtx 0.0.fake",
