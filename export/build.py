@@ -95,11 +95,12 @@ def _build_folder(
     with replacing_folder(options.engine_dir, lambda: check_output(options.engine_dir, "--engine-dir")) as folder:
         _keep_timings(kept.folder, folder, options.backend)
         float32 = _float32_engines(options, folder, jobs, fitting, report)
+        samples = _samples(options, float32, [job.name for job in jobs if _is_quantized(job) and fitting[job.name] is None])
         built = {}
         for number, job in enumerate(jobs, 1):
             stage, manifest = f"[{number}/{len(jobs)}] {job.name:<13}", fitting[job.name]
             if manifest is None:
-                built[job.name] = _build(job, folder, stage, report, _samples(options, float32, job))
+                built[job.name] = _build(job, folder, stage, report, samples.get(job.name, ()))
             else:
                 built[job.name] = _keep(job, folder, kept, manifest)
                 report(f"{stage} {KEPT}")
@@ -141,11 +142,11 @@ def _float32_engines(
     return float32
 
 
-def _samples(options: BuildRequest, float32: Path | None, job: Job) -> Sequence[Sample]:
-    """What ranges of a job's network are measured on."""
-    if float32 is None or options.quantization is None or not _is_quantized(job):
-        return ()
-    return options.quantization.samples(float32, job.name)
+def _samples(options: BuildRequest, float32: Path | None, networks: Sequence[str]) -> Mapping[str, Sequence[Sample]]:
+    """What ranges of the networks are measured on."""
+    if float32 is None or options.quantization is None:
+        return {}
+    return options.quantization.samples(float32, networks)
 
 
 def _with_decisions(

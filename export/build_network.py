@@ -15,6 +15,7 @@ from engines.errors import BackendError
 from engines.parity import Figures, in_words
 from engines.store.recorded_cases import FILE_NAME as RECORDED
 from engines.store.recorded_cases import Case, check_cases, save_cases
+from export.exported_networks import resolve
 from export.jobs import NetworkJob, PlanSettings
 from export.quantization import Sample
 from export.tensorrt.plan_builder import PlanJob, PlanOptions, build_plan
@@ -58,12 +59,14 @@ def _export(job: NetworkJob, path: Path) -> list[Case]:
     """Write the ONNX file, of an int8 network in float32, and record cases. The weights in memory are freed afterwards."""
     from export.attention import fused_attention
     from export.onnx_file import export_network
+    from export.rearranged import rearranged
     from export.reference_cases import reference_cases
 
     module, row = job.module(), job.row
     exported = module.for_inference(job.backend.winograd) if row.rearranged else module  # its cases are the trained module's
     sizes = {"D": job.geometry.embed_dim, "G": job.geometry.time_cond_proj_dim, "K": job.concepts}
-    with fused_attention() if job.backend.fused_attention and row.fused_attention else nullcontext():
+    forms = resolve(row.forms)(job.precision) if job.backend.rearranged and row.forms else ()
+    with rearranged(exported, *forms), fused_attention() if job.backend.fused_attention and row.fused_attention else nullcontext():
         precision, stored = ("float32", "float32") if job.precision == "int8" else (job.file_precision, job.stored)
         export_network(exported, row.spec, sizes, path, precision, stored)
     cases = reference_cases(module, row, job.geometry, job.concepts, job.plan.profile if job.plan else None)

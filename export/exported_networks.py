@@ -36,7 +36,9 @@ def _float32(requested: str, config: Config) -> str:
 
 # Chosen on the demo (docs/precision.md). OpenVINO 2026.4 computes an int8 convolution wrongly whose input was quantised before a
 # change of layout, as proj_out's is: with it the error of the whole UNet is six times as large.
-_KEPT = ("/time_embedding/", "/time_emb_proj/", "/conv_in/", "/conv_out/", "/conv_shortcut/", "/proj_out/")
+_KEPT_OF_UNET = ("/time_embedding/", "/time_emb_proj/", "/conv_in/", "/conv_out/", "/conv_shortcut/", "/proj_out/")
+# Those of an AutoencoderKL, and all of an AutoencoderTiny.
+_KEPT_OF_DECODER = ("/post_quant_conv/", "/conv_in/", "/conv_out/", "/conv_shortcut/", "/attentions.0/", "/layers.")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class ExportedNetwork:
     fused_attention  whether its attention may be one operator of ONNX Runtime (`export.attention`): for the UNet of Stable
                      Diffusion 1.5's size at 512x512, 0.88 of the time and 2 GB less; the others have few tokens, or one such layer
     rearranged       whether what is exported is `module.for_inference()`, compared with the module itself
+    forms            "module:function" from the network's precision to the forms that its layers are exported in, where the backend
+                     wants them
     settle           "module:function" that changes random inputs of a recorded case so that no output depends on rounding
     """
 
@@ -61,6 +65,7 @@ class ExportedNetwork:
     kept: tuple[str, ...] | None = None
     fused_attention: bool = False
     rearranged: bool = False
+    forms: str | None = None
     settle: str | None = None
 
     @property
@@ -80,8 +85,23 @@ class ExportedTokenizer:
 TOKENIZER = ExportedTokenizer()
 EXPORTED_NETWORKS = (
     ExportedNetwork(TEXT_ENCODER, "export.wrappers:TextEncoder", "text_encoder", half=_float16),
-    ExportedNetwork(UNET, "export.wrappers:Unet", "unet", half=_as_upcast, kept=_KEPT, fused_attention=True),
-    ExportedNetwork(VAE_DECODER, "export.wrappers:VaeDecoder", "vae", half=_bfloat16),
+    ExportedNetwork(
+        UNET,
+        "export.wrappers:Unet",
+        "unet",
+        half=_as_upcast,
+        kept=_KEPT_OF_UNET,
+        fused_attention=True,
+        forms="export.rearranged:forms_of_unet",
+    ),
+    ExportedNetwork(
+        VAE_DECODER,
+        "export.wrappers:VaeDecoder",
+        "vae",
+        half=_bfloat16,
+        kept=_KEPT_OF_DECODER,
+        forms="export.rearranged:forms_of_decoder",
+    ),
     ExportedNetwork(SAMPLER_STEP, "export.wrappers:SamplerStep"),
     ExportedNetwork(GUARD, "saferedir.guard:Guard", rearranged=True, settle="export.reference_cases:settle_guard"),
     ExportedNetwork(TOKEN_MASK, "saferedir.guard:TokenMask"),

@@ -17,7 +17,7 @@ from engines.manifest import Manifest
 
 Sample = Mapping[str, np.ndarray]  # inputs of one call by name
 STEPS = 20  # of every run
-EVERY = 5  # of the calls of a run, one is a sample
+EVERY = 5  # of the calls that a network has in a run, one is a sample
 # Pixels of a calibration picture's sides, at most: calibration keeps the results of every layer, which grow with the area. Ranges
 # are of single values, which hardly depend on it.
 SIDE = 256
@@ -47,7 +47,7 @@ class Quantization:
     judge                module:function that says whether a picture shows the concept; empty for none
     """
 
-    record_inputs: Callable[..., list[Sample]]
+    record_inputs: Callable[..., dict[str, list[Sample]]]
     compare_decisions: Callable[..., DecisionRecord]
     calibration_prompts: tuple[str, ...] = NEUTRAL_PROMPTS
     gate_prompts: tuple[str, ...] = ()
@@ -71,11 +71,11 @@ class Quantization:
             "side": SIDE,
         }
 
-    def samples(self, float32: Path, network: str) -> list[Sample]:
-        """What a network is given in runs of float32 engines."""
+    def samples(self, float32: Path, networks: Sequence[str]) -> Mapping[str, Sequence[Sample]]:
+        """What each of the networks is given in runs of float32 engines."""
         return self.record_inputs(
             float32,
-            network,
+            networks,
             self.calibration_prompts,
             side=SIDE,
             num_inference_steps=STEPS,

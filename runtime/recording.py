@@ -1,4 +1,4 @@
-"""Records what a network is given in whole runs, guarded and not."""
+"""Records what networks are given in whole runs, guarded and not."""
 
 from __future__ import annotations
 
@@ -32,20 +32,29 @@ class _Watched:
 
 
 def record_inputs(
-    engine_dir: Path, network: str, prompts: Sequence[str], *, side: int, num_inference_steps: int, first_seed: int, every: int
-) -> list[dict[str, np.ndarray]]:
-    """Inputs of every `every`-th call of a network that runs at each step, by name; engines on a host.
+    engine_dir: Path,
+    networks: Sequence[str],
+    prompts: Sequence[str],
+    *,
+    side: int,
+    num_inference_steps: int,
+    first_seed: int,
+    every: int,
+) -> dict[str, list[dict[str, np.ndarray]]]:
+    """Inputs by name of each network's first call in a run, and of every `every`-th from there on; engines on a host.
 
     Prompt i runs with seed first_seed + i, unguarded and, where there is a guard, redirected from its first check on whatever it
-    finds: so a prompt without the concept shows the network redirected embeddings, too. Sides are the engines' default, at most
+    finds: so a prompt without the concept shows the networks redirected embeddings, too. Sides are the engines' default, at most
     `side` pixels.
     """
-    calls: list[dict[str, np.ndarray]] = []
-    kept: list[dict[str, np.ndarray]] = []
+    calls: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in networks}
+    kept: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in networks}
+
+    def watched(engine: Engine) -> Engine:
+        return _Watched(engine, calls[engine.spec.name]) if engine.spec.name in calls else engine
+
     unguarded = not Manifest.read(engine_dir)[0].guards
-    with GuardedPipeline(
-        engine_dir, unguarded=unguarded, wrap=lambda engine: _Watched(engine, calls) if engine.spec.name == network else engine
-    ) as pipeline:
+    with GuardedPipeline(engine_dir, unguarded=unguarded, wrap=watched) as pipeline:
         geometry = pipeline.manifest.geometry
         for index, prompt in enumerate(prompts):
             for alone in (True, False)[: 1 if unguarded else 2]:
@@ -58,6 +67,7 @@ def record_inputs(
                     unguarded=alone,
                     forced_verdict=None if alone else "unsafe",
                 )
-                kept += calls[::every]
-                calls.clear()
+                for name in networks:
+                    kept[name] += calls[name][::every]
+                    calls[name].clear()
     return kept

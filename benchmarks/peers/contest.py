@@ -104,22 +104,27 @@ def contest(
 
     `pythons` has the interpreter of each environment that is there, by its name in ENVIRONMENTS.
     """
-    for name in names:
-        peer = PEERS[name]
-        record: dict[str, Any] = {
-            "peer": name,
-            "description": peer.description,
-            "precision": peer.precision,
-            "failure": None,
-            "num_inference_steps": safe.num_inference_steps,
-        }
-        try:
-            with tempfile.TemporaryDirectory() as scratch:
-                order = Order(name, target, Path(scratch))
-                record |= _meet(order, _python(peer, pythons), (safe, triggering), rounds)
-        except ContestError as error:
-            record["failure"] = str(error)
-        yield record
+    with tempfile.TemporaryDirectory() as root:
+        prepared: dict[str, Path] = {}  # what peers that are prepared alike share
+        for name in names:
+            peer = PEERS[name]
+            record: dict[str, Any] = {
+                "peer": name,
+                "description": peer.description,
+                "precision": peer.precision,
+                "failure": None,
+                "num_inference_steps": safe.num_inference_steps,
+            }
+            try:
+                python = _python(peer, pythons)
+                order = Order(name, target, Path(tempfile.mkdtemp(dir=root)))
+                if peer.prepare:
+                    order = dataclasses.replace(order, scratch=prepared.get(peer.prepare) or _prepare(order, python))
+                    prepared[peer.prepare] = order.scratch
+                record |= _meet(order, python, (safe, triggering), rounds)
+            except ContestError as error:
+                record["failure"] = str(error)
+            yield record
 
 
 def _python(peer: Peer, pythons: Mapping[str, str]) -> str:
@@ -133,11 +138,14 @@ def _python(peer: Peer, pythons: Mapping[str, str]) -> str:
     return pythons[peer.environment]
 
 
+def _prepare(order: Order, python: str) -> Path:
+    """The order's scratch folder with what the peer reads, made by a process that has ended."""
+    with Contestant(dataclasses.replace(order, prepare=True), python):
+        return order.scratch
+
+
 def _meet(order: Order, python: str, works: tuple[Work, Work], rounds: int) -> dict[str, Any]:
     """Compare pictures, which also warms up, then time in ABBA order: a steady drift of the machine cancels in each round."""
-    if PEERS[order.peer].prepare:
-        with Contestant(dataclasses.replace(order, prepare=True), python):
-            pass
     with Contestant(dataclasses.replace(order, peer=OURS), sys.executable) as ours, Contestant(order, python) as peer:
         pictures = {}
         for kind, work in zip(("safe", "triggering"), works[: 2 if PEERS[order.peer].redirects else 1], strict=False):

@@ -27,6 +27,7 @@ class BackendSpec:
     fused_attention  whether the file uses ONNX Runtime's attention operator, where a network's row allows it
     winograd         whether the guard's wide convolutions are computed as in `saferedir.inference.winograd`; GPU libraries
                      have such kernels themselves
+    rearranged       whether the model's layers are exported in the forms of `export.rearranged`
     can_optimize     whether `engines.optimize` can write a copy that loads faster
     stores_half      whether a float32 file that is compiled in half precision keeps its weights in it: half the file
     beside_int8      what computes beside int8: the networks that are not quantised, and the rest of those that are
@@ -41,6 +42,7 @@ class BackendSpec:
     half_files: bool = False
     fused_attention: bool = False
     winograd: bool = False
+    rearranged: bool = False
     can_optimize: bool = False
     stores_half: bool = False
     beside_int8: str = "float32"
@@ -110,6 +112,7 @@ BACKENDS = {
             extra="openvino",
             libraries=("openvino",),
             winograd=True,
+            rearranged=True,
             stores_half=True,
             beside_int8="bfloat16",
         ),

@@ -73,6 +73,15 @@ def test_an_environment_that_is_not_there_is_reported_with_what_to_install(targe
     assert found["failure"] == "/nowhere/python: No such file or directory; --peer-python names a Python"
 
 
+def test_peers_that_are_prepared_alike_share_what_was_prepared(target, monkeypatch):
+    prepared = []
+    monkeypatch.setattr("benchmarks.peers.contest._prepare", lambda order, python: prepared.append(order.peer) or order.scratch)
+    monkeypatch.setattr("benchmarks.peers.contest._meet", lambda order, *others: {"scratch": order.scratch})
+    names = "OpenVINO GenAI, float32", "optimum-intel, bfloat16", "optimum-intel, int8", "saferedir, unguarded"
+    scratch = [found["scratch"] for found in contest(names, target, SAFE, FIRE, 1, {"openvino": sys.executable})]
+    assert prepared == [names[0], names[2]] and scratch[0] == scratch[1] and len(set(scratch)) == 3
+
+
 def test_ddim_is_eulers_method_on_its_noise_levels(target):
     """What stable-diffusion.cpp is given: in x/√ᾱ each row of DDIM is a step from one level to the next."""
     scheduler = Manifest.read(target.engine_dir)[0].scheduler

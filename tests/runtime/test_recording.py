@@ -1,4 +1,4 @@
-"""A network's inputs recorded in whole runs."""
+"""Inputs of networks recorded in whole runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ SETTINGS = {"side": 32, "num_inference_steps": 4, "first_seed": 5, "every": 2}
 
 
 def test_unguarded_and_redirected_runs_are_recorded(demo_engines):
-    calls = record_inputs(demo_engines, "unet", ["a blue square", "a red star"], **SETTINGS)
+    found = record_inputs(demo_engines, ["unet", "vae_decoder"], ["a blue square", "a red star"], **SETTINGS)
+    assert [call["latent"].shape for call in found["vae_decoder"]] == [(1, 4, 8, 8)] * 4  # one of each run
+    calls = found["unet"]
     assert len(calls) == 2 * 2 * 2  # prompts, guarded or not, every second of four
     assert all({*call} == {tensor.name for tensor in NETWORKS["unet"].inputs} for call in calls)
     assert {call["sample"].shape for call in calls} == {(2, 4, 8, 8)} and {call["timestep"].shape for call in calls} == {(2,)}
@@ -24,5 +26,5 @@ def test_unguarded_and_redirected_runs_are_recorded(demo_engines):
 
 
 def test_the_same_runs_give_the_same_inputs(demo_engines):
-    one, other = (record_inputs(demo_engines, "unet", ["a blue square"], **SETTINGS) for _ in range(2))
+    one, other = (record_inputs(demo_engines, ["unet"], ["a blue square"], **SETTINGS)["unet"] for _ in range(2))
     assert all(np.array_equal(a[name], b[name]) for a, b in zip(one, other, strict=True) for name in a)
