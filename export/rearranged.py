@@ -12,7 +12,7 @@ import torch
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
-from saferedir.inference.winograd import TILE, WINDOW, transforms
+from saferedir.inference.winograd import TILE, WINDOW, WinogradConv2d
 
 # Output channels of the UNet's convolutions that are Winograd's: with fewer the transforms outweigh the products saved; where the
 # published models have more, pictures are small and weights large, and Winograd's are four times as large.
@@ -69,12 +69,7 @@ class WinogradPictureConv2d(nn.Module):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        data, kernel, result = transforms()
-        weight = torch.einsum("ia,jb,ocab->ijco", kernel, kernel, conv.weight.double())
-        self.weight = nn.Parameter(weight.flatten(0, 1).float())  # [36, in, out]
-        self.transform = nn.Parameter(torch.kron(data, data).float())
-        self.back = nn.Parameter(torch.kron(result, result).float())
-        self.bias = conv.bias
+        self.on_tiles = WinogradConv2d(conv)
 
     def forward(self, x: Tensor) -> Tensor:
         images, channels, height, width = x.shape
@@ -82,10 +77,9 @@ class WinogradPictureConv2d(nn.Module):
         padded = nn.functional.pad(x.permute(0, 2, 3, 1), (0, 0, *[1, WINDOW - 1] * 2))
         rows = torch.stack([padded[:, row : row + TILE * down : TILE] for row in range(WINDOW)])
         windows = torch.stack([rows[:, :, :, column : column + TILE * across : TILE] for column in range(WINDOW)], dim=1)
-        products = (self.transform @ windows.reshape(WINDOW**2, -1)).reshape(WINDOW**2, -1, channels) @ self.weight
-        tiles = (self.back @ products.flatten(1)).reshape(TILE, TILE, images, down, across, -1)
-        if self.bias is not None:
-            tiles = tiles + self.bias
+        conv = self.on_tiles
+        products = (conv.transform @ windows.reshape(WINDOW**2, -1)).reshape(WINDOW**2, -1, channels) @ conv.weight
+        tiles = (conv.back @ products.flatten(1)).reshape(TILE, TILE, images, down, across, -1) + conv.bias
         return tiles.permute(2, 5, 3, 0, 4, 1).reshape(images, -1, TILE * down, TILE * across)[:, :, :height, :width]
 
 

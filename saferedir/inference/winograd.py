@@ -28,7 +28,7 @@ TILE, WINDOW = 4, 6
 POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)
 
 
-def transforms() -> tuple[Tensor, Tensor, Tensor]:
+def _transforms() -> tuple[Tensor, Tensor, Tensor]:
     """The paper's B transposed [6, 6], G [6, 3] and A transposed [4, 6], in float64."""
     others = [[other for other in POINTS if other != point] for point in POINTS]
     lagrange = torch.tensor([_coefficients(roots) + [0.0] for roots in others] + [_coefficients(POINTS)], dtype=torch.float64)
@@ -117,7 +117,7 @@ class WinogradConv2d(nn.Module):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        data, kernel, result = transforms()
+        data, kernel, result = _transforms()
         weight = torch.einsum("ia,jb,ocab->ijco", kernel, kernel, conv.weight.double())
         self.weight = nn.Parameter(weight.flatten(0, 1).float())  # [36, in, out]
         self.bias = nn.Parameter(torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().float())
