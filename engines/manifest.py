@@ -20,7 +20,7 @@ from engines.sizes import Sizes
 from engines.store.atomic import replacing
 
 FILE_NAME = "manifest.json"
-FORMAT = 3
+FORMAT = 4
 REBUILD = "rebuild with: saferedir build --force"
 PARITY_OF = {  # in words
     "engine": "engines with PyTorch",

@@ -119,15 +119,15 @@ TEXT_ENCODER = NetworkSpec(
 UNET = NetworkSpec(
     "unet",
     inputs=(
-        _float("sample", "CB", *_LATENT),
-        _float("timestep", "CB", span=_TIMESTEP),
+        _float("sample", "B", *_LATENT),
+        _float("timestep", "B", span=_TIMESTEP),
         _float("encoder_hidden_states", *_EMBEDS),
     ),
     outputs=(_float("noise_pred", "CB", *_LATENT, varies=True),),
     runs="step",
 )
 # Of a model distilled with its guidance: the guidance scale's embedding is an input, under the name that diffusers gives it.
-GUIDED_UNET = replace(UNET, inputs=(*UNET.inputs, _float("timestep_cond", "CB", "G", span=(-1, 1))))
+GUIDED_UNET = replace(UNET, inputs=(*UNET.inputs, _float("timestep_cond", "B", "G", span=(-1, 1))))
 GUARD = NetworkSpec(
     "guard",
     inputs=(
@@ -173,7 +173,7 @@ SAMPLER_STEP = NetworkSpec(
     ),
     outputs=(
         _float("next_state", "S", "B", *_LATENT),
-        _float("next_model_input", "CB", *_LATENT),
+        _float("next_model_input", "B", *_LATENT),
         TensorSpec("finite", "bool", ("B",)),
     ),
     runs="step",

@@ -100,13 +100,13 @@ def sample(
     matrices = torch.tensor(np.array(sampler.matrices), device=twin.device)
     timesteps = torch.tensor(np.array(sampler.timesteps), device=twin.device)
     step, scale = SamplerStep(), torch.full((images,), options.guidance_scale, device=twin.device)
-    model_input, current = torch.cat([state[0] * sampler.input_scale] * 2), original
+    model_input, current = state[0] * sampler.input_scale, original
     latents, inputs = [state[0]], []
     for row, timestep in enumerate(timesteps):
         if guard is not None and before:
             current = guard.check(state[0], timestep)
-        inputs.append(model_input[:images])
-        noise_pred = twin.unet(model_input, timestep.expand(2 * images), current)
+        inputs.append(model_input)
+        noise_pred = twin.unet(model_input, timestep.expand(images), current)
         if guard is not None and not before:
             current = guard.check(state[0], timestep)
         noise = _noise(twin, streams, drawn=bool(sampler.noisy[row]))

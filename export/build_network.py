@@ -63,7 +63,7 @@ def _export(job: NetworkJob, path: Path) -> list[Case]:
     from export.reference_cases import reference_cases
 
     module, row = job.module(), job.row
-    exported = module.for_inference(job.backend.winograd) if row.rearranged else module  # its cases are the trained module's
+    exported = module if row.for_inference is None else row.for_inference(module, job.backend)  # its cases are the module's own
     sizes = {"D": job.geometry.embed_dim, "G": job.geometry.time_cond_proj_dim, "K": job.concepts}
     forms = resolve(row.forms)(job.precision) if job.backend.rearranged and row.forms else ()
     with rearranged(exported, *forms), fused_attention() if job.backend.fused_attention and row.fused_attention else nullcontext():

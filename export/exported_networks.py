@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engines.backends.registry import BackendSpec
 from engines.networks import GUARD, SAMPLER_STEP, TEXT_ENCODER, TOKEN_MASK, UNET, VAE_DECODER, NetworkSpec
 
 Config = Mapping[str, Any]  # of a component of the model, as parsed
@@ -34,6 +35,14 @@ def _float32(requested: str, config: Config) -> str:
     return "float32"
 
 
+def _unet(module: Any, backend: BackendSpec) -> Any:
+    return module.for_inference()
+
+
+def _guard(module: Any, backend: BackendSpec) -> Any:
+    return module.for_inference(backend.winograd)
+
+
 # Chosen on the demo (docs/precision.md). OpenVINO 2026.4 computes an int8 convolution wrongly whose input was quantised before a
 # change of layout, as proj_out's is: with it the error of the whole UNet is six times as large.
 _KEPT_OF_UNET = ("/time_embedding/", "/time_emb_proj/", "/conv_in/", "/conv_out/", "/conv_shortcut/", "/proj_out/")
@@ -52,7 +61,7 @@ class ExportedNetwork:
     kept             parts of names of nodes that `--precision int8` leaves as they are; None where the whole network stays so
     fused_attention  whether its attention may be one operator of ONNX Runtime (`export.attention`): for the UNet of Stable
                      Diffusion 1.5's size at 512x512, 0.88 of the time and 2 GB less; the others have few tokens, or one such layer
-    rearranged       whether what is exported is `module.for_inference()`, compared with the module itself
+    for_inference    (module, backend) → what is exported in the module's place and compared with it
     forms            "module:function" from the network's precision to the forms that its layers are exported in, where the backend
                      wants them
     settle           "module:function" that changes random inputs of a recorded case so that no output depends on rounding
@@ -64,7 +73,7 @@ class ExportedNetwork:
     half: Callable[[str, Config], str] = _float32
     kept: tuple[str, ...] | None = None
     fused_attention: bool = False
-    rearranged: bool = False
+    for_inference: Callable[[Any, BackendSpec], Any] | None = None
     forms: str | None = None
     settle: str | None = None
 
@@ -92,6 +101,7 @@ EXPORTED_NETWORKS = (
         half=_as_upcast,
         kept=_KEPT_OF_UNET,
         fused_attention=True,
+        for_inference=_unet,
         forms="export.rearranged:forms_of_unet",
     ),
     ExportedNetwork(
@@ -103,7 +113,7 @@ EXPORTED_NETWORKS = (
         forms="export.rearranged:forms_of_decoder",
     ),
     ExportedNetwork(SAMPLER_STEP, "export.wrappers:SamplerStep"),
-    ExportedNetwork(GUARD, "saferedir.guard:Guard", rearranged=True, settle="export.reference_cases:settle_guard"),
+    ExportedNetwork(GUARD, "saferedir.guard:Guard", for_inference=_guard, settle="export.reference_cases:settle_guard"),
     ExportedNetwork(TOKEN_MASK, "saferedir.guard:TokenMask"),
 )
 

@@ -52,7 +52,6 @@ class Loop:
         }
         if shape.guarded:
             self._by_row["threshold"] = self._buffer(GUARD, "threshold", rows)
-        self._unet_timesteps = self._buffer(UNET, "timestep", rows)
         shared = [(UNET, "noise_pred"), (SAMPLER_STEP, "guidance_scale"), (GUARD, "original_embeds")]
         shared += [(GUARD, name) for name in (*NUMBERS, "delayed")] + ([] if shape.noisy else [(SAMPLER_STEP, "noise")])
         self._shared = {name: self._buffer(spec, name) for spec, name in shared}
@@ -84,14 +83,13 @@ class Loop:
 
         What the steps must report starts as a failure, so that a step that did not run cannot pass for a safe one.
         """
-        write, steps, branches = self._backend.write, start.steps, self.shape.branches
+        write, steps = self._backend.write, start.steps
         sample = start.noise * steps.init_noise_sigma.reshape(-1, 1, 1, 1)
         state = np.zeros((steps.slots, *sample.shape), np.float32)
         state[0] = sample
         write(self._pairs["state"][0], state)
-        write(self._model_input, np.concatenate([sample * steps.input_scale.reshape(-1, 1, 1, 1)] * branches))
+        write(self._model_input, sample * steps.input_scale.reshape(-1, 1, 1, 1))
         write(self._by_row["timestep"], steps.timesteps)
-        write(self._unet_timesteps, np.concatenate([steps.timesteps] * branches, axis=1))
         write(self._by_row["matrix"], steps.matrices)
         if start.step_noise is not None:
             write(self._by_row["noise"], start.step_noise)
@@ -150,7 +148,7 @@ class Loop:
         by_row = {name: array[row, ...] for name, array in self._by_row.items()}
         unet = engines["unet"].bind(
             sample=self._model_input,
-            timestep=self._unet_timesteps[row, ...],
+            timestep=by_row["timestep"],
             encoder_hidden_states=self._embeds[seen],
             **self._guidance,
             noise_pred=self._shared["noise_pred"],

@@ -433,7 +433,7 @@ def test_examples_of_each_kind(manifest_bytes, place):
             "geometry: expected a default size of at most 16384 pixels, found 1048576",
         ),
         (b"[" * 100_000, "not a valid manifest"),
-        (b"[]", r"expected format 3, found \[\]"),
+        (b"[]", r"expected format 4, found \[\]"),
     ):
         (place / "manifest.json").write_bytes(content)
         with pytest.raises(ManifestError, match=message):

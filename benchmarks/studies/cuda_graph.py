@@ -99,7 +99,7 @@ def modules() -> dict[str, Any]:
 
     torch.manual_seed(0)
     made = {
-        "unet": Half(Unet(UNet2DConditionModel(**UNET))),
+        "unet": Half(Unet(UNet2DConditionModel(**UNET)).for_inference()),
         "guard": Guard(Concept(Redirector())).for_inference(),
         "sampler_step": SamplerStep(),
     }

@@ -28,16 +28,16 @@ SPEC = NETWORKS["unet"]
 
 
 def export_trace(module: Unet, embed_dim: int, path: Path) -> None:
-    """As the build does."""
+    """As the build does, but every row by itself, as the others have it."""
     export_network(module, SPEC, {"D": embed_dim}, path)
 
 
 def export_program(module: Unet, embed_dim: int, path: Path) -> None:
-    """Through torch.export: latent sizes as multiples of four, else each resolution becomes a floor division.
+    """Through torch.export, without guidance: latent sizes as multiples of four, else each resolution becomes a floor division.
 
     torch.export itself finds that the UNet's rows must stay below 64, and refuses a wider range.
     """
-    batch, height, width = (torch.export.Dim(name, min=1, max=63) for name in ("CB", "h", "w"))
+    batch, height, width = (torch.export.Dim(name, min=1, max=63) for name in ("B", "h", "w"))
     axes = {"sample": {0: batch, 2: 4 * height, 3: 4 * width}, "timestep": {0: batch}, "encoder_hidden_states": {0: batch}}
     inputs = example(SPEC, {**EXAMPLE_SIZES, "D": embed_dim})
     program = torch.onnx.export(
@@ -111,7 +111,7 @@ def main() -> None:
                 "nodes": len(onnx.load(path).graph.node),
                 "nodes_optimized": len(onnx.load(options.optimized_model_filepath).graph.node),
             }
-    inputs = {key: tensor.numpy() for key, tensor in example(SPEC, {"CB": 2, "H": 16, "W": 16, "D": width}).items()}
+    inputs = {key: tensor.numpy() for key, tensor in example(SPEC, {"B": 2, "CB": 2, "H": 16, "W": 16, "D": width}).items()}
     times, outputs = latencies(sessions, inputs, arguments.rounds)
     for name, milliseconds in times.items():
         low, middle, high = np.percentile(milliseconds, [25, 50, 75])

@@ -162,10 +162,10 @@ def main() -> None:
     full, full_unet = Redirector(), None
     if arguments.unet is not None:
         with torch.device("meta"):
-            module = Unet(UNet2DConditionModel(**UNET))
+            module = Unet(UNet2DConditionModel(**UNET)).for_inference()
         full_unet = arguments.unet, multiplications(module, NETWORKS["unet"], sizes_of(768, 64), "meta")
     with tempfile.TemporaryDirectory() as scratch:
-        module, path = Unet(load_component(source, "unet")), Path(scratch) / "unet.onnx"
+        module, path = Unet(load_component(source, "unet")).for_inference(), Path(scratch) / "unet.onnx"
         export_network(module, NETWORKS["unet"], {"D": source.geometry.embed_dim}, path)
         demo_unet = path, multiplications(module, NETWORKS["unet"], sizes_of(source.geometry.embed_dim, 16))
         shapes = {"demo": run(demo, 16, demo_unet, 20 * arguments.rounds, arguments.threads)}

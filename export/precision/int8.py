@@ -23,7 +23,7 @@ from export.precision.half_precision import convert
 from export.quantization import Sample
 
 # Products of activations. Their ranges follow from the prompt, and libraries that fuse attention keep it as one kernel.
-ATTENTION = (r".*/attn\d+/MatMul.*",)
+ATTENTION = (r".*/attn\d+/(layer/)?MatMul.*",)
 
 
 def import_nncf() -> Any:

@@ -59,7 +59,7 @@ def test_another_guard_is_not_taken(folder):
     "change, message",
     [
         (lambda parsed: parsed.update(guards=[]), "expected engines with a guard"),
-        (lambda parsed: parsed.update(format=99), "expected format 3, found 99"),
+        (lambda parsed: parsed.update(format=99), "expected format 4, found 99"),
         (lambda parsed: parsed.pop("scheduler"), "not a valid manifest"),
         (lambda parsed: parsed.update(surprise=1), "not a valid manifest"),
         (lambda parsed: parsed["guards"][0]["policy"].update(threshold=2), "threshold"),
@@ -236,7 +236,7 @@ def test_wrong_arrays(sampler_step, changed, error, message):
 
 def test_sizes_that_do_not_fit_each_other_fail(sampler_step):
     engine, backend = sampler_step
-    for changed in ({"noise": (1, 4, 3, 4)}, {"next_state": (1, 1, 4, 3, 4)}, {"next_model_input": (1, 4, 4, 4)}):
+    for changed in ({"noise": (1, 4, 3, 4)}, {"next_state": (1, 1, 4, 3, 4)}, {"next_model_input": (2, 4, 4, 4)}):
         with pytest.raises(BackendError, match="sampler_step: (ONNX Runtime failed|OpenVINO cannot compile)"):
             engine.bind(**arrays(backend, **{name: np.zeros(shape, np.float32) for name, shape in changed.items()}))()
 

@@ -35,7 +35,7 @@ from export.precision.names import PRECISIONS, precision_name
 from export.reference_cases import reference_cases
 from export.tensorrt.plan_builder import PlanError, PlanJob, PlanOptions, build_plan
 from export.tensorrt.shape_profile import Profile
-from export.wrappers import VaeDecoder
+from export.wrappers import VaeDecoder, in_each_branch
 from saferedir.cli import main
 from tests.export.test_build import built_anew
 
@@ -163,6 +163,8 @@ class LargeLogits(nn.Module):
         self.register_buffer("first", torch.zeros(77, 1).index_fill(0, torch.tensor([0]), 800))
 
     def forward(self, sample, timestep, encoder_hidden_states):
+        rows = encoder_hidden_states.shape[0]
+        sample, timestep = in_each_branch(sample, rows), in_each_branch(timestep, rows)
         pixels = sample.flatten(2).transpose(1, 2)  # [CB, H·W, 4]
         query = torch.cat([pixels, pixels, pixels, pixels[..., :3], torch.full_like(pixels[..., :1], 800)], dim=2)
         tokens = encoder_hidden_states[..., :15]

@@ -16,7 +16,8 @@ def test_unguarded_and_redirected_runs_are_recorded(demo_engines):
     calls = found["unet"]
     assert len(calls) == 2 * 2 * 2  # prompts, guarded or not, every second of four
     assert all({*call} == {tensor.name for tensor in NETWORKS["unet"].inputs} for call in calls)
-    assert {call["sample"].shape for call in calls} == {(2, 4, 8, 8)} and {call["timestep"].shape for call in calls} == {(2,)}
+    assert {call["sample"].shape for call in calls} == {(1, 4, 8, 8)} and {call["timestep"].shape for call in calls} == {(1,)}
+    assert {call["encoder_hidden_states"].shape[0] for call in calls} == {2}
     unguarded, redirected = calls[:2], calls[2:4]
     assert np.array_equal(unguarded[0]["sample"], redirected[0]["sample"])  # the same noise
     for before, after in zip(unguarded, redirected, strict=True):
