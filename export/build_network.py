@@ -67,8 +67,7 @@ def _export(job: NetworkJob, path: Path) -> list[Case]:
     sizes = {"D": job.geometry.embed_dim, "G": job.geometry.time_cond_proj_dim, "K": job.concepts}
     forms = resolve(row.forms)(job.precision) if job.backend.rearranged and row.forms else ()
     with rearranged(exported, *forms), fused_attention() if job.backend.fused_attention and row.fused_attention else nullcontext():
-        precision, stored = ("float32", "float32") if job.precision == "int8" else (job.file_precision, job.stored)
-        export_network(exported, row.spec, sizes, path, precision, stored)
+        export_network(exported, row.spec, sizes, path, "float32" if job.precision == "int8" else job.precision, job.backend.lowers)
     cases = reference_cases(module, row, job.geometry, job.concepts, job.plan.profile if job.plan else None)
     save_cases(path.with_name(RECORDED), cases)
     return cases
@@ -80,7 +79,7 @@ def _compare(job: NetworkJob, path: Path, cases: Sequence[Case]) -> Figures:
 
     cpu = open_backend("onnxruntime")
     with emulated(path, job.around) as runnable:
-        return check_cases(cpu.load(runnable, job.row.spec), cpu, cases, job.stored)
+        return check_cases(cpu.load(runnable, job.row.spec), cpu, cases, job.precision)
 
 
 def _compile(job: NetworkJob, plan: PlanSettings, path: Path, engine: Path, folder: Path) -> None:

@@ -70,19 +70,11 @@ class NetworkJob:
         return self.row.name
 
     @property
-    def file_precision(self) -> str:
-        """The precision of the ONNX file."""
-        return self.backend.file_precision(self.precision)
-
-    @property
     def around(self) -> str:
-        """The precision of the ONNX file, or of an int8 one where it is not int8."""
-        return self.backend.file_precision(self.backend.beside_int8) if self.precision == "int8" else self.file_precision
-
-    @property
-    def stored(self) -> str:
-        """The precision of the weights in the ONNX file."""
-        return self.backend.stored_precision(self.precision)
+        """The precision of the ONNX file, or of an int8 one where it is not int8: that of its scales, too, of which it has few."""
+        if self.precision != "int8":
+            return self.precision
+        return "float32" if self.backend.lowers else self.backend.beside_int8
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -157,13 +149,13 @@ def _network_job(row: ExportedNetwork, options: BuildRequest, inputs: Inputs) ->
 def _precision(row: ExportedNetwork, backend: BackendSpec, requested: str, source: Source) -> str:
     """What a network computes in; float32 where the backend lacks the half precision that the network needs.
 
-    A backend that compiles float32 files lowers all but those that must stay float32.
+    A backend that lowers computes all in what was requested, but for those that must stay float32.
     """
     if row.spec.float32_only or requested == "float32":
         return "float32"
     if requested == "int8":
         return requested if row.kept is not None else _precision(row, backend, backend.beside_int8, source)
-    if not backend.half_files or row.component is None:
+    if backend.lowers or row.component is None:
         return requested
     half = row.half(requested, source.config(row.component))
     return half if half in backend.precisions else "float32"

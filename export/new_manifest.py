@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines.backends.registry import backend_spec
 from engines.canary import CanaryRecord
 from engines.geometry import Geometry
 from engines.manifest import Manifest
@@ -74,14 +73,11 @@ def filled(wanted: Manifest, folder: Path, built: Mapping[str, Built]) -> Manife
     files = {name: record for done in built.values() for name, record in done.files.items()}
     if (timings := folder / TIMING_CACHE).is_file():
         files[TIMING_CACHE] = FileRecord.of(timings)
-    half_files = any(
-        backend_spec(wanted.backend).file_precision(recipe.get("precision", "float32")) != "float32"
-        for recipe in wanted.recipe.values()
-    )
+    half = any(recipe.get("precision", "float32") != "float32" for recipe in wanted.recipe.values())
     passed = all(done.of_engine for done in built.values())
     return dataclasses.replace(
         wanted,
         files=files,
         parity={name: done.figures for name, done in built.items() if done.figures is not None},
-        parity_of="engine" if passed else "emulated onnx" if half_files else "onnx",
+        parity_of="engine" if passed else "emulated onnx" if half else "onnx",
     )

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from engines.networks import OPSET, NetworkSpec, TensorSpec, with_derived
 from export.precision.half_precision import convert
-from export.precision.stored_weights import store_weights
 
 EMBEDDED_BYTES = 1 << 30  # larger weights go to `<name>.data`; a protobuf message ends at 2 GiB
 # Tracing fixes no size, but with unequal sizes a mistaken axis is noticed. With odd ones the UNet's upsampling takes the size of
@@ -53,13 +52,12 @@ def export_network(
     fixed: Mapping[str, int],
     path: Path,
     precision: str = "float32",
-    stored: str = "float32",
+    lowered: bool = False,
 ) -> None:
     """Write `module` to `path`, its weights to `<path>.data` where they exceed 1 GiB.
 
     Symbols of the spec become dynamic axes, but for those of the model, D and K, which `fixed` gives. Inside, the network computes
-    in `precision`; its tensors keep the dtypes of the spec. `stored` is the precision that a float32 network's weights have in the
-    file.
+    in `precision`; its tensors keep the dtypes of the spec. See `export.precision.half_precision.convert` for `lowered`.
     """
     inputs = example(spec, with_derived({**EXAMPLE_SIZES, **fixed}))
     axes = {tensor.name: tensor.dynamic_axes for tensor in spec.tensors}
@@ -80,9 +78,7 @@ def export_network(
         model = onnx.load(folder / path.name)
         _declare_outputs(model, spec, fixed)
         if precision != "float32":
-            convert(model, precision)
-        elif stored != "float32":
-            store_weights(model, stored)
+            convert(model, precision, lowered)
         save_model(model, path)
     finally:
         shutil.rmtree(folder)

@@ -22,14 +22,12 @@ class BackendSpec:
     extra            of pip, that installs what it needs
     libraries        distributions besides the export's whose versions shape what is built
     plans            whether an engine is a TensorRT plan, built for a profile of shapes; else it is the ONNX file and takes any
-    half_files       whether what computes in half precision is an ONNX file in half precision; else the backend compiles a
-                     float32 one
+    lowers           whether the backend computes all of a half-precision network in it; else the file says what is half
     fused_attention  whether the file uses ONNX Runtime's attention operator, where a network's row allows it
     winograd         whether the guard's wide convolutions are computed as in `saferedir.inference.winograd`; GPU libraries
                      have such kernels themselves
     rearranged       whether the model's layers are exported in the forms of `export.rearranged`
     can_optimize     whether `engines.optimize` can write a copy that loads faster
-    stores_half      whether a float32 file that is compiled in half precision keeps its weights in it: half the file
     beside_int8      what computes beside int8: the networks that are not quantised, and the rest of those that are
     """
 
@@ -39,25 +37,16 @@ class BackendSpec:
     extra: str
     libraries: tuple[str, ...] = ()
     plans: bool = False
-    half_files: bool = False
+    lowers: bool = False
     fused_attention: bool = False
     winograd: bool = False
     rearranged: bool = False
     can_optimize: bool = False
-    stores_half: bool = False
     beside_int8: str = "float32"
 
     @property
     def engine_file(self) -> str:
         return PLAN_FILE if self.plans else ONNX_FILE
-
-    def file_precision(self, precision: str) -> str:
-        """The precision of a network's ONNX file."""
-        return precision if self.half_files or precision == "int8" else "float32"
-
-    def stored_precision(self, precision: str) -> str:
-        """The precision that weights have in the file of a network that computes in `precision`."""
-        return precision if self.stores_half and precision != "int8" else self.file_precision(precision)
 
 
 def _onnxruntime(precision: str, eager: bool, threads: int | None) -> Backend:
@@ -113,7 +102,7 @@ BACKENDS = {
             libraries=("openvino",),
             winograd=True,
             rearranged=True,
-            stores_half=True,
+            lowers=True,
             beside_int8="bfloat16",
         ),
         BackendSpec(
@@ -121,11 +110,10 @@ BACKENDS = {
             _onnxruntime_cuda,
             ("float32", "float16"),
             extra="onnxruntime-gpu",
-            half_files=True,
             fused_attention=True,
         ),
         *(
-            BackendSpec(name, _tensorrt(name), _ALL, extra=name, plans=True, half_files=True, beside_int8="bfloat16")
+            BackendSpec(name, _tensorrt(name), _ALL, extra=name, plans=True, beside_int8="bfloat16")
             for name in ("tensorrt", "tensorrt-rtx")
         ),
     )

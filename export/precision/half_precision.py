@@ -22,7 +22,7 @@ from export.precision.names import OPSETS
 
 ELEMENTS = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 
-HALF_OPS = frozenset({"Conv", "Gemm", "MatMul"})
+HALF_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 # Around a product in int8: their float tensors and scales have the precision of what is around it.
 QUANTIZED_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 # Less than a thousandth of the work; with these in float32 the error of the UNet's prediction falls by a third.
@@ -53,31 +53,41 @@ FOLLOWING_OPS = frozenset(
 ANY_DTYPE_OPS = frozenset({"Cast", "Shape", "Size"})
 
 
-def convert(model: ModelProto, precision: str) -> None:
+def convert(model: ModelProto, precision: str, lowered: bool = False) -> None:
     """Rewrite a float32 model with its weights in memory, in place; its inputs and outputs keep their dtypes.
+
+    `lowered`: the backend computes in half precision what it can, whatever the file says. Then the file is half where weights are
+    read, and nowhere else: so attention keeps the form that the backend fuses.
 
     Casts go where precisions differ. A pointwise operator computes in half when all of its varying inputs are half; inputs that
     follow from constants and sizes alone do not count.
     """
     floats = tensors_of(model, TensorProto.FLOAT)
-    computes, half = _choose(model.graph, floats)
+    computes, half = _choose(model.graph, floats, lowered)
     half |= _convert_weights(model.graph, floats, computes, precision)
     _insert_casts(model.graph, floats, computes, half, precision)
     next(opset for opset in model.opset_import if not opset.domain).version = OPSETS[precision]
 
 
-def _choose(graph: GraphProto, floats: set[str]) -> tuple[list[bool], set[str]]:
+def _choose(graph: GraphProto, floats: set[str], lowered: bool) -> tuple[list[bool], set[str]]:
     """Whether each node computes in half, and the tensors that are half therefore; outputs of the graph are not."""
     outputs, fixed = {value.name for value in graph.output}, _fixed_values(graph)
     computes: list[bool] = []
     half: set[str] = set()
     for node in graph.node:
         varying = _operands(node, floats) - fixed
-        multiplies = node.op_type in HALF_OPS | QUANTIZED_OPS and not any(module in node.name for module in FLOAT32_MODULES)
-        computes.append(multiplies or (node.op_type in FOLLOWING_OPS and bool(varying) and varying <= half))
+        follows = not lowered and node.op_type in FOLLOWING_OPS and bool(varying) and varying <= half
+        computes.append(follows or _wants_half(node, lowered, fixed))
         if computes[-1]:
             half |= floats & set(node.output) - outputs
     return computes, half
+
+
+def _wants_half(node: NodeProto, lowered: bool, fixed: set[str]) -> bool:
+    """Whether a node computes in half whatever its inputs are."""
+    if lowered:
+        return node.op_type in HALF_OPS | {"Gather"} and any(name in fixed for name in node.input[:2])
+    return node.op_type in HALF_OPS | QUANTIZED_OPS and not any(module in node.name for module in FLOAT32_MODULES)
 
 
 def _convert_weights(graph: GraphProto, floats: set[str], computes: list[bool], precision: str) -> set[str]:

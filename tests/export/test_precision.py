@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from engines.backends.registry import open_backend
 from engines.errors import InputError, ParityError
 from engines.geometry import Geometry
 from engines.manifest import Manifest
-from engines.networks import NETWORKS
+from engines.networks import NETWORKS, with_derived
 from engines.parity import LIMITS, compare
 from engines.sizes import Span
 from engines.store.recorded_cases import check_cases
@@ -94,6 +95,28 @@ def test_dtypes(demo_engines, network, precision):
             assert half.issuperset(name for name in node.input if name), node.name
             products += 1
     assert products > 5
+
+
+@CONVERTED
+def test_for_a_backend_that_lowers_the_file_is_half_for_its_weights(demo_engines, tmp_path, network):
+    """Products of activations stay float32: attention, which the backend fuses."""
+    model, spec, backend = onnx.load(demo_engines / network / "model.onnx"), NETWORKS[network], open_backend("onnxruntime")
+    convert(model, "bfloat16", lowered=True)
+    onnx.checker.check_model(model, full_check=True)
+    half, large = tensors_of(model, ELEMENTS["bfloat16"]), {w.name for w in model.graph.initializer if math.prod(w.dims) > 1000}
+    assert large <= half
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm", "MatMul") and not re.search(r"/(self_attn|attentions\.\d+)/MatMul(_\d+)?$", node.name):
+            assert half.issuperset(name for name in node.input if name), node.name
+        elif node.op_type not in ("Cast", "Gather", "Shape", "Transpose"):
+            assert half.isdisjoint(node.input), node.name
+    onnx.save(model, tmp_path / "model.onnx")
+    sizes = with_derived({"B": 2, "C": 2, "H": 8, "W": 16, "D": 96, "f": 4})
+    inputs = {name: value.numpy() for name, value in example(spec, sizes, 1).items()}
+    expected = run_once(backend.load(demo_engines / network / "model.onnx", spec), backend, inputs, sizes)
+    found = run_once(backend.load(emulate(tmp_path / "model.onnx", "bfloat16"), spec), backend, inputs, sizes)
+    for name, values in expected.items():
+        compare(f"{network}.{name}", values, found[name], LIMITS["bfloat16"])
 
 
 @HALVES
