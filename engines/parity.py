@@ -29,8 +29,9 @@ LIMITS = {
     "float32": Limits(cosine=0.9999, relative_error=1e-3, grey_levels=1),
     "float16": Limits(cosine=0.9999, relative_error=1e-2, grey_levels=4),
     "bfloat16": Limits(cosine=0.998, relative_error=0.1, grey_levels=16),
-    # Wide, for the recorded inputs are random, and ranges are calibrated on real ones. The gate on decisions is the narrow one.
-    "int8": Limits(cosine=0.99, relative_error=0.2, grey_levels=64),
+    # Wide, for the recorded inputs are random, and ranges are calibrated on real ones: of the worst pixel next to nothing is asked.
+    # The gate on decisions is the narrow one.
+    "int8": Limits(cosine=0.99, relative_error=0.2, grey_levels=128),
 }
 Figures = dict[str, dict[str, float]]  # output → figure → value
 

@@ -57,7 +57,7 @@ class EveryNetwork(HostMemory):
         self.device = f"OpenVINO {openvino.__version__}, CPU, {precision}"
 
     def load(self, path: Path, spec: NetworkSpec, contents: Contents | None = None) -> Engine:
-        return OpenVinoEngine(CORE, CORE.read_model(path), spec, self.precision, None)
+        return OpenVinoEngine(CORE, CORE.read_model(path), path, spec, self.precision, None)
 
 
 class Dynamic(EveryNetwork):

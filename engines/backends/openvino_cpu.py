@@ -16,6 +16,7 @@ import numpy as np
 
 from engines.backends.contract import Contents, check_names
 from engines.backends.host_memory import HostMemory, check_arrays
+from engines.backends.mapped_files import release_pages
 from engines.errors import BackendError
 from engines.install import install
 from engines.networks import NetworkSpec
@@ -38,8 +39,10 @@ Shapes = tuple[tuple[int, ...], ...]
 class OpenVinoEngine:
     """One network; `bind` ties an infer request of its own to C-contiguous numpy arrays."""
 
-    def __init__(self, core: openvino.Core, model: openvino.Model, spec: NetworkSpec, precision: str, threads: int | None) -> None:
-        self.spec = spec
+    def __init__(
+        self, core: openvino.Core, model: openvino.Model, path: Path, spec: NetworkSpec, precision: str, threads: int | None
+    ) -> None:
+        self.spec, self._path = spec, path
         self._core, self._model, self._hint = core, model, HINTS[precision]
         self._threads = {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
         self._compiled: OrderedDict[Shapes, openvino.CompiledModel] = OrderedDict()
@@ -61,6 +64,7 @@ class OpenVinoEngine:
             model.reshape({tensor.name: shape for tensor, shape in zip(self.spec.inputs, shapes, strict=True)})
             hint = HINTS["float32"] if _leaves_one_column(model) else self._hint
             self._compiled[shapes] = self._core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint, **self._threads})
+            release_pages(self._path)  # weights are packed for the processor now; OpenVINO keeps the file mapped
             if len(self._compiled) > COMPILED:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(shapes)
@@ -129,4 +133,4 @@ class OpenVinoBackend(HostMemory):
         except RuntimeError as error:
             raise BackendError(f"{path}: OpenVINO cannot load it: {error}") from error
         check_names(spec, (port.any_name for port in (*model.inputs, *model.outputs)))
-        return OpenVinoEngine(self._core, model, spec, "float32" if spec.float32_only else self._around, self._threads)
+        return OpenVinoEngine(self._core, model, path, spec, "float32" if spec.float32_only else self._around, self._threads)
