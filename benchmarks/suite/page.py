@@ -53,6 +53,7 @@ def with_figures(text: str, results: Path) -> str:
     figures = "\n".join(
         [
             *_overview(documents),
+            *_peers_by_precision(documents),
             *(line for document in documents for line in section(document, results)),
             *(line for document in loads for line in load_section(document)),
         ]
@@ -100,6 +101,44 @@ def _overview(documents: Sequence[dict[str, Any]]) -> Iterator[str]:
         ],
         rows,
     )
+
+
+def _peers_by_precision(documents: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Every peer whose process was measured beside one of ours, by our engines' precision; ours guarded, peers unguarded."""
+    rows = []
+    for document in documents:
+        target, work = document["target"], document["workload"]
+        for peer in document["peers"]:
+            if peer["failure"] is not None or "ours" not in peer or peer["resident_memory_bytes"] is None:
+                continue
+            sides = (peer["ours"], peer["our_seconds"]), (peer, peer["seconds"])
+            rows.append(
+                [
+                    f"[{target['backend']}, {target['precision']}](#{target['name']})",
+                    f"{work['width']}×{work['height']}, {peer['num_inference_steps']} steps",
+                    peer["peer"],
+                    f"{peer['ratio']['median']:.2f} ({interval_text(peer['ratio'], '{:.2f}'.format)}; n = {peer['ratio']['count']})",
+                    ", ".join(f"{side['load_seconds']:.1f}" for side, _ in sides),
+                    ", ".join(f"{side['first_seconds'] / later['median']:.2f}" for side, later in sides),
+                    ", ".join(f"{side['resident_memory_bytes'] / 1e9:.1f}" for side, _ in sides),
+                    f"{max(one['mean'] for one in peer['pictures'].values()):.2f}",
+                ]
+            )
+    if rows:
+        yield from ("", "Peers beside our engines, each in a process of its own: ours guarded, the peer as it is.", "")
+        yield from _rows(
+            [
+                "our engines",
+                "pictures",
+                "peer",
+                "its time ÷ ours (95 % interval)",
+                "load, s: ours, peer",
+                "first picture ÷ median of the later: ours, peer",
+                "resident, GB: ours, peer",
+                "pictures apart, mean grey levels",
+            ],
+            rows,
+        )
 
 
 def section(document: dict[str, Any], results: Path) -> Iterator[str]:
