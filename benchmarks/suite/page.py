@@ -111,13 +111,13 @@ def _peers_by_precision(documents: Sequence[dict[str, Any]]) -> Iterator[str]:
         for peer in document["peers"]:
             if peer["failure"] is not None or "ours" not in peer or peer["resident_memory_bytes"] is None:
                 continue
-            sides = (peer["ours"], peer["our_seconds"]), (peer, peer["seconds"])
+            sides, ratio = ((peer["ours"], peer["our_seconds"]), (peer, peer["seconds"])), peer["ratio"]
             rows.append(
                 [
                     f"[{target['backend']}, {target['precision']}](#{target['name']})",
                     f"{work['width']}×{work['height']}, {peer['num_inference_steps']} steps",
                     peer["peer"],
-                    f"{peer['ratio']['median']:.2f} ({interval_text(peer['ratio'], '{:.2f}'.format)}; n = {peer['ratio']['count']})",
+                    f"{ratio['median']:.2f} ({interval_text(ratio, '{:.2f}'.format)}; n = {ratio['count']})",
                     ", ".join(f"{side['load_seconds']:.1f}" for side, _ in sides),
                     ", ".join(f"{side['first_seconds'] / later['median']:.2f}" for side, later in sides),
                     ", ".join(f"{side['resident_memory_bytes'] / 1e9:.1f}" for side, _ in sides),
