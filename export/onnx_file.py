@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from engines.networks import OPSET, NetworkSpec, TensorSpec, with_derived
 from export.precision.half_precision import convert
 
-EMBEDDED_BYTES = 1 << 30  # larger weights go to `<name>.data`; a protobuf message ends at 2 GiB
+EMBEDDED_BYTES = (
+    1 << 26
+)  # larger weights go to `<name>.data`, which is mapped; those in a file are in memory besides the packed ones
 # Tracing fixes no size, but with unequal sizes a mistaken axis is noticed. With odd ones the UNet's upsampling takes the size of
 # what it is added to, as diffusers does where sizes cannot be halved evenly; with others the graph would double every size.
 EXAMPLE_SIZES = {"B": 2, "C": 2, "H": 17, "W": 25, "S": 3, "f": 8}
@@ -54,7 +56,7 @@ def export_network(
     precision: str = "float32",
     lowered: bool = False,
 ) -> None:
-    """Write `module` to `path`, its weights to `<path>.data` where they exceed 1 GiB.
+    """Write `module` to `path`, its weights to `<path>.data` where they exceed 64 MiB.
 
     Symbols of the spec become dynamic axes, but for those of the model, D and K, which `fixed` gives. Inside, the network computes
     in `precision`; its tensors keep the dtypes of the spec. See `export.precision.half_precision.convert` for `lowered`.
@@ -93,7 +95,7 @@ def _declare_outputs(model: onnx.ModelProto, spec: NetworkSpec, fixed: Mapping[s
 
 
 def save_model(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model, its weights to `<path>.data` where they exceed 1 GiB."""
+    """Write a model, its weights to `<path>.data` where they exceed 64 MiB."""
     weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     if weights > EMBEDDED_BYTES:
         external_data_helper.convert_model_to_external_data(model, location=path.name + ".data")

@@ -44,7 +44,8 @@ class OpenVinoEngine:
     ) -> None:
         self.spec, self._path = spec, path
         self._core, self._model, self._hint = core, model, HINTS[precision]
-        self._threads = {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
+        # OpenVINO pins threads to the first cores, which several pipelines would share while others are idle.
+        self._threads = {} if threads is None else {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
         self._compiled: OrderedDict[Shapes, openvino.CompiledModel] = OrderedDict()
 
     def bind(self, **tensors: np.ndarray) -> Callable[[], None]:

@@ -19,7 +19,7 @@ from engines.backends.contract import run_once
 from engines.backends.registry import open_backend
 from engines.errors import BackendError, InputError
 from engines.manifest import Manifest
-from engines.networks import NetworkSpec, TensorSpec
+from engines.networks import NETWORKS, NetworkSpec, TensorSpec, with_derived
 from export.build import build
 from export.build_command import options
 from export.onnx_file import example, export_network
@@ -168,3 +168,30 @@ def test_not_installed(monkeypatch):
     monkeypatch.delitem(sys.modules, "engines.backends.openvino_cpu", raising=False)
     with pytest.raises(BackendError, match=r'openvino cannot be imported .* pip install "saferedir\[openvino\]"'):
         open_backend("openvino")
+
+
+def test_pipelines_of_few_threads_take_different_cores(demo_engines, monkeypatch):
+    """Pinned threads of several pipelines would all sit on the first cores."""
+    given: list[dict[str, object]] = []
+
+    class Noting:
+        def __init__(self, core) -> None:
+            self._core, self.read_model, self.get_property = core, core.read_model, core.get_property
+
+        def compile_model(self, model, device, properties):
+            given.append(properties)
+            return self._core.compile_model(model, device, properties)
+
+    opened("openvino", "float32")
+    import openvino
+
+    core = Noting(openvino.Core())
+    monkeypatch.setattr("engines.backends.openvino_cpu._core", lambda: core)
+    spec = NETWORKS["sampler_step"]
+    tensors = {tensor.name: tensor.shape(with_derived({"B": 1, "C": 1, "H": 4, "W": 4, "S": 1})) for tensor in spec.tensors}
+    for threads in (1, None):
+        backend = open_backend("openvino", "float32", threads=threads)
+        engine = backend.load(demo_engines / spec.name / "model.onnx", spec)
+        engine.bind(**{tensor.name: backend.zeros(tensors[tensor.name], tensor.dtype) for tensor in spec.tensors})
+    assert given[0]["INFERENCE_NUM_THREADS"] == 1 and given[0]["ENABLE_CPU_PINNING"] is False
+    assert not {"INFERENCE_NUM_THREADS", "ENABLE_CPU_PINNING"} & {*given[1]}
