@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from engines.networks import OPSET, NetworkSpec, TensorSpec, with_derived
 from export.precision.half_precision import convert
 
-EMBEDDED_BYTES = (
-    1 << 26
-)  # larger weights go to `<name>.data`, which is mapped; those in a file are in memory besides the packed ones
+# Larger weights go to `<name>.data`, which backends map: in the file they would be in memory a second time. A guard's file is read
+# whole, so that what runs is what was verified; a protobuf message ends at 2 GiB.
+EMBEDDED_BYTES, GUARD_BYTES = 1 << 26, 1 << 30
 # Tracing fixes no size, but with unequal sizes a mistaken axis is noticed. With odd ones the UNet's upsampling takes the size of
 # what it is added to, as diffusers does where sizes cannot be halved evenly; with others the graph would double every size.
 EXAMPLE_SIZES = {"B": 2, "C": 2, "H": 17, "W": 25, "S": 3, "f": 8}
@@ -56,7 +56,7 @@ def export_network(
     precision: str = "float32",
     lowered: bool = False,
 ) -> None:
-    """Write `module` to `path`, its weights to `<path>.data` where they exceed 64 MiB.
+    """Write `module` to `path`, its weights to `<path>.data` where they exceed 64 MiB, a guard's 1 GiB.
 
     Symbols of the spec become dynamic axes, but for those of the model, D and K, which `fixed` gives. Inside, the network computes
     in `precision`; its tensors keep the dtypes of the spec. See `export.precision.half_precision.convert` for `lowered`.
@@ -81,7 +81,7 @@ def export_network(
         _declare_outputs(model, spec, fixed)
         if precision != "float32":
             convert(model, precision, lowered)
-        save_model(model, path)
+        save_model(model, path, GUARD_BYTES if spec.of_guard else EMBEDDED_BYTES)
     finally:
         shutil.rmtree(folder)
 
@@ -94,9 +94,9 @@ def _declare_outputs(model: onnx.ModelProto, spec: NetworkSpec, fixed: Mapping[s
         value.CopyFrom(onnx.helper.make_tensor_value_info(tensor.name, element, dims))
 
 
-def save_model(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model, its weights to `<path>.data` where they exceed 64 MiB."""
+def save_model(model: onnx.ModelProto, path: Path, embedded: int) -> None:
+    """Write a model, its weights to `<path>.data` where they exceed `embedded` bytes."""
     weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    if weights > EMBEDDED_BYTES:
+    if weights > embedded:
         external_data_helper.convert_model_to_external_data(model, location=path.name + ".data")
     onnx.save(model, path)

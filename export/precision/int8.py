@@ -46,7 +46,7 @@ def quantize(path: Path, samples: Sequence[Sample], kept: Sequence[str], around:
 
     `samples` are the inputs that ranges are measured on. Nodes whose names have a part that is in `kept` are not quantised.
     """
-    from export.onnx_file import save_model
+    from export import onnx_file
 
     nncf = import_nncf()
     weights = path.with_name(f"{path.name}.data")
@@ -67,4 +67,4 @@ def quantize(path: Path, samples: Sequence[Sample], kept: Sequence[str], around:
     weights.unlink(missing_ok=True)
     if around != "float32":
         convert(model, around)
-    save_model(model, path)
+    onnx_file.save_model(model, path, onnx_file.EMBEDDED_BYTES)

@@ -16,6 +16,8 @@ from export.wrappers import SamplerStep
 from runtime.samplers.recurrence import apply_row
 from runtime.samplers.registry import SAMPLERS, recurrence
 from runtime.samplers.schedules import SchedulerConfig
+from saferedir.guard import Concept, Guard
+from tests.random_heads import SMALL, random_heads
 
 SCHEDULE = SchedulerConfig.read(
     {
@@ -101,3 +103,11 @@ def test_large_weights_go_to_a_file_of_their_own(tmp_path, monkeypatch):
     given = {name: tensor.numpy() for name, tensor in inputs.items()}
     found = run_once(backend.load(path, spec), backend, given, {"CB": 1, "D": 32})
     np.testing.assert_array_equal(found["text_embeddings"], module(**inputs).detach().numpy())
+
+
+def test_a_guards_weights_stay_in_its_file(tmp_path, monkeypatch):
+    """It is read whole, and is what was verified."""
+    monkeypatch.setattr(onnx_file, "EMBEDDED_BYTES", 1000)
+    export_network(Guard(Concept(random_heads(SMALL))), NETWORKS["guard"], {"D": SMALL.embed_dim, "K": 1}, tmp_path / "model.onnx")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+    assert (tmp_path / "model.onnx").stat().st_size > 100_000
