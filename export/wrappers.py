@@ -76,8 +76,8 @@ class _OncePerImageUnet(Unet):
     """`Unet` whose layers before the first cross-attention are called once for each image."""
 
     def __init__(self, model: UNet2DConditionModel) -> None:
-        self.once: list[_OncePerImage] = []
         super().__init__(model)
+        self.once: list[_OncePerImage] = []
         for path in _before_the_prompt(model):
             once = _OncePerImage(model.get_submodule(path))
             self.once.append(once)

@@ -8,6 +8,7 @@ threads of one process: the backends leave Python's lock while they compute. Fol
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 from collections.abc import Callable
@@ -17,9 +18,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
 from benchmarks.suite.machine import describe
+from benchmarks.suite.ratios import paired_ratio
 from engines.manifest import Manifest
 from runtime import GuardedPipeline
 
@@ -51,7 +51,7 @@ def ways(folder: Path, options: dict[str, Any], stack: ExitStack, pool: ThreadPo
 
 
 def measure(folder: Path, options: dict[str, Any], rounds: int) -> dict[str, Any]:
-    """Seconds of each way by round, and the ratio to the first way: median, smallest and largest."""
+    """Seconds of each way by round, and the ratio to the first way (`benchmarks.suite.ratios.Ratio`)."""
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(len(PROMPTS)))
         calls = ways(folder, options, stack, pool)
@@ -61,13 +61,9 @@ def measure(folder: Path, options: dict[str, Any], rounds: int) -> dict[str, Any
                 started = perf_counter()
                 calls[name]()
                 seconds[name] += [perf_counter() - started] if number >= 0 else []
-    ratios = {name: np.array(values) / np.array(seconds[FIRST]) for name, values in seconds.items()}
     return {
-        name: {
-            "seconds": [round(value, 3) for value in seconds[name]],
-            "ratio": [round(float(figure(ratios[name])), 3) for figure in (np.median, np.min, np.max)],
-        }
-        for name in calls
+        name: {"seconds": values, "ratio": dataclasses.asdict(paired_ratio(values, seconds[FIRST]))}
+        for name, values in seconds.items()
     }
 
 
@@ -81,7 +77,6 @@ def main() -> None:
     arguments = parser.parse_args()
     options = {"num_inference_steps": arguments.steps, "seed": 0}
     result = {
-        "columns": "ratio: median, smallest, largest of the rounds",
         "steps": arguments.steps,
         "rounds": arguments.rounds,
         "machine": describe(),

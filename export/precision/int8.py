@@ -22,7 +22,8 @@ from engines.quiet import unreported
 from export.precision.half_precision import convert
 from export.quantization import Sample
 
-# Products of activations. Their ranges follow from the prompt, and libraries that fuse attention keep it as one kernel.
+# Products of activations. Their ranges follow from the prompt, and libraries that fuse attention keep it as one kernel. The first
+# self-attention is the `layer` of one that is called once for each image (`export.wrappers`).
 ATTENTION = (r".*/attn\d+/(layer/)?MatMul.*",)
 
 
