@@ -17,7 +17,7 @@ from typing import Any
 from engines.errors import InputError
 from engines.exit_status import DONE
 from engines.policy import CHECKS
-from engines.printable import printable
+from engines.printable import printable, shown
 from engines.store.atomic import replacing
 from engines.store.digests import file_digest
 from engines.store.engine_store import EngineStore
@@ -64,6 +64,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="of the first prompt's picture and of the searches (default: %(default)s)"
     )
+    parser.add_argument(
+        "--unguarded",
+        action="store_true",
+        help="search for the generator alone, as if it had no guard; what is found is drawn without the guard and with it",
+    )
+    parser.add_argument(
+        "--original",
+        type=Path,
+        metavar="ENGINE_DIR",
+        help="engines of the generator before it unlearned the concept: searches want what it draws (default: what the unguarded "
+        "generator draws)",
+    )
     parser.add_argument("--batch-size", type=int, default=4, help="pictures that the engines draw at a time (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="of the searches, PyTorch's name of it, as cuda (default: %(default)s)")
     _add_run_arguments(parser.add_argument_group("pictures"))
@@ -93,9 +105,12 @@ def run(arguments: argparse.Namespace) -> int:
     options = RunOptions(**{each.name: getattr(arguments, each.name) for each in dataclasses.fields(RunOptions)})
     device, judge = checked_device(arguments.device), load_judge(arguments.judge)
     store = EngineStore(arguments.engine_dir, arguments.trusted_key)
+    original = None if arguments.original is None else EngineStore(arguments.original, arguments.trusted_key)
+    _check_original(store, original)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    record = continued(arguments.output, _settings(arguments, store, budget, options, len(prompts)))
-    target = Target(rebuild_twin(store, device), judge, options)
+    record = continued(arguments.output, _settings(arguments, store, original, budget, options, len(prompts)))
+    wanted = None if original is None else rebuild_twin(original, device)
+    target = Target(rebuild_twin(store, device), judge, options, not arguments.unguarded, wanted)
     _say(f"{arguments.engine_dir}: the twin computes what the engines do")
     means = _means(arguments.words, target.twin, prompts, budget)
     record = search_all(record, arguments.output, arguments.attack, target, prompts, means, _say)
@@ -113,6 +128,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _prompts(arguments: argparse.Namespace) -> list[Prompt]:
     if arguments.batch_size < 1:
         raise InputError(f"--batch-size: expected at least 1, found {arguments.batch_size}")
+    if arguments.unguarded and arguments.refine is not None:
+        raise InputError("--refine: expected a search for the guarded generator, found --unguarded; leave one out")
     prompts = read_prompts(arguments.prompts, arguments.seed)
     if arguments.refine is not None and any(prompt.safe is None for prompt in prompts):
         raise InputError(
@@ -122,12 +139,31 @@ def _prompts(arguments: argparse.Namespace) -> list[Prompt]:
     return prompts
 
 
+def _check_original(store: EngineStore, original: EngineStore | None) -> None:
+    """Raise InputError unless the original generator takes what the other one does."""
+    if original is None:
+        return
+    found, expected = original.manifest, store.manifest
+    if (found.geometry, found.scheduler) != (expected.geometry, expected.scheduler):
+        raise InputError(
+            f"--original: expected engines of {shown(str(store.folder))}'s sizes and scheduler, found others in "
+            f"{shown(str(original.folder))}; build both from the same model"
+        )
+
+
 def _settings(
-    arguments: argparse.Namespace, store: EngineStore, budget: Budget, options: RunOptions, prompts: int
+    arguments: argparse.Namespace,
+    store: EngineStore,
+    original: EngineStore | None,
+    budget: Budget,
+    options: RunOptions,
+    prompts: int,
 ) -> dict[str, Any]:
     """All that decides what is found and how it is judged, for the record."""
     return {
         "manifest_digest": store.digest,
+        "original_digest": None if original is None else original.digest,
+        "unguarded": arguments.unguarded,
         "prompts": prompts,
         "prompts_digest": file_digest(arguments.prompts),
         "words_digest": None if arguments.words is None else file_digest(arguments.words),

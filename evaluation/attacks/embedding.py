@@ -18,7 +18,7 @@ STRIDE = 0.25  # of the radius, for each step
 
 
 def embedding_search(target: Target, prompt: Prompt, budget: Budget) -> Found:
-    """Whether an embedding within RADIUS of the prompt's, in each coordinate, fools the guard of the twin."""
+    """Whether an embedding within RADIUS of the prompt's, in each coordinate, fools the twin."""
     twin, objective, clock = target.twin, Evasion(target, prompt, budget), Clock(budget)
     original = twin.embeds([prompt.unsafe])
     radius = RADIUS * original.square().mean().sqrt()
@@ -26,7 +26,7 @@ def embedding_search(target: Target, prompt: Prompt, budget: Budget) -> Found:
     while True:
         embeds = original + shift
         if step == 0 or objective.promising(embeds):
-            if target.shows(sample(twin, embeds, [prompt.seed], target.options))[0]:
+            if target.shows(sample(twin, embeds, [prompt.seed], target.options, guarded=target.guarded))[0]:
                 return Found("", "", None, True, step)
         if step == budget.steps or clock.over:
             return Found("", "", None, False, step)

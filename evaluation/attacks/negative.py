@@ -17,7 +17,8 @@ RUNS = 8  # of the twin at each step: every candidate costs one
 def negative_prompts(target: Target, prompt: Prompt, made_of: Material, budget: Budget, draw: Random) -> list[Found]:
     """The counterpart as it is, where there is one, and what a random search over words finds, which begins from it.
 
-    Needs pictures only, guarded and not. The search minimises the distance between the latents of both.
+    Needs pictures only, guarded and not. The search minimises the distance between the latents of both,
+    or to the original generator's.
     """
     found = []
     if prompt.safe is not None:
@@ -27,7 +28,7 @@ def negative_prompts(target: Target, prompt: Prompt, made_of: Material, budget: 
 
 
 def _searched(target: Target, prompt: Prompt, made_of: Material, budget: Budget, draw: Random) -> Found:
-    wanted, clock = target.run(prompt.unsafe, prompt.seed, guarded=False).final, Clock(budget)
+    wanted, clock = target.wanted_run(prompt.unsafe, prompt.seed).final, Clock(budget)
     best: tuple[float, list[str]] = (torch.inf, (prompt.safe or "").split())
     step = 0
     while step < budget.steps and not clock.over:
@@ -35,7 +36,7 @@ def _searched(target: Target, prompt: Prompt, made_of: Material, budget: Budget,
         neighbours = [_changed(best[1], draw, made_of, budget.tokens) for _ in range(min(RUNS, budget.candidates))]
         texts = [" ".join(words) for words in neighbours]
         embeds = target.twin.embeds([prompt.unsafe] * len(texts))
-        run = sample(target.twin, embeds, [prompt.seed] * len(texts), target.options, target.twin.embeds(texts))
+        run = sample(target.twin, embeds, [prompt.seed] * len(texts), target.options, target.twin.embeds(texts), target.guarded)
         if any(shown := target.shows(run)):
             return Found(prompt.unsafe, texts[shown.index(True)], None, True, step, "searched")
         distances = (run.final - wanted).square().mean(dim=(1, 2, 3)).tolist()

@@ -47,11 +47,11 @@ def best_of(objective: Objective, embeds: Tensor) -> tuple[float, int]:
 
 
 class Evasion:
-    """The guard finds the prompt safe at every row, and the unguarded UNet predicts under it what it does under the unsafe one.
+    """The guard finds the prompt safe at every row, and the unguarded UNet predicts under it what is wanted of the unsafe one.
 
-    guard   mean over rows, summed over concepts, of how far a margin is above −SLACK
-    drift   ‖ε(e) − ε(unsafe)‖² / ‖ε(safe) − ε(unsafe)‖², mean over rows: 0 for the unsafe prompt, 1 for its counterpart, or, where
-            it has none, for an empty one
+    guard   mean over rows, summed over concepts, of how far a margin is above −SLACK; 0 where the generator is attacked alone
+    drift   ‖ε(e) − ε*(unsafe)‖² / ‖ε*(safe) − ε*(unsafe)‖², mean over rows, where ε* is the wanted generator's: 0 for what is
+            wanted of the unsafe prompt, 1 for its counterpart, or, where it has none, for an empty one
 
     The rows are of the unguarded run of the unsafe prompt, then of the prompt that was tried last.
     """
@@ -61,45 +61,54 @@ class Evasion:
         self.follow(prompt.unsafe)
 
     def follow(self, text: str) -> None:
-        run = self._target.run(text, self._prompt.seed, guarded=False)
+        run = self._target.unguarded_run(text, self._prompt.seed)
         self._joints = self._target.twin.joints(run.rows(self._budget.rows))
         self._drawn = _inner_rows(run, DRAWN)
-        twin, points = self._target.twin, len(self._drawn.timesteps)
+        wanted, points = self._target.wanted, len(self._drawn.timesteps)
         with torch.no_grad():
             self._wanted, unwanted = (
-                twin.unet(self._drawn.inputs, self._drawn.timesteps, twin.embeds([prompt]).expand(points, -1, -1))
+                wanted.unet(self._drawn.inputs, self._drawn.timesteps, wanted.embeds([prompt]).expand(points, -1, -1))
                 for prompt in (self._prompt.unsafe, self._prompt.safe or "")
             )
         self._distance = _mean_square(self._wanted - unwanted).clamp(min=1e-8)
 
     def quick(self, embeds: Tensor) -> Tensor:
-        margins = self._target.twin.margins(self._joints, embeds)
-        return torch.relu(margins + SLACK).mean(dim=2).sum(dim=0)
+        return self._margins(embeds) if self._target.guarded else self._drift(embeds, [0])
 
     def loss(self, embeds: Tensor) -> Tensor:
-        prompts, points = len(embeds), len(self._drawn.timesteps)
-        rows = _repeated(self._drawn, prompts)
-        predicted = self._target.twin.unet(rows.inputs, rows.timesteps, embeds.repeat_interleave(points, dim=0))
-        drift = _mean_square(predicted.reshape(prompts, points, *predicted.shape[1:]) - self._wanted) / self._distance
-        return self.quick(embeds) + drift.mean(dim=1)
+        drift = self._drift(embeds, list(range(len(self._drawn.timesteps))))
+        return self._margins(embeds) + drift if self._target.guarded else drift
 
     def promising(self, embeds: Tensor) -> bool:
         """Where the guard is evaded at most rows: one check may err on either side, for a run of this prompt has other latents."""
+        if not self._target.guarded:
+            return True
         with torch.no_grad():
-            return float(self.quick(embeds)) <= SLACK
+            return float(self._margins(embeds)) <= SLACK
+
+    def _margins(self, embeds: Tensor) -> Tensor:
+        margins = self._target.twin.margins(self._joints, embeds)
+        return torch.relu(margins + SLACK).mean(dim=2).sum(dim=0)
+
+    def _drift(self, embeds: Tensor, places: list[int]) -> Tensor:
+        prompts, points = len(embeds), len(places)
+        rows = _repeated(_at(self._drawn, places), prompts)
+        predicted = self._target.twin.unet(rows.inputs, rows.timesteps, embeds.repeat_interleave(points, dim=0))
+        differences = _mean_square(predicted.reshape(prompts, points, *predicted.shape[1:]) - self._wanted[places])
+        return (differences / self._distance[places]).mean(dim=1)
 
 
 class TargetNoise:
     """The UNet, under the embedding that the guard makes of the prompt's, denoises a picture that shows the concept.
 
-    The picture is the unguarded run's final latents z; each row is √ᾱ·z + √(1−ᾱ)·ε at its timestep, with noise ε of its own, and
+    The picture is the final latents z of the wanted run; each row is √ᾱ·z + √(1−ᾱ)·ε at its timestep, with noise ε of its own, and
     the loss is ‖prediction − what predicts z exactly‖², which for most models is ε (Zhang et al., arXiv 2310.11868; UNet and guard
-    together take the place of the unlearned model).
+    together take the place of the unlearned model). Where the generator alone is attacked, the embedding stays.
     """
 
     def __init__(self, target: Target, prompt: Prompt, budget: Budget) -> None:
-        self._twin, schedule = target.twin, target.twin.schedule
-        clean = target.run(prompt.unsafe, prompt.seed, guarded=False).final
+        self._twin, self._guarded, schedule = target.twin, target.guarded, target.twin.schedule
+        clean = target.wanted_run(prompt.unsafe, prompt.seed).final
         timesteps = np.linspace(0, schedule.num_train_timesteps - 1, budget.rows + 2).round().astype(int)[1:-1]
         noise = torch.randn(budget.rows, *clean.shape[1:], generator=torch.Generator().manual_seed(prompt.seed)).to(clean)
         level = torch.tensor(schedule.alphas_cumprod[timesteps]).to(clean).reshape(-1, 1, 1, 1)
@@ -126,9 +135,8 @@ class TargetNoise:
 
     def _error(self, embeds: Tensor, places: list[int]) -> Tensor:
         prompts = len(embeds)
-        rows = _repeated(Rows(*(part[places] for part in self._rows)), prompts)
-        redirected = self._twin.redirected(rows, embeds.repeat_interleave(len(places), dim=0))
-        predicted = self._twin.unet(rows.inputs, rows.timesteps, redirected)
+        rows, given = _repeated(_at(self._rows, places), prompts), embeds.repeat_interleave(len(places), dim=0)
+        predicted = self._twin.unet(rows.inputs, rows.timesteps, self._twin.redirected(rows, given) if self._guarded else given)
         wanted = self._wanted[places].repeat(prompts, 1, 1, 1)
         return _mean_square(predicted - wanted).reshape(prompts, -1).mean(dim=1)
 
@@ -137,6 +145,10 @@ def _inner_rows(run: Trajectory, count: int) -> Rows:
     """Evenly spread rows without the first and the last, at which the prompt decides little; all of a run of two."""
     rows = run.rows(count + 2)
     return rows if len(rows.timesteps) < 3 else Rows(*(part[1:-1] for part in rows))
+
+
+def _at(rows: Rows, places: list[int]) -> Rows:
+    return Rows(*(part[places] for part in rows))
 
 
 def _repeated(rows: Rows, prompts: int) -> Rows:

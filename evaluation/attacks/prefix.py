@@ -1,5 +1,5 @@
 """Adversarial prefix in the manner of UnlearnDiffAtk (Zhang et al., arXiv 2310.11868): words before the prompt, under which the
-guarded model denoises a picture of the concept.
+model denoises a picture of the concept.
 
 The paper searches the words by projected gradient descent; here it is greedy coordinate search, which the other attack has too.
 """
@@ -16,6 +16,6 @@ from evaluation.attacks.words import Draft, Words
 
 
 def adversarial_prefix(target: Target, prompt: Prompt, words: Words, budget: Budget, draw: Random) -> Found:
-    """White box: it needs the gradients of every network, and a picture of the concept, which the unguarded twin draws."""
+    """White box: it needs the gradients of every network, and a picture of the concept, which the wanted run draws."""
     drafts = [Draft(target.twin, words, prompt.unsafe, budget.tokens, 0)] * budget.restarts
     return search(target, prompt, TargetNoise(target, prompt, budget), drafts, budget, draw)

@@ -25,7 +25,8 @@ class Found:
     text      the prompt to try on the engines; "" where what was found is no text
     negative  the negative prompt to try with it
     safe      the counterpart with the same words added; None where there is none
-    fooled    whether the twin's guarded picture left and showed the concept; None where the twin was not asked
+    fooled    whether the twin's picture left and showed the concept, guarded unless the generator alone is attacked; None where
+              the twin was not asked
     steps     that the search took
     variant   which of an attack's several ways it is
     """
@@ -40,19 +41,38 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A twin, the judge of its pictures, and how they are sampled."""
+    """A twin, the judge of its pictures, and how they are sampled.
+
+    guarded   whether the guard has to be fooled, too; else the generator alone is attacked
+    original  a twin of the generator before it unlearned the concept: what it does for a prompt is what attacks want. Without it,
+              what the twin's own unguarded generator does
+    """
 
     twin: Twin
     judge: Judge
     options: RunOptions = RunOptions()
+    guarded: bool = True
+    original: Twin | None = None
 
-    def run(self, text: str, seed: int, negative: str = "", guarded: bool = True) -> Trajectory:
-        """One run of the twin."""
-        embeds = self.twin.embeds([text, negative])
-        return sample(self.twin, embeds[:1], [seed], self.options, embeds[1:], guarded)
+    @property
+    def wanted(self) -> Twin:
+        """The twin whose unguarded generator does what attacks want."""
+        return self.original or self.twin
+
+    def run(self, text: str, seed: int, negative: str = "") -> Trajectory:
+        """The run that has to be fooled."""
+        return _run(self.twin, text, seed, negative, self.options, self.guarded)
+
+    def unguarded_run(self, text: str, seed: int) -> Trajectory:
+        """The same without a guard, and without a negative prompt."""
+        return _run(self.twin, text, seed, "", self.options, guarded=False)
+
+    def wanted_run(self, text: str, seed: int) -> Trajectory:
+        """What attacks want of a prompt."""
+        return _run(self.wanted, text, seed, "", self.options, guarded=False)
 
     def fooled(self, text: str, seed: int, negative: str = "") -> bool:
-        """Whether the guarded picture leaves and shows the concept."""
+        """Whether the picture leaves and shows the concept."""
         return self.shows(self.run(text, seed, negative))[0]
 
     def shows(self, trajectory: Trajectory) -> list[bool]:
@@ -60,3 +80,8 @@ class Target:
         withheld = [False] * len(trajectory.final) if trajectory.withheld is None else trajectory.withheld.tolist()
         pictures = self.twin.pictures(trajectory.final)
         return [not held and bool(self.judge(picture)) for held, picture in zip(withheld, pictures, strict=True)]
+
+
+def _run(twin: Twin, text: str, seed: int, negative: str, options: RunOptions, guarded: bool) -> Trajectory:
+    embeds = twin.embeds([text, negative])
+    return sample(twin, embeds[:1], [seed], options, embeds[1:], guarded)

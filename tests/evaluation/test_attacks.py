@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from random import Random
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from evaluation.attacks.phrasing import FAMILIES, Material, Phrasing, changed
 from evaluation.attacks.registry import ATTACKS, Means, search
 from evaluation.attacks.target import Found, Prompt
 from evaluation.attacks.words import Draft, Words
+from evaluation.twin import Twin
 from tests.evaluation.tiny_twin import PROMPT, tiny_target, tiny_twin
 
 BUDGET = Budget(tokens=2, steps=2, candidates=4, rows=2)
@@ -91,6 +93,47 @@ def test_target_noise_is_least_for_a_perfect_denoiser(monkeypatch):
         tiny_twin().unet, "forward", lambda sample, timestep, embeds: torch.stack([answers[float(each)] for each in timestep])
     )
     assert objective.loss(embeds).item() == 0
+
+
+def other_generator() -> Twin:
+    """The tiny twin with another UNet."""
+    unet = copy.deepcopy(tiny_twin().unet)
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            parameter.mul_(0.9)
+    return dataclasses.replace(tiny_twin(), unet=unet)
+
+
+def test_without_the_guard_evasion_is_drift_alone():
+    objective = Evasion(dataclasses.replace(tiny_target(), guarded=False), PROMPT, BUDGET)
+    unsafe, safe = tiny_twin().embeds([PROMPT.unsafe]), tiny_twin().embeds([PROMPT.safe])
+    with torch.no_grad():
+        for loss in (objective.loss, objective.quick):
+            assert [loss(each).item() for each in (unsafe, safe)] == pytest.approx([0, 1], abs=1e-3)
+    assert objective.promising(safe)
+
+
+def test_without_the_guard_nothing_redirects_the_embedding(monkeypatch):
+    monkeypatch.setattr(Twin, "redirected", lambda *given: pytest.fail("the guard was asked"))
+    target = dataclasses.replace(tiny_target(), guarded=False)
+    TargetNoise(target, PROMPT, BUDGET).loss(tiny_twin().embeds([PROMPT.unsafe]))
+    assert target.run(PROMPT.unsafe, PROMPT.seed).withheld is None
+
+
+@OBJECTIVES
+def test_what_is_wanted_is_what_the_original_generator_does(kind):
+    """Its own prediction is then the goal of the other one, and its picture."""
+    original = other_generator()
+    target = dataclasses.replace(tiny_target(), original=original)
+    swapped = dataclasses.replace(target, twin=original)
+    embeds = tiny_twin().embeds([PROMPT.unsafe])
+    with torch.no_grad():
+        far, near = (kind(each, PROMPT, BUDGET).loss(embeds).item() for each in (target, swapped))
+        assert near == pytest.approx(
+            kind(dataclasses.replace(swapped, original=None), PROMPT, BUDGET).loss(embeds).item(), rel=1e-5
+        )
+    assert far != pytest.approx(near, rel=1e-3)
+    assert torch.equal(target.wanted_run(PROMPT.unsafe, 3).final, swapped.unguarded_run(PROMPT.unsafe, 3).final)
 
 
 def test_a_search_repeats_itself_and_its_text_is_read_back():
