@@ -1,7 +1,9 @@
 """Erase fire from the demo's UNet in the manner of ESD, to attack the result with and without a guard. `python demo/esd.py`
 
 Source: ESD-x of Gandikota et al. 2023 (arXiv:2303.07345): the cross-attention learns to predict, for a caption with the concept,
-what the untouched UNet predicts without a caption, pushed away from the concept. `saferedir build --unet-weights` takes the file.
+what the untouched UNet predicts without the concept, pushed away from it. There "without" is no caption at all, for the caption is
+the concept's name alone. Here captions describe whole scenes, so "without" is the same caption without the concept, the anchor of
+Kumari et al. 2023 (arXiv:2303.13516). `saferedir build --unet-weights` takes the file.
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ from demo.vocabulary import token_ids  # noqa: E402
 from demo.world import CONCEPTS, concept_pairs  # noqa: E402
 from engines.store.atomic import replacing  # noqa: E402
 
-STEPS, BATCH, LEARNING_RATE = 300, 8, 5e-4
+STEPS, BATCH, LEARNING_RATE = 300, 4, 1e-4
 GUIDANCE = 1.0  # η of the paper's Eq. 7: how far away from the concept
-SAMPLED, SAMPLING_GUIDANCE = 20, 3.0  # of the student's own trajectories, whose points it learns on
+SAMPLED, SAMPLING_GUIDANCE = 10, 3.0  # of the student's own trajectories, whose points it learns on
 TRAINED = "attn2."  # cross-attention
 
 
@@ -43,13 +45,14 @@ def erase(pipeline: StableDiffusionPipeline, concept: str, steps: int) -> dict[s
     empty = _encode(pipeline, [""] * BATCH)
     for step in tqdm(range(steps), desc="erase", mininterval=5):
         family = FAMILIES[SEEN_FAMILIES[step % len(SEEN_FAMILIES)]]
-        embeds = _encode(pipeline, [pair.unsafe for pair in concept_pairs([concept], family, draw, BATCH, held_out=False)])
+        pairs = concept_pairs([concept], family, draw, BATCH, held_out=False)
+        unsafe, safe = (_encode(pipeline, [getattr(pair, kind) for pair in pairs]) for kind in ("unsafe", "safe"))
         noise = torch.randn(BATCH, 4, 16, 16, generator=torch.Generator().manual_seed(step))
-        latents, timestep = _sampled(student, pipeline.scheduler, embeds, empty, noise, int(draw.integers(SAMPLED)))
+        latents, timestep = _sampled(student, pipeline.scheduler, unsafe, empty, noise, int(draw.integers(SAMPLED)))
         with torch.no_grad():
-            free = teacher(latents, timestep, empty).sample
-            target = free - GUIDANCE * (teacher(latents, timestep, embeds).sample - free)
-        loss = nn.functional.mse_loss(student(latents, timestep, embeds).sample, target)
+            anchor = teacher(latents, timestep, safe).sample
+            target = anchor - GUIDANCE * (teacher(latents, timestep, unsafe).sample - anchor)
+        loss = nn.functional.mse_loss(student(latents, timestep, unsafe).sample, target)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
