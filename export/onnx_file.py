@@ -96,7 +96,9 @@ def _declare_outputs(model: onnx.ModelProto, spec: NetworkSpec, fixed: Mapping[s
 
 def save_model(model: onnx.ModelProto, path: Path, embedded: int) -> None:
     """Write a model, its weights to `<path>.data` where they exceed `embedded` bytes."""
-    weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    if weights > embedded:
+    external = sum(len(tensor.raw_data) for tensor in model.graph.initializer) > embedded
+    if external:
         external_data_helper.convert_model_to_external_data(model, location=path.name + ".data")
     onnx.save(model, path)
+    if external:  # onnx makes it readable for its owner alone; a server may run as another user
+        path.with_name(path.name + ".data").chmod(path.stat().st_mode)

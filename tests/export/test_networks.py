@@ -99,6 +99,7 @@ def test_large_weights_go_to_a_file_of_their_own(tmp_path, monkeypatch):
     export_network(module, spec, {"D": 32}, path)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
     assert path.stat().st_size < 10_000
+    assert path.with_name("model.onnx.data").stat().st_mode == path.stat().st_mode
     backend, inputs = open_backend("onnxruntime"), example(spec, {"CB": 1})
     given = {name: tensor.numpy() for name, tensor in inputs.items()}
     found = run_once(backend.load(path, spec), backend, given, {"CB": 1, "D": 32})
