@@ -48,6 +48,13 @@ def test_products_with_batches_and_transposes(tmp_path):
     assert count(path, {"B": 2}).flops == 2 * (2 * 5 * 11) * 7 + 2 * (17 * 19) * 13
 
 
+def test_small_int8_weights_count_as_those_that_they_stand_for(tmp_path):
+    nodes = [helper.make_node("DequantizeLinear", ["q", "s"], ["w"], axis=1), helper.make_node("MatMul", ["x", "w"], ["y"])]
+    weights_int8 = helper.make_tensor("q", TensorProto.INT8, [8, 3], np.ones((8, 3), np.int8).tobytes(), raw=True)
+    path = written(tmp_path, nodes, {"x": ["B", 8]}, {"y": None}, [weights_int8, weights("s", 3)])
+    assert count(path, {"B": 2}).flops == 2 * (2 * 3) * 8
+
+
 def test_shapes_computed_in_the_graph_are_followed(tmp_path):
     nodes = [
         helper.make_node("Shape", ["x"], ["shape"]),
