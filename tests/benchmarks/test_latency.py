@@ -84,7 +84,10 @@ def test_the_page_prints_no_interval_from_fewer_than_three_pairs():
             few += cost["count"] < 3
         for peer in document["peers"]:
             (line,) = (line for line in lines if line.startswith(f"| {peer['peer']}: "))
-            assert ("no interval" in line) == (peer["ratio"]["count"] < 3)
+            if peer["failure"] is None:
+                assert ("no interval" in line) == (peer["ratio"]["count"] < 3)
+            else:
+                assert f"| failed: {peer['failure']} |" in line
     assert few and text.count("no interval") > few
 
 
