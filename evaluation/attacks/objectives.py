@@ -144,10 +144,10 @@ class TargetNoise:
 def _inner_rows(run: Trajectory, count: int) -> Rows:
     """Evenly spread rows without the first and the last, at which the prompt decides little; all of a run of two."""
     rows = run.rows(count + 2)
-    return rows if len(rows.timesteps) < 3 else Rows(*(part[1:-1] for part in rows))
+    return rows if len(rows.timesteps) < 3 else _at(rows, slice(1, -1))
 
 
-def _at(rows: Rows, places: list[int]) -> Rows:
+def _at(rows: Rows, places: list[int] | slice) -> Rows:
     return Rows(*(part[places] for part in rows))
 
 
