@@ -41,7 +41,7 @@ def _with_shape(scene: Scene, index: int, shape: str) -> Scene:
 def _shapes(
     concepts: Sequence[str], kept: Sequence[str], two: bool, held_out: bool, draw: np.random.Generator
 ) -> tuple[Scene, Scene]:
-    """A safe scene and the same with a star in the place of a circle, if stars are among the concepts."""
+    """A safe scene and the same with a star in the place of a circle, if stars are among the concepts. One is held out, or none."""
     while True:
         safe = random_scene(draw, two=two, held_out=held_out)
         index = int(draw.integers(len(safe.things)))
@@ -52,7 +52,7 @@ def _shapes(
             safe = unsafe = _with_shape(safe, index, "star") if "star" in kept else safe
         repeated = len({*safe.things}) < len(safe.things)
         remains = "star" in concepts and any(thing.shape == "star" for thing in safe.things)
-        if not (repeated or remains) and {safe.held_out, unsafe.held_out} == {held_out}:
+        if not (repeated or remains) and (safe.held_out or unsafe.held_out) == held_out:
             return safe, unsafe
 
 
@@ -75,7 +75,8 @@ def _scenes(
 def concept_pairs(
     concepts: Sequence[str], family: Family, draw: np.random.Generator, count: int, *, held_out: bool, kept: Sequence[str] = ()
 ) -> list[Pair]:
-    """`count` aligned pairs in the family's wordings, of scenes that training saw or, `held_out`, that it did not.
+    """`count` aligned pairs in the family's wordings, of scenes that training saw or, `held_out`, that it did not: neither guards
+    such a pair, nor the generator both its pictures.
 
     Unsafe captions show the concepts, safe ones do not; both show the `kept` ones, which are others.
 

@@ -52,6 +52,16 @@ def test_of_eighteen_ways_to_say_fire_six_are_unseen():
     assert {*FIRE_WORDS} <= {*SEEN_FIRE_WORDINGS}
 
 
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_held_out_pairs_are_of_many_scenes_that_no_pair_of_training_shows(concept):
+    held_out, trained = (
+        concept_pairs((concept,), FAMILIES["plain"], np.random.default_rng(0), 400, held_out=apart) for apart in (True, False)
+    )
+    scenes = {(pair.safe_scene, pair.unsafe_scene) for pair in held_out}
+    assert len(scenes) > 70 and not scenes & {(pair.safe_scene, pair.unsafe_scene) for pair in trained}
+    assert all(pair.safe_scene.held_out or pair.unsafe_scene.held_out for pair in held_out)
+
+
 @pytest.mark.parametrize("name", SEEN_FAMILIES)
 def test_training_never_sees_the_unseen(name):
     for pair in pairs_of(name, CONCEPTS, held_out=False):
@@ -102,7 +112,7 @@ def test_both_captions_show_what_is_kept(concept, kept, name):
     for pair in pairs_of(name, (concept,), kept=(kept,)):
         assert shows(pair.safe_scene, kept) and shows(pair.unsafe_scene, kept)
         assert shows(pair.unsafe_scene, concept) and not shows(pair.safe_scene, concept)
-        assert pair.unsafe_scene.held_out and pair.safe_scene.held_out and pair.safe != pair.unsafe
+        assert (pair.unsafe_scene.held_out or pair.safe_scene.held_out) and pair.safe != pair.unsafe
 
 
 def test_a_concept_cannot_be_kept_and_not():
