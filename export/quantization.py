@@ -16,8 +16,8 @@ from engines.errors import BackendError, DecisionError, InputError
 from engines.manifest import Manifest
 
 Sample = Mapping[str, np.ndarray]  # inputs of one call by name
-STEPS = 20  # of every run
-EVERY = 5  # of the calls that a network has in a run, one is a sample
+CALIBRATION_STEPS, GATE_STEPS = 10, 20  # of each run
+EVERY = 5  # of the calls that a network has in a calibration run, one is a sample
 # Pixels of a calibration picture's sides, at most: calibration keeps the results of every layer, which grow with the area. Ranges
 # are of single values, which hardly depend on it.
 SIDE = 256
@@ -66,7 +66,8 @@ class Quantization:
             "gate_prompts": _digest(self.gate_prompts),
             "gate_seed": GATE_SEED,
             "judge": self.judge,
-            "steps": STEPS,
+            "calibration_steps": CALIBRATION_STEPS,
+            "gate_steps": GATE_STEPS,
             "every": EVERY,
             "side": SIDE,
         }
@@ -78,7 +79,7 @@ class Quantization:
             networks,
             self.calibration_prompts,
             side=SIDE,
-            num_inference_steps=STEPS,
+            num_inference_steps=CALIBRATION_STEPS,
             first_seed=CALIBRATION_SEED,
             every=EVERY,
         )
@@ -99,7 +100,7 @@ class Quantization:
             report(f"decisions: not compared with float32's, for the engines cannot run here ({error}); only outputs were")
             return None
         record = self.compare_decisions(
-            float32, folder, self.gate_prompts, first_seed=GATE_SEED, num_inference_steps=STEPS, judge=self.judge
+            float32, folder, self.gate_prompts, first_seed=GATE_SEED, num_inference_steps=GATE_STEPS, judge=self.judge
         )
         if record.faults:
             raise DecisionError(

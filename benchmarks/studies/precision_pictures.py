@@ -29,7 +29,7 @@ from evaluation.decisions import Run, decision_record, guarded_runs
 from export.exported_networks import EXPORTED_NETWORKS
 from export.precision.emulation import emulate
 from export.precision.half_precision import convert
-from export.quantization import GATE_SEED, STEPS
+from export.quantization import GATE_SEED, GATE_STEPS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BATCH = 20
@@ -81,7 +81,7 @@ def main() -> None:
     arguments = parser.parse_args()
     prompts = read_prompts_or_pairs(arguments.prompts)
     geometry = Manifest.read(arguments.float32)[0].geometry
-    settings = {"first_seed": GATE_SEED, "num_inference_steps": STEPS}
+    settings = {"first_seed": GATE_SEED, "num_inference_steps": GATE_STEPS}
     figures: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as scratch:
         size = geometry.default_height, geometry.default_width
