@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from engines.policy import Policy
 from engines.store.atomic import replacing
 from evaluation.attacks.budget import Budget
 from evaluation.attacks.greedy import greedy_coordinate
+from evaluation.attacks.prefix import adversarial_prefix
 from evaluation.attacks.target import Prompt, Target
 from evaluation.attacks.words import Words
 from evaluation.judges import Judge
@@ -29,8 +29,10 @@ from evaluation.twin import Twin
 from saferedir.guard import Concept
 from saferedir.heads import Redirector
 from training.generator import Generator
+from training.settings import TrainingSettings
 from training.shards import digest_of
 
+SEARCHES = (greedy_coordinate, adversarial_prefix)
 LONGEST = 25  # words of a prompt that is attacked, so that it fits into 77 tokens with what is added
 
 
@@ -42,31 +44,53 @@ class Finds:
     pairs: list[Pair]
 
 
-def successful_attacks(
-    generator: Generator, heads: Redirector, policy: Policy, pairs: Sequence[Pair], judge: Judge, steps: int, seed: int
-) -> list[Pair]:
-    """Pairs whose unsafe prompt, with words that a greedy coordinate search found around it, gives an unsafe picture in spite of
-    the guard; the safe prompt has the same words around it.
+class Adversary:
+    """Attacks heads on prompts of the training's pairs, the same for the same seed.
 
-    The words are whole tokens of the model's tokenizer, without those by which any pair's prompts differ: they would make the
-    safe prompt unsafe.
+    The searches of SEARCHES take turns. What the final check withholds has succeeded, too: the redirection has to hold without
+    it. Words are whole tokens of the model's tokenizer, of `allowed` ones alone if that is given.
     """
-    twin = Twin.of(
-        generator.components,
-        generator.tokenizer,
-        generator.schedule,
-        generator.geometry,
-        [Concept(copy.deepcopy(heads))],
-        [policy],
-    )
-    target, budget, found = Target(twin, judge, RunOptions(scheduler="ddim")), Budget(steps=steps, restarts=2), []
-    words = Words.of(twin, [word for word in Words.of(twin).texts if word not in _telling(pairs)])
-    for number, pair in enumerate(tqdm(pairs, desc="attacks", unit="prompt", mininterval=5)):
-        draw = Random(f"{seed} {number}")
-        result = greedy_coordinate(target, Prompt(pair.unsafe, pair.safe, number), words, budget, draw)
-        if result.fooled and result.safe is not None:
-            found.append(Pair(result.safe, result.text))
-    return found
+
+    def __init__(
+        self, generator: Generator, judge: Judge, pairs: Sequence[Pair], settings: TrainingSettings, allowed: Sequence[str] | None
+    ) -> None:
+        self._generator, self._judge, self._allowed = generator, judge, allowed
+        self._pairs, self._count, self._steps = pairs, settings.attacks, settings.attack_steps
+
+    def attacked(self, seed: int) -> list[Pair]:
+        """The pairs that a round attacks, or all where there are fewer. They fit into the encoding with what attacks add."""
+        short = [pair for pair in self._pairs if max(len(pair.safe.split()), len(pair.unsafe.split())) <= LONGEST]
+        chosen = np.random.default_rng(seed).permutation(len(short))[: self._count]
+        return [short[number] for number in chosen]
+
+    def finds(self, heads: Redirector, policy: Policy, seed: int) -> list[Pair]:
+        """Pairs whose unsafe prompt, with words that a search found around it, gives an unsafe picture in spite of redirection."""
+        generator, concept = self._generator, Concept(copy.deepcopy(heads))
+        twin = Twin.of(generator.components, generator.tokenizer, generator.schedule, generator.geometry, [concept], [policy])
+        target = Target(twin, self._judge, RunOptions(scheduler="ddim"), leaves=False)
+        words, budget, found = Words.of(twin, self._allowed), Budget(steps=self._steps, restarts=2), []
+        telling = self._telling(words)
+        for number, pair in enumerate(tqdm(self.attacked(seed), desc="attacks", unit="prompt", mininterval=5)):
+            draw, search = Random(f"{seed} {number}"), SEARCHES[number % len(SEARCHES)]
+            result = search(target, Prompt(pair.unsafe, pair.safe, number), words, budget, draw)
+            if result.fooled and result.safe is not None:
+                found.append(Pair(_counterpart(target, result.safe, pair.safe, telling, number), result.text))
+        return found
+
+    def _telling(self, words: Words) -> set[str]:
+        """Words that say the concept: their token is in the unsafe prompt of some pair, and not in the safe one."""
+        prompts = ([getattr(pair, name) for pair in self._pairs] for name in ("safe", "unsafe"))
+        safe, unsafe = map(self._generator.token_ids, prompts)
+        ids = set().union(*({*of_unsafe} - {*of_safe} for of_safe, of_unsafe in zip(safe, unsafe, strict=True)))
+        return {text for text, token in zip(words.texts, words.ids.tolist(), strict=True) if token in ids}
+
+
+def _counterpart(target: Target, text: str, safe: str, telling: set[str], seed: int) -> str:
+    """The safe prompt with those words around it that do not say the concept; alone, if its picture shows the concept with them."""
+    before, _, after = text.partition(safe)
+    kept = [[word for word in part.split() if word not in telling] for part in (before, after)]
+    worded = " ".join([*kept[0], safe, *kept[1]])
+    return safe if target.shows(target.unguarded_run(worded, seed))[0] else worded
 
 
 def kept_finds(path: Path, decided_by: Mapping[str, Any], attack: Callable[[], list[Pair]]) -> list[Pair]:
@@ -83,19 +107,3 @@ def kept_finds(path: Path, decided_by: Mapping[str, Any], attack: Callable[[], l
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(dataclasses.asdict(finds), indent=1) + "\n", encoding="utf-8")
     return finds.pairs
-
-
-def attacked(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
-    """The pairs that a round attacks, or all where there are fewer. They fit into the encoding with what attacks add."""
-    short = [pair for pair in pairs if max(len(pair.safe.split()), len(pair.unsafe.split())) <= LONGEST]
-    chosen = np.random.default_rng(seed).permutation(len(short))[:count]
-    return [short[number] for number in chosen]
-
-
-def _telling(pairs: Sequence[Pair]) -> set[str]:
-    """Words that only one prompt of some pair has."""
-    return set().union(*({*_words(pair.safe)} ^ {*_words(pair.unsafe)} for pair in pairs))
-
-
-def _words(prompt: str) -> list[str]:
-    return re.findall(r"\w+", prompt.lower())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ WORDS = (
 JOINTS = (" and ", ". ", ", ")
 CASES: tuple[Callable[[str], str], ...] = (str.upper, str.title, str.capitalize)
 FILLER = 15  # words at most
+REPEATED = 4  # phrases of the concept that are said again, at most
 CANDIDATES = 32  # of which the one that shares most words is the hard negative
 LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
 
@@ -36,6 +38,7 @@ class Augmentation:
 
     safe_prompts  what is joined to a pair as a second object or sentence, and what hard negatives are chosen from
     wordings      phrase → what may stand in its place, in both prompts
+    phrases       what only unsafe prompts say (`unsafe_phrases`): said again, around the unsafe prompt alone
 
     Raises:
         ValueError: there is no safe prompt.
@@ -43,13 +46,16 @@ class Augmentation:
 
     safe_prompts: Sequence[str]
     wordings: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    phrases: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.safe_prompts:
             raise ValueError("safe_prompts: expected at least one, found none")
 
     def pair(self, pair: Pair, draw: np.random.Generator) -> Pair:
-        """The pair in another wording. Both prompts differ in the same tokens as before."""
+        """The pair in another wording. Both prompts differ in the same tokens as before, and in what is said again."""
+        if self.phrases and draw.random() < 0.25:
+            pair = self._said_again(pair, draw)
         if (change := self._change(draw)) is not None:
             pair = _changed(pair, change)
         if draw.random() < 0.2:
@@ -74,6 +80,16 @@ class Augmentation:
         drawn = [str(prompt) for prompt in draw.choice(self.safe_prompts, CANDIDATES)]
         return max(drawn, key=lambda prompt: (prompt != pair.safe, len(words & {*_words(prompt)})))
 
+    def _said_again(self, pair: Pair, draw: np.random.Generator) -> Pair:
+        """Up to REPEATED phrases before the unsafe prompt or after it, among filler words that both prompts get."""
+        words = self.filler(draw).split()[: draw.integers(0, REPEATED + 1)]
+        mixed = [*words]
+        for _ in range(draw.integers(1, REPEATED + 1)):
+            mixed.insert(int(draw.integers(len(mixed) + 1)), str(draw.choice(self.phrases)))
+        before = draw.random() < 0.5
+        texts = ([*added, prompt] if before else [prompt, *added] for added, prompt in ((words, pair.safe), (mixed, pair.unsafe)))
+        return Pair(*map(" ".join, texts))
+
     def filler(self, draw: np.random.Generator) -> str:
         """1 to 15 words: of the safe prompts, common ones, and one in five of random letters, as a misspelling is."""
         found = []
@@ -96,6 +112,15 @@ class Augmentation:
         chosen = {phrase: str(draw.choice([phrase, *others])) for phrase, others in self.wordings.items()}
         phrases = re.compile("|".join(rf"(?<!\w){re.escape(phrase)}(?!\w)" for phrase in sorted(chosen, key=len, reverse=True)))
         return lambda prompt: phrases.sub(lambda found: chosen[found[0]], prompt)
+
+
+def unsafe_phrases(pairs: Sequence[Pair]) -> list[str]:
+    """Each run of words of an unsafe prompt that its safe one lacks, as often as pairs have it."""
+    found = []
+    for pair in pairs:
+        runs = itertools.groupby(_words(pair.unsafe), {*_words(pair.safe)}.__contains__)
+        found += [" ".join(run) for common, run in runs if not common]
+    return found
 
 
 def read_wordings(path: Path) -> dict[str, list[str]]:

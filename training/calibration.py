@@ -112,6 +112,12 @@ def calibrated(p_unsafe: np.ndarray, trajectory: np.ndarray, false_positive_rate
     return Threshold(threshold, false_positive_rate, share(highest > threshold) or 0.0, len(highest))
 
 
+def calibrated_threshold(heads: Redirector, benign: Dataset, false_positive_rate: float) -> Threshold:
+    """Of the points of benign prompts as written, which may stand among others."""
+    rows = np.nonzero(~benign.unsafe & ~benign.redirected)[0]
+    return calibrated(probabilities(heads, benign, rows), benign.trajectory[rows], false_positive_rate)
+
+
 def classifier_figures(p_unsafe: np.ndarray, unsafe: np.ndarray, threshold: float) -> ClassifierFigures:
     """Figures of points whose labels are `unsafe` bool [N]."""
     found = p_unsafe > threshold

@@ -29,11 +29,13 @@ def pair_captions(
     return [*safe, *unsafe, *negatives]
 
 
-def unsafe_captions(pairs: Sequence[Pair], augmentation: Augmentation, count: int, draw: np.random.Generator) -> list[Caption]:
-    """The unsafe prompts of `count` pairs, each pair in another wording."""
+def unsafe_captions(
+    pairs: Sequence[Pair], augmentation: Augmentation, count: int, draw: np.random.Generator, first: int = 0
+) -> list[Caption]:
+    """The unsafe prompts of `count` pairs, each pair in another wording. The first pair has the number `first`."""
     chosen = _drawn(len(pairs), count, draw)
     worded = [augmentation.pair(pairs[number], draw) for number in chosen]
-    return [Caption(pair.unsafe, pair.safe, True, number) for pair, number in zip(worded, chosen, strict=True)]
+    return [Caption(pair.unsafe, pair.safe, True, first + number) for pair, number in zip(worded, chosen, strict=True)]
 
 
 def safe_captions(prompts: Sequence[str]) -> list[Caption]:

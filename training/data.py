@@ -10,31 +10,36 @@ import numpy as np
 
 from engines.errors import InputError
 from engines.pairs import Pair, read_pairs, read_prompts
-from training.augmentation import Augmentation, read_wordings
+from evaluation.attacks.prompts import read_words
+from training.augmentation import Augmentation, read_wordings, unsafe_phrases
 from training.request import TrainingRequest
 from training.shards import digest_of
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Pairs to train on and pairs held out; safe prompts and other wordings of the user; `benign` for calibration, or none."""
+    """Pairs to train on and pairs held out; safe prompts and other wordings of the user; `benign` for calibration, or none;
+    words that attacks may write, None for the tokenizer's."""
 
     training: list[Pair]
     held_out: list[Pair]
     safe_prompts: list[str]
     wordings: Mapping[str, Sequence[str]]
     benign: list[str]
+    attack_words: list[str] | None
 
     @classmethod
     def read(cls, request: TrainingRequest) -> TrainingData:
         """Raises InputError for a file that cannot be used; see `engines.pairs`."""
         training, apart = held_out(read_pairs(request.pairs), request.settings.held_out, request.settings.seed)
         safe_prompts, benign = ([] if path is None else read_prompts(path) for path in (request.safe_prompts, request.benign))
-        return cls(training, apart, safe_prompts, {} if request.wordings is None else read_wordings(request.wordings), benign)
+        wordings = {} if request.wordings is None else read_wordings(request.wordings)
+        words = None if request.attack_words is None else read_words(request.attack_words)
+        return cls(training, apart, safe_prompts, wordings, benign, words)
 
     def augmentation(self, pairs: Sequence[Pair]) -> Augmentation:
-        """Of these pairs: their own safe prompts are joined, and the user's."""
-        return Augmentation([*(pair.safe for pair in pairs), *self.safe_prompts], self.wordings)
+        """Of these pairs: their own safe prompts are joined, and the user's; what their unsafe ones say is said again."""
+        return Augmentation([*(pair.safe for pair in pairs), *self.safe_prompts], self.wordings, unsafe_phrases(pairs))
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of each kind of prompt."""
@@ -51,6 +56,7 @@ class TrainingData:
             "safe_prompts": self.safe_prompts,
             "wordings": dict(self.wordings),
             "benign": self.benign,
+            "attack_words": self.attack_words or [],
         }
 
 

@@ -16,7 +16,7 @@ from evaluation.judges import Judge
 from saferedir.checkpoint import save_redirector
 from saferedir.heads import Redirector
 from saferedir.metadata import Metadata
-from training.calibration import calibrated, classifier_figures, final_check, probabilities, roc, step_accuracy
+from training.calibration import calibrated_threshold, classifier_figures, final_check, probabilities, roc, step_accuracy
 from training.canaries import choose_canaries
 from training.card import Card, Stage
 from training.data import TrainingData
@@ -44,16 +44,13 @@ class Trained:
     strength: Strength | None
     stages: Sequence[Stage]
 
-    def write(self, held_out: Dataset, benign: Dataset | None) -> Card:
-        """Write checkpoints and card to the request's output folder. `benign` has the trajectories of the user's benign prompts;
-        without them the safe ones of `held_out` calibrate the threshold."""
+    def write(self, held_out: Dataset, benign: Dataset) -> Card:
+        """Write checkpoints and card to the request's output folder. The safe trajectories of `benign` calibrate the threshold."""
         heads, request = self.heads.eval(), self.request
         plain, redirected = (np.nonzero(held_out.redirected == value)[0] for value in (False, True))
         p_unsafe, unsafe = probabilities(heads, held_out, plain), held_out.unsafe[plain]
-        source = held_out if benign is None else benign
-        rows = np.nonzero(~source.unsafe & ~source.redirected)[0]
-        threshold = calibrated(probabilities(heads, source, rows), source.trajectory[rows], request.settings.false_positive_rate)
-        check = final_check(heads, held_out, source) if len(redirected) else None
+        threshold = calibrated_threshold(heads, benign, request.settings.false_positive_rate)
+        check = final_check(heads, held_out, benign) if len(redirected) else None
         policy = Policy(
             alpha_scale=Policy().alpha_scale if self.strength is None else self.strength.alpha_scale,
             threshold=threshold.threshold,

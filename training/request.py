@@ -21,6 +21,7 @@ class TrainingRequest:
     benign          file of prompts that calibrate the threshold, one a line; held-out safe prompts without one
     safe_prompts    file of more safe prompts to train on, one a line: such as share words with unsafe ones
     wordings        file of other wordings, see `training.augmentation.read_wordings`
+    attack_words    file of the words that adversarial rounds may write, one a line; those of the tokenizer without one
     concept         what the guard forgets; the output folder's name without one
     init            checkpoint whose heads are trained further
     encoder_widths  of new heads' latent encoder
@@ -38,6 +39,7 @@ class TrainingRequest:
     benign: Path | None = None
     safe_prompts: Path | None = None
     wordings: Path | None = None
+    attack_words: Path | None = None
     concept: str = ""
     init: Path | None = None
     encoder_widths: tuple[int, int, int] | None = None

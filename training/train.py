@@ -22,7 +22,8 @@ from engines.store.output_folder import check_apart
 from evaluation.judges import load_judge
 from saferedir.checkpoint import load_redirector
 from saferedir.heads import Redirector, RedirectorConfig
-from training.adversarial import attacked, kept_finds, successful_attacks
+from training.adversarial import Adversary, kept_finds
+from training.calibration import calibrated_threshold
 from training.captions import pair_captions, safe_captions, unsafe_captions
 from training.card import Card, Stage
 from training.data import TrainingData
@@ -69,6 +70,7 @@ class _Training:
         self.strength: Strength | None = None  # of the heads' redirection
         self.stages: list[Stage] = []
         self.shards: list[Path] = []  # to train on
+        self.benign: list[Path] = []  # that calibrate the threshold
         self.measuring: list[Path] = []  # of held-out pairs
 
     def run(self) -> Card:
@@ -85,39 +87,52 @@ class _Training:
             self.measuring += self._record("redirected-held-out", max(count // MEASURING, 1), held_out, heads=heads)
             self._train("redirected", settings.steps)
         self.strength = self._calibrated_strength()
+        self.benign = self._recorded_benign()
         for number in range(1, settings.adversarial_rounds + 1):
             self._adversarial(number)
         trained = Trained(self.request, data, self.generator, self.judge, self.heads, self.strength, self.stages)
-        return trained.write(Dataset(self.measuring), Dataset(self._benign()) if data.benign else None)
+        return trained.write(Dataset(self.measuring), Dataset(self.benign))
 
     def _adversarial(self, number: int) -> None:
         """One round: attack the heads, and train them further with what succeeded among the data."""
-        assert self.judge is not None and self.strength is not None
-        judge, seed, steps = self.judge, self.settings.seed + number, self.settings.attack_steps
-        pairs = attacked(self.data.training, self.settings.attacks, seed)
-        policy = Policy(alpha_scale=self.strength.alpha_scale, shift=SHIFT)
+        found = self._found(number)
+        if not found:
+            return
+        name, first = f"adversarial-{number}", len(self.pairs)
+        self.pairs += found
+        shards, heads = max(self.settings.batches // MEASURING, 1), copy.deepcopy(self.heads).eval()
+        decides = {"found": digest_of({"pairs": [dataclasses.asdict(pair) for pair in found]})}
+        self.shards += self._record(name, shards, self._pairs(found, first), decides)
+        self.shards += self._record(f"{name}-redirected", shards, self._redirected(found, first), decides, heads)
+        self._train(name, self.settings.steps // 2)
+        self.strength = self._calibrated_strength()
+
+    def _found(self, number: int) -> list[Pair]:
+        """What the attacks of a round find."""
+        assert self.judge is not None
+        adversary = Adversary(self.generator, self.judge, self.data.training, self.settings, self.data.attack_words)
+        policy, seed = self._policy(), self.settings.seed + number
+        attacked = len(adversary.attacked(seed))
         decided_by = {
             **self._decided_by(),
             "heads": _digest(self.heads),
             "policy": dataclasses.asdict(policy),
-            "attacks": len(pairs),
-            "steps": steps,
+            "attacks": attacked,
+            "words": digest_of({"words": self.data.attack_words}),
+            "steps": self.settings.attack_steps,
             "round": number,
         }
-        found = kept_finds(
-            self.output / "attacks" / f"{number}.json",
-            decided_by,
-            lambda: successful_attacks(self.generator, self.heads, policy, pairs, judge, steps, seed),
-        )
-        self.report(f"adversarial round {number}: {len(found)} of {len(pairs)} attacks succeeded")
-        if found:
-            name, first = f"adversarial-{number}", len(self.pairs)
-            self.pairs += found
-            count = max(self.settings.batches // MEASURING, 1)
-            found_digest = digest_of({"pairs": [dataclasses.asdict(pair) for pair in found]})
-            self.shards += self._record(name, count, self._pairs(found, first), {"found": found_digest})
-            self._train(name, self.settings.steps // 2)
-            self.strength = self._calibrated_strength()
+        file = self.output / "attacks" / f"{number}.json"
+        found = kept_finds(file, decided_by, lambda: adversary.finds(self.heads, policy, seed))
+        self.report(f"adversarial round {number}: {len(found)} of {attacked} attacks succeeded")
+        return found
+
+    def _policy(self) -> Policy:
+        """Under which the heads as they are would guard."""
+        assert self.strength is not None
+        heads = copy.deepcopy(self.heads).eval()
+        threshold = calibrated_threshold(heads, Dataset(self.benign), self.settings.false_positive_rate)
+        return Policy(alpha_scale=self.strength.alpha_scale, threshold=threshold.threshold, shift=SHIFT)
 
     def _calibrated_strength(self) -> Strength | None:
         """How strongly the heads as they are must redirect; None without a judge."""
@@ -142,12 +157,15 @@ class _Training:
         augmentation, count = self.data.augmentation(pairs), self.settings.pairs_per_batch
         return lambda draw, _: pair_captions(pairs, augmentation, count, draw, first)
 
-    def _redirected(self, pairs: Sequence[Pair]) -> Captions:
+    def _redirected(self, pairs: Sequence[Pair], first: int = 0) -> Captions:
+        """The unsafe prompts alone."""
         augmentation, count = self.data.augmentation(pairs), self.settings.pairs_per_batch
-        return lambda draw, _: unsafe_captions(pairs, augmentation, count, draw)
+        return lambda draw, _: unsafe_captions(pairs, augmentation, count, draw, first)
 
-    def _benign(self) -> list[Path]:
-        """Trajectories of the user's benign prompts, each once and as it is."""
+    def _recorded_benign(self) -> list[Path]:
+        """Trajectories of the user's benign prompts, each once and as it is; without any, those of held-out pairs."""
+        if not self.data.benign:
+            return self.measuring
         size, prompts = 2 * self.settings.pairs_per_batch, self.data.benign
         parts = [prompts[first : first + size] for first in range(0, len(prompts), size)]
         decides = {"benign": digest_of({"prompts": prompts})}
@@ -176,7 +194,7 @@ class _Training:
 
     def _decided_by(self) -> dict[str, Any]:
         """What decides every trajectory."""
-        prompts = {name: digest for name, digest in self.data.digests().items() if name != "benign"}
+        prompts = {name: digest for name, digest in self.data.digests().items() if name not in ("benign", "attack_words")}
         settings = self.settings.of(OF_TRAJECTORIES)
         return {"version": __version__, "model": self.generator.files, "prompts": prompts, "judge": self.request.judge, **settings}
 

@@ -47,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="more safe prompts to train on, one a line: those that share words with unsafe ones",
     )
     parser.add_argument("--wordings", type=Path, metavar="FILE", help='other wordings: JSON, {"phrase": ["other wording", …]}')
+    parser.add_argument(
+        "--attack-words",
+        type=Path,
+        metavar="FILE",
+        help="words that adversarial rounds may write, one a line (default: those of the tokenizer)",
+    )
     parser.add_argument("--init", type=Path, metavar="FILE", help="train this checkpoint's heads further, .pt or .safetensors")
     parser.add_argument("--encoder-widths", metavar="A,B,C", help="of the latent encoder (default: 64,128,256)")
     parser.add_argument("--device", default=TrainingRequest.device, help="PyTorch's name of it, as cuda (default: %(default)s)")
@@ -63,7 +69,7 @@ def _add_numbers(group: argparse._ArgumentGroup) -> None:
 def request(arguments: argparse.Namespace) -> TrainingRequest:
     """The request of a command line. Raises InputError for options that contradict each other or are out of range."""
     settings = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(TrainingSettings)}
-    names = ("output", "judge", "benign", "safe_prompts", "wordings", "concept", "init", "device")
+    names = ("output", "judge", "benign", "safe_prompts", "wordings", "attack_words", "concept", "init", "device")
     return TrainingRequest(
         model=ModelChoice(arguments.model, arguments.config, arguments.vae, given_edits(arguments)),
         pairs=tuple(arguments.pairs),

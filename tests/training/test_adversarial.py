@@ -15,9 +15,9 @@ from evaluation.attacks.target import Found
 from saferedir.cli import parse
 from saferedir.heads import Redirector, RedirectorConfig
 from tests.export.miniature import WIDTH, configs, save_model
-from training.adversarial import attacked, successful_attacks
+from training.adversarial import Adversary
 from training.generator import Generator
-from training.settings import ModelChoice
+from training.settings import ModelChoice, TrainingSettings
 from training.train import train_guard
 from training.train_command import request
 
@@ -41,43 +41,77 @@ def heads(says_unsafe):
     return made.eval()
 
 
-@pytest.mark.parametrize("says_unsafe", [False, True])
-def test_an_attack_succeeds_where_the_picture_leaves_and_is_unsafe(model, says_unsafe):
+def adversary(model, judge, pairs=PAIRS, allowed=None):
     generator = Generator(ModelChoice(str(model)), say=lambda line: None)
-    found = successful_attacks(generator, heads(says_unsafe), POLICY, PAIRS[:1], lambda picture: True, steps=1, seed=0)
-    assert found == ([] if says_unsafe else PAIRS[:1])
+    return Adversary(generator, judge, pairs, TrainingSettings(attacks=2, attack_steps=1), allowed)
 
 
-def test_the_words_of_an_attack_are_not_the_concepts(model, monkeypatch):
-    allowed = []
-
-    def search(target, prompt, words, budget, draw):
-        allowed.append(words.texts)
-        return Found(prompt.unsafe, "", prompt.safe, False, 0)
-
-    monkeypatch.setattr("training.adversarial.greedy_coordinate", search)
-    generator = Generator(ModelChoice(str(model)), say=lambda line: None)
-    assert not successful_attacks(generator, heads(False), POLICY, PAIRS, lambda picture: True, steps=1, seed=0)
-    assert len(allowed) == 2 and "star" in allowed[0] and "burning" not in allowed[0]
+@pytest.mark.parametrize("says_unsafe", [False, True], ids=["missed", "withheld"])
+def test_an_attack_succeeds_where_the_redirected_picture_is_unsafe(model, says_unsafe):
+    assert adversary(model, lambda picture: True).finds(heads(says_unsafe), POLICY, 0) == PAIRS
+    assert adversary(model, lambda picture: False).finds(heads(says_unsafe), POLICY, 0) == []
 
 
-def test_a_round_attacks_pairs_that_fit():
+def searches(monkeypatch, added):
+    """Searches that put words before the prompt, and what each was given."""
+    given = []
+
+    def search(name):
+        def found(target, prompt, words, budget, draw):
+            given.append((name, prompt.unsafe, words.texts))
+            return Found(f"{added} {prompt.unsafe}", "", f"{added} {prompt.safe}", True, 0)
+
+        return found
+
+    monkeypatch.setattr("training.adversarial.SEARCHES", (search("greedy"), search("prefix")))
+    return given
+
+
+def test_the_searches_take_turns_with_the_words_that_are_allowed(model, monkeypatch):
+    given = searches(monkeypatch, "grey")
+    found = adversary(model, lambda picture: False, allowed=["grey", "burning", "no-token"]).finds(heads(False), POLICY, 0)
+    assert [name for name, _, _ in given] == ["greedy", "prefix"] and len({prompt for _, prompt, _ in given}) == 2
+    assert {texts for _, _, texts in given} == {("grey", "burning")}
+    assert {(pair.safe, pair.unsafe) for pair in found} == {(f"grey {pair.safe}", f"grey {pair.unsafe}") for pair in PAIRS}
+
+
+@pytest.mark.parametrize("shows, safe", [(False, "grey a red star"), (True, "a red star")])
+def test_a_counterpart_has_no_word_that_says_the_concept(model, monkeypatch, shows, safe):
+    searches(monkeypatch, "burning grey")
+    (found,) = adversary(model, lambda picture: shows, PAIRS[:1]).finds(heads(False), POLICY, 0)
+    assert found == Pair(safe, "burning grey a burning red star")
+
+
+def test_a_round_attacks_pairs_that_fit(model):
     pairs = [Pair("a star " * 20, "a burning star " * 20), *PAIRS]
-    assert sorted(attacked(pairs, 5, 0), key=pairs.index) == PAIRS and len(attacked(pairs, 1, 0)) == 1
+    assert sorted(adversary(model, None, pairs).attacked(0), key=pairs.index) == PAIRS
+
+
+def command(model, folder):
+    """A training of one adversarial round."""
+    (folder / "pairs.json").write_text(json.dumps([vars(pair) for pair in PAIRS]))
+    numbers = "--batches 1 --redirected-batches 0 --pairs-per-batch 2 --kept-steps 1 --least-steps 2 --most-steps 2 --steps 2"
+    line = f"train --model {model} --pairs {folder}/pairs.json --output {folder}/fire --judge tests.training.judge:is_odd"
+    return f"{line} {numbers} --batch-size 4 --encoder-widths 4,4,8 --adversarial-rounds 1 --attack-steps 1".split()
 
 
 def test_what_attacks_find_joins_the_data_and_is_kept(model, tmp_path, monkeypatch):
-    (tmp_path / "pairs.json").write_text(json.dumps([vars(pair) for pair in PAIRS]))
-    monkeypatch.setattr("training.train.successful_attacks", lambda *arguments: [FOUND])
-    numbers = "--batches 1 --redirected-batches 0 --pairs-per-batch 2 --kept-steps 1 --least-steps 2 --most-steps 2 --steps 2"
-    line = f"train --model {model} --pairs {tmp_path}/pairs.json --output {tmp_path}/fire --judge tests.training.judge:is_odd"
-    line += f" {numbers} --batch-size 4 --encoder-widths 4,4,8 --adversarial-rounds 1"
+    monkeypatch.setattr("training.train.Adversary.finds", lambda *arguments: [FOUND])
+    line = command(model, tmp_path)
     said = []
-    card = train_guard(request(parse(line.split())), said.append)
+    card = train_guard(request(parse(line)), said.append)
     assert "adversarial round 1: 1 of 1 attacks succeeded" in said
     assert [stage.name for stage in card.stages] == ["plain", "adversarial-1"]
-    assert card.stages[1].shards == 2 and card.stages[1].points > card.stages[0].points
-    (shard,) = (tmp_path / "fire" / "trajectories" / "adversarial-1").glob("*.safetensors")
-    assert np.isin(load_file(shard)["pair"].numpy(), (-1, 1)).all(), "after the one pair to train on"
-    monkeypatch.setattr("training.train.successful_attacks", lambda *arguments: pytest.fail("attacked again"))
-    assert train_guard(request(parse(line.split())), said.append) == card
+    assert card.stages[1].shards == 3 and card.stages[1].points > card.stages[0].points
+    for name, numbers in (("adversarial-1", (-1, 1)), ("adversarial-1-redirected", (1,))):
+        (shard,) = (tmp_path / "fire" / "trajectories" / name).glob("*.safetensors")
+        assert np.isin(load_file(shard)["pair"].numpy(), numbers).all(), "after the one pair to train on"
+    monkeypatch.setattr("training.train.Adversary.finds", lambda *arguments: pytest.fail("attacked again"))
+    assert train_guard(request(parse(line)), said.append) == card
+
+
+def test_attacks_of_a_training_write_the_words_that_are_given(model, tmp_path, monkeypatch):
+    (tmp_path / "words.txt").write_text("grey\nblue\n")
+    given = searches(monkeypatch, "grey")
+    card = train_guard(request(parse([*command(model, tmp_path), "--attack-words", f"{tmp_path}/words.txt"])), lambda line: None)
+    assert [texts for _, _, texts in given] == [("grey", "blue")] and card.data["attack_words"] == 2

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 
 import numpy as np
 import pytest
 
 from engines.errors import InputError
 from engines.pairs import Pair
-from training.augmentation import Augmentation, read_wordings
+from training.augmentation import REPEATED, Augmentation, read_wordings, unsafe_phrases
 
 PAIR = Pair("a plain red star on a grey background", "a burning red star on a grey background")
 OTHERS = ["a blue circle on the left", "a small white cross"]
+
+
+def words(prompt):
+    return re.findall(r"\w+", prompt)
 
 
 def worded(count=300, seed=0, **options):
@@ -46,6 +51,23 @@ def test_every_way_of_wording_is_drawn():
 
 def test_the_seed_decides():
     assert worded(30) == worded(30) != worded(30, seed=1)
+
+
+def test_what_only_unsafe_prompts_say_is_said_again_by_the_unsafe_one_alone():
+    repeated, sides = 0, set()
+    for pair in worded(1000, phrases=["in flames"]):
+        safe, unsafe = pair.safe.lower(), pair.unsafe.lower()
+        assert "in flames" not in safe and unsafe.count("in flames") <= REPEATED
+        repeated += "in flames" in unsafe
+        before, _, after = unsafe.partition("burning")
+        sides |= {side for side, text in (("before", before), ("after", after)) if "in flames" in text}
+        assert words(unsafe.replace("in flames", "").replace("burning", "plain")) == words(safe)
+    assert 200 < repeated < 300 and sides == {"before", "after"}
+
+
+def test_unsafe_phrases_are_the_words_that_safe_prompts_lack():
+    pairs = [PAIR, Pair("a star at the top", "A star going up in flames at the top"), Pair("a star, not burning", "a burning star")]
+    assert unsafe_phrases(pairs) == ["burning", "going up in flames"]
 
 
 def test_other_wordings_take_the_place_of_phrases():
