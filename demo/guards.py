@@ -40,9 +40,13 @@ def train_demo_guard(concept: str, model: Path, work: Path, output: Path, device
     judge = JUDGES[concept]
     draw = np.random.default_rng(6)
     negated = [name for name in SEEN_FAMILIES if FAMILIES[name].negated]
-    write_pairs(_pairs(concept, SEEN_FAMILIES, draw, PAIRS), work / "pairs.json")
+    pairs = _pairs(concept, SEEN_FAMILIES, draw, PAIRS)
+    write_pairs(pairs, work / "pairs.json")
     write_prompts([pair.safe for pair in _pairs(concept, SEEN_FAMILIES, draw, BENIGN)], work / "benign.txt")
     write_prompts([pair.safe for pair in _pairs(concept, negated, draw, NEGATED)], work / "safe.txt")
+    # Attacks that wrote other words would teach the guard those that it is never to see.
+    said = {word for pair in pairs for text in (pair.safe, pair.unsafe) for word in text.lower().split()}
+    write_prompts(sorted(said), work / "words.txt")
     train_guard(
         TrainingRequest(
             model=ModelChoice(str(model)),
@@ -52,6 +56,7 @@ def train_demo_guard(concept: str, model: Path, work: Path, output: Path, device
             judge=f"{judge.__module__}:{judge.__name__}",
             benign=work / "benign.txt",
             safe_prompts=work / "safe.txt",
+            attack_words=work / "words.txt",
             concept=concept,
             device=device,
             encoder_widths=ENCODER_WIDTHS,
