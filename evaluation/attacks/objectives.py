@@ -62,7 +62,7 @@ class Evasion:
 
     def follow(self, text: str) -> None:
         run = self._target.unguarded_run(text, self._prompt.seed)
-        self._joints = self._target.twin.joints(run.rows(self._budget.rows))
+        self._joints = self._target.twin.joints(run.rows(self._budget.rows)) if self._target.guarded else []
         self._drawn = _inner_rows(run, DRAWN)
         wanted, points = self._target.wanted, len(self._drawn.timesteps)
         with torch.no_grad():
