@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,12 @@ class Pair:
             raise ValueError("expected two prompts in UTF-8, found half a character")
         if self.safe == self.unsafe:
             raise ValueError("expected two prompts that differ, found the same twice")
+
+
+def lacking(prompt: str, other: str) -> list[str]:
+    """Each run of words of a prompt that another prompt lacks, in lower case: what only the unsafe one of a pair says."""
+    words, others = (re.findall(r"\w+", text.lower()) for text in (prompt, other))
+    return [" ".join(run) for common, run in itertools.groupby(words, {*others}.__contains__) if not common]
 
 
 def read_pairs(paths: Sequence[Path]) -> list[Pair]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +37,7 @@ class Augmentation:
 
     safe_prompts  what is joined to a pair as a second object or sentence, and what hard negatives are chosen from
     wordings      phrase → what may stand in its place, in both prompts
-    phrases       what only unsafe prompts say (`unsafe_phrases`): said again, around the unsafe prompt alone
+    phrases       what only unsafe prompts say (`engines.pairs.lacking`): said again, around the unsafe prompt alone
 
     Raises:
         ValueError: there is no safe prompt.
@@ -112,15 +111,6 @@ class Augmentation:
         chosen = {phrase: str(draw.choice([phrase, *others])) for phrase, others in self.wordings.items()}
         phrases = re.compile("|".join(rf"(?<!\w){re.escape(phrase)}(?!\w)" for phrase in sorted(chosen, key=len, reverse=True)))
         return lambda prompt: phrases.sub(lambda found: chosen[found[0]], prompt)
-
-
-def unsafe_phrases(pairs: Sequence[Pair]) -> list[str]:
-    """Each run of words of an unsafe prompt that its safe one lacks, as often as pairs have it."""
-    found = []
-    for pair in pairs:
-        runs = itertools.groupby(_words(pair.unsafe), {*_words(pair.safe)}.__contains__)
-        found += [" ".join(run) for common, run in runs if not common]
-    return found
 
 
 def read_wordings(path: Path) -> dict[str, list[str]]:

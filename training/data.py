@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from engines.errors import InputError
-from engines.pairs import Pair, read_pairs, read_prompts
+from engines.pairs import Pair, lacking, read_pairs, read_prompts
 from evaluation.attacks.prompts import read_words
-from training.augmentation import Augmentation, read_wordings, unsafe_phrases
+from training.augmentation import Augmentation, read_wordings
 from training.request import TrainingRequest
 from training.shards import digest_of
 
@@ -39,7 +39,8 @@ class TrainingData:
 
     def augmentation(self, pairs: Sequence[Pair]) -> Augmentation:
         """Of these pairs: their own safe prompts are joined, and the user's; what their unsafe ones say is said again."""
-        return Augmentation([*(pair.safe for pair in pairs), *self.safe_prompts], self.wordings, unsafe_phrases(pairs))
+        phrases = [phrase for pair in pairs for phrase in lacking(pair.unsafe, pair.safe)]
+        return Augmentation([*(pair.safe for pair in pairs), *self.safe_prompts], self.wordings, phrases)
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of each kind of prompt."""

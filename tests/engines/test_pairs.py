@@ -7,7 +7,7 @@ import json
 import pytest
 
 from engines.errors import InputError
-from engines.pairs import Pair, read_pairs, read_prompts, read_prompts_or_pairs
+from engines.pairs import Pair, lacking, read_pairs, read_prompts, read_prompts_or_pairs
 
 SECRET = "xyzzy"  # stands for what no error may print
 TWO = [{"safe": "a star, red", "unsafe": "a burning star, red"}, {"safe": "a sun", "unsafe": "a burning sun"}]
@@ -73,3 +73,9 @@ def test_prompts_of_either_kind_of_file_each_once(tmp_path):
     lines, pairs = written(tmp_path / "prompts.txt", "one\n\n two \none\n"), written(tmp_path / "pairs.json", json.dumps(TWO))
     assert read_prompts_or_pairs(lines) == ["one", "two"]
     assert read_prompts_or_pairs(pairs) == ["a star, red", "a burning star, red", "a sun", "a burning sun"]
+
+
+def test_what_a_prompt_has_that_another_lacks():
+    assert lacking("A star going up in flames at the top", "a star at the top") == ["going up in flames"]
+    assert lacking("a burning star, ablaze", "a plain star") == ["burning", "ablaze"]
+    assert lacking("a star", "a star, not burning") == [] and lacking("a star", "") == ["a star"]

@@ -22,6 +22,7 @@ from evaluation.attacks.objectives import SLACK, Evasion, Objective, TargetNoise
 from evaluation.attacks.phrasing import FAMILIES, Material, Phrasing, changed
 from evaluation.attacks.registry import ATTACKS, Means, search
 from evaluation.attacks.target import Found, Prompt
+from evaluation.attacks.wording import wordings
 from evaluation.attacks.words import Draft, Words
 from evaluation.twin import Twin
 from tests.evaluation.tiny_twin import PROMPT, tiny_target, tiny_twin
@@ -189,6 +190,20 @@ def test_each_family_says_both_prompts_in_the_same_way(family):
         assert unsafe.upper() == safe.replace("XX", PROMPT.unsafe).upper()
     else:
         assert sorted(unsafe.split()) == sorted(PROMPT.unsafe.split())
+
+
+@pytest.mark.parametrize(
+    "unsafe, safe, again",
+    [
+        ("a star in Flames", "a star", "in flames in flames in flames a star in Flames"),
+        ("a star", None, "a star a star a star a star"),
+        ("a star", "a star, not on fire", "a star a star a star a star"),
+    ],
+)
+def test_a_wording_says_the_concept_again(unsafe, safe, again):
+    found = wordings(Prompt(unsafe, safe, 0), MADE_OF, Random(0))
+    assert found[-1] == Found(again, "", safe, None, 0, "said again")
+    assert [one.variant for one in found] == [*FAMILIES, "said again"]
 
 
 def test_wordings_in_words():

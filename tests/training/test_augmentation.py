@@ -11,7 +11,7 @@ import pytest
 
 from engines.errors import InputError
 from engines.pairs import Pair
-from training.augmentation import REPEATED, Augmentation, read_wordings, unsafe_phrases
+from training.augmentation import REPEATED, Augmentation, read_wordings
 
 PAIR = Pair("a plain red star on a grey background", "a burning red star on a grey background")
 OTHERS = ["a blue circle on the left", "a small white cross"]
@@ -63,11 +63,6 @@ def test_what_only_unsafe_prompts_say_is_said_again_by_the_unsafe_one_alone():
         sides |= {side for side, text in (("before", before), ("after", after)) if "in flames" in text}
         assert words(unsafe.replace("in flames", "").replace("burning", "plain")) == words(safe)
     assert 200 < repeated < 300 and sides == {"before", "after"}
-
-
-def test_unsafe_phrases_are_the_words_that_safe_prompts_lack():
-    pairs = [PAIR, Pair("a star at the top", "A star going up in flames at the top"), Pair("a star, not burning", "a burning star")]
-    assert unsafe_phrases(pairs) == ["burning", "going up in flames"]
 
 
 def test_other_wordings_take_the_place_of_phrases():
