@@ -26,11 +26,23 @@ def log(event: str, level: int = logging.INFO, **values: object) -> None:
     LOGGER.log(level, event, extra={"values": values})
 
 
+class _ToStderr(logging.Handler):
+    """Prints to the standard error of the moment, which may be another than that of before."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            print(self.format(record), file=sys.stderr, flush=True)
+        except Exception:  # as every handler of logging
+            self.handleError(record)
+
+
+_HANDLER = _ToStderr()
+_HANDLER.setFormatter(JsonLines())
+
+
 def log_to_stderr() -> None:
-    """Print the lines of this package."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
-    LOGGER.addHandler(handler)
+    """Print the lines of this package, each once however often this is called."""
+    LOGGER.addHandler(_HANDLER)
     LOGGER.setLevel(logging.INFO)
 
 
