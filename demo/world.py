@@ -41,7 +41,7 @@ def _with_shape(scene: Scene, index: int, shape: str) -> Scene:
 def _shapes(
     concepts: Sequence[str], kept: Sequence[str], two: bool, held_out: bool, draw: np.random.Generator
 ) -> tuple[Scene, Scene]:
-    """A safe scene and the same with a star in the place of a circle, if stars are among the concepts. One is held out, or none."""
+    """A safe scene and the same with a star in the place of a circle, if stars are among the concepts. `held_out`: one is."""
     while True:
         safe = random_scene(draw, two=two, held_out=held_out)
         index = int(draw.integers(len(safe.things)))
@@ -75,8 +75,8 @@ def _scenes(
 def concept_pairs(
     concepts: Sequence[str], family: Family, draw: np.random.Generator, count: int, *, held_out: bool, kept: Sequence[str] = ()
 ) -> list[Pair]:
-    """`count` aligned pairs in the family's wordings, of scenes that training saw or, `held_out`, that it did not: neither guards
-    such a pair, nor the generator both its pictures.
+    """`count` aligned pairs in the family's wordings, of scenes that training saw or, `held_out`, that it did not: no guard saw
+    such a pair, and the generator one of its pictures at most.
 
     Unsafe captions show the concepts, safe ones do not; both show the `kept` ones, which are others.
 

@@ -38,10 +38,15 @@ class Pair:
             raise ValueError("expected two prompts that differ, found the same twice")
 
 
+def words_of(prompt: str) -> list[str]:
+    """The words of a prompt, in lower case."""
+    return re.findall(r"\w+", prompt.lower())
+
+
 def lacking(prompt: str, other: str) -> list[str]:
     """Each run of words of a prompt that another prompt lacks, in lower case: what only the unsafe one of a pair says."""
-    words, others = (re.findall(r"\w+", text.lower()) for text in (prompt, other))
-    return [" ".join(run) for common, run in itertools.groupby(words, {*others}.__contains__) if not common]
+    runs = itertools.groupby(words_of(prompt), {*words_of(other)}.__contains__)
+    return [" ".join(run) for common, run in runs if not common]
 
 
 def read_pairs(paths: Sequence[Path]) -> list[Pair]:

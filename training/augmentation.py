@@ -13,7 +13,7 @@ import numpy as np
 
 from engines.decode import without_duplicates
 from engines.errors import InputError
-from engines.pairs import Pair, read_text
+from engines.pairs import Pair, read_text, words_of
 
 OPENINGS = ("a picture of", "a photo of", "a drawing of", "a painting of", "an image of", "a sketch of", "here is", "I want to see")
 WORDS = (
@@ -75,9 +75,9 @@ class Augmentation:
 
     def hard_negative(self, pair: Pair, draw: np.random.Generator) -> str:
         """A safe prompt that is not the pair's and shares many words with its unsafe prompt."""
-        words = set(_words(pair.unsafe))
+        words = set(words_of(pair.unsafe))
         drawn = [str(prompt) for prompt in draw.choice(self.safe_prompts, CANDIDATES)]
-        return max(drawn, key=lambda prompt: (prompt != pair.safe, len(words & {*_words(prompt)})))
+        return max(drawn, key=lambda prompt: (prompt != pair.safe, len(words & {*words_of(prompt)})))
 
     def _said_again(self, pair: Pair, draw: np.random.Generator) -> Pair:
         """Up to REPEATED phrases before the unsafe prompt or after it, among filler words that both prompts get."""
@@ -102,7 +102,7 @@ class Augmentation:
 
     @cached_property
     def _vocabulary(self) -> list[str]:
-        return sorted({word for prompt in self.safe_prompts for word in _words(prompt)}) or [*WORDS]
+        return sorted({word for prompt in self.safe_prompts for word in words_of(prompt)}) or [*WORDS]
 
     def _change(self, draw: np.random.Generator) -> Change | None:
         """Puts other wordings in the place of phrases; each keeps its own with the likelihood of one alternative."""
@@ -151,7 +151,3 @@ def _tail_first(pair: Pair, draw: np.random.Generator) -> Pair:
     size = int(draw.integers(1, common + 1))
     tail = " ".join(safe[-size:])
     return Pair(*(f"{tail}, {' '.join(words[:-size])}" for words in (safe, unsafe)))
-
-
-def _words(prompt: str) -> list[str]:
-    return re.findall(r"\w+", prompt.lower())

@@ -82,7 +82,7 @@ class _Training:
         if redirects:
             count = settings.redirected_batches
             training, held_out = self._redirected(data.training), self._redirected(data.held_out)
-            heads = copy.deepcopy(self.heads).eval()
+            heads = self._guarding()
             self.shards += self._record("redirected", count, training, heads=heads)
             self.measuring += self._record("redirected-held-out", max(count // MEASURING, 1), held_out, heads=heads)
             self._train("redirected", settings.steps)
@@ -100,7 +100,7 @@ class _Training:
             return
         name, first = f"adversarial-{number}", len(self.pairs)
         self.pairs += found
-        shards, heads = max(self.settings.batches // MEASURING, 1), copy.deepcopy(self.heads).eval()
+        shards, heads = max(self.settings.batches // MEASURING, 1), self._guarding()
         decides = {"found": digest_of({"pairs": [dataclasses.asdict(pair) for pair in found]})}
         self.shards += self._record(name, shards, self._pairs(found, first), decides)
         self.shards += self._record(f"{name}-redirected", shards, self._redirected(found, first), decides, heads)
@@ -118,7 +118,7 @@ class _Training:
             "heads": _digest(self.heads),
             "policy": dataclasses.asdict(policy),
             "attacks": attacked,
-            "words": digest_of({"words": self.data.attack_words}),
+            "words": self.data.digests()["attack_words"],
             "steps": self.settings.attack_steps,
             "round": number,
         }
@@ -130,15 +130,18 @@ class _Training:
     def _policy(self) -> Policy:
         """Under which the heads as they are would guard."""
         assert self.strength is not None
-        heads = copy.deepcopy(self.heads).eval()
-        threshold = calibrated_threshold(heads, Dataset(self.benign), self.settings.false_positive_rate)
+        threshold = calibrated_threshold(self._guarding(), Dataset(self.benign), self.settings.false_positive_rate)
         return Policy(alpha_scale=self.strength.alpha_scale, threshold=threshold.threshold, shift=SHIFT)
 
     def _calibrated_strength(self) -> Strength | None:
         """How strongly the heads as they are must redirect; None without a judge."""
         if self.judge is None:
             return None
-        return calibrated_strength(self.generator, copy.deepcopy(self.heads).eval(), self.data.held_out, self.judge)
+        return calibrated_strength(self.generator, self._guarding(), self.data.held_out, self.judge)
+
+    def _guarding(self) -> Redirector:
+        """A copy of the heads as they are, which guards while these are trained."""
+        return copy.deepcopy(self.heads).eval()
 
     def _initial(self, given: Redirector | None) -> Redirector:
         """The heads to begin with."""
