@@ -15,11 +15,17 @@ EXPORT_MODULES = ("torch", "diffusers", "transformers", "onnx")
 
 
 def runs(backend: str) -> tuple[bool, str]:
-    """Whether engines of a backend can run here: what they would run on, or the reason why not."""
-    try:
-        return True, open_backend(backend).device
-    except BackendError as error:
-        return False, str(error)
+    """Whether engines of a backend can run here: on what and in which precisions, or the reason why not."""
+    devices: dict[str, str] = {}
+    reasons: list[str] = []
+    for precision in BACKENDS[backend].precisions:
+        try:
+            devices[precision] = open_backend(backend, precision).device
+        except BackendError as error:
+            reasons.append(str(error))
+    if not devices:
+        return False, reasons[0]
+    return True, f"{next(iter(devices.values()))}; precisions {', '.join(devices)}"
 
 
 def builds(backend: str) -> tuple[bool, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from engines import doctor
 from engines.backends.registry import BACKENDS
 from engines.errors import BackendError
@@ -37,7 +39,7 @@ def test_doctor(capsys):
 
 
 def test_doctor_without_any_library(monkeypatch, capsys):
-    def broken(name):
+    def broken(name, precision):
         raise BackendError(f"{name} is not installed")
 
     monkeypatch.setattr(doctor, "open_backend", broken)
@@ -45,6 +47,19 @@ def test_doctor_without_any_library(monkeypatch, capsys):
     assert main(["doctor"]) == 2
     printed = capsys.readouterr().out
     assert "yes" not in printed and "expected torch, diffusers, transformers, onnx, found them not installed" in printed
+
+
+def test_doctor_names_the_precisions_that_run(monkeypatch, capsys):
+    def without_bfloat16(name, precision):
+        if precision == "bfloat16":
+            raise BackendError(f"{name}: no such arithmetic")
+        return SimpleNamespace(device=f"a processor for {name}")
+
+    monkeypatch.setattr(doctor, "open_backend", without_bfloat16)
+    assert main(["doctor"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:] if line.split()[1] == "runs"}
+    assert lines["openvino"].endswith("yes  a processor for openvino; precisions float32, int8")
+    assert lines["onnxruntime"].endswith("; precisions float32, int8")
 
 
 def test_no_engines(tmp_path, capsys):
