@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from demo.precision import mixed_precision
 from demo.processes import share, trained_together
 from demo.renderer import SIDE, render
 from demo.scene import Scene, training_scenes
@@ -69,7 +70,7 @@ def train_weights(work: Path) -> AutoencoderKL:
     def loss_of(step: int) -> Tensor:
         draw = np.random.default_rng((1, step))
         batch = pictures(training_scenes(draw, BATCH), draw)[share()]
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             posterior = model.encode(batch).latent_dist
             noise = torch.randn(BATCH, *posterior.mean.shape[1:])[share()]  # as one process draws it for the whole batch
             error = model.decode(posterior.mean + posterior.std * noise).sample.float() - batch

@@ -17,6 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from demo.autoencoder import pictures
 from demo.families import random_caption
+from demo.precision import mixed_precision
 from demo.processes import share, trained_together
 from demo.scene import Scene, training_scenes
 from demo.text_encoder import WIDTH
@@ -166,7 +167,7 @@ def noise_loss(predict: Callable[..., Tensor], alphas: Tensor, batches: Batches,
         batch = {name: values.to(means.device) for name, values in next(drawn).items()}
         alpha = alphas[batch["timesteps"]].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * batch["latents"] + (1 - alpha).sqrt() * batch["noise"]
-        with torch.autocast(torch.device(means.device).type, torch.bfloat16):
+        with mixed_precision(means.device):
             predicted = predict(noisy, batch["timesteps"], batch["ids"])
         snr = alpha / (1 - alpha)
         return ((snr.clamp(max=LARGEST_SNR) / snr) * (predicted.float() - batch["noise"]).square()).mean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from demo.families import FAMILIES, SEEN_FAMILIES
 from demo.oracle import JUDGES
 from demo.pairs import write_pairs, write_prompts
+from demo.precision import training_precision
 from demo.world import CONCEPTS, Pair, concept_pairs
 from saferedir.checkpoint import load_redirector, save_redirector
 from saferedir.metadata import read_metadata
@@ -27,7 +29,6 @@ SETTINGS = TrainingSettings(
     steps=3200,
     evaluate_every=400,
     adversarial_rounds=2,
-    precision="bfloat16",
 )
 
 
@@ -52,7 +53,7 @@ def train_demo_guard(concept: str, model: Path, work: Path, output: Path, device
             model=ModelChoice(str(model)),
             pairs=(work / "pairs.json",),
             output=work / "guard",
-            settings=SETTINGS,
+            settings=replace(SETTINGS, precision=training_precision(device)),
             judge=f"{judge.__module__}:{judge.__name__}",
             benign=work / "benign.txt",
             safe_prompts=work / "safe.txt",

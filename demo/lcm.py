@@ -25,6 +25,7 @@ from torch import Tensor  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from demo.families import random_caption  # noqa: E402
+from demo.precision import mixed_precision  # noqa: E402
 from demo.scene import training_scenes  # noqa: E402
 from demo.trainer import TrainingSetup, save_atomically, train  # noqa: E402
 from demo.vocabulary import token_ids  # noqa: E402
@@ -71,7 +72,7 @@ def trajectories(teacher: StableDiffusionPipeline, cache: Path) -> Trajectories:
         latents, path = torch.randn(PROMPTS, 4, 16, 16, generator=torch.Generator().manual_seed(number)), []
         for timestep in scheduler.timesteps:
             path.append(latents)
-            with torch.autocast("cpu", torch.bfloat16):
+            with mixed_precision():
                 both = torch.cat([empty.expand_as(embeds), embeds])
                 free, guided = teacher.unet(torch.cat([latents] * 2), timestep, both).sample.float().chunk(2)
             noise = free + guidance.view(-1, 1, 1, 1) * (guided - free)
@@ -107,7 +108,7 @@ def train_student(teacher: StableDiffusionPipeline, work: Path) -> UNet2DConditi
         with torch.no_grad():
             embeds = teacher.text_encoder(paths.ids[rows]).last_hidden_state
             condition = teacher.get_guidance_scale_embedding(paths.guidance[rows] - 1, embedding_dim=EMBEDDING)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             noise = student(noisy, times, embeds, timestep_cond=condition).sample.float()
         alpha = scheduler.alphas_cumprod[times].view(-1, 1, 1, 1)
         skip, out = (part.view(-1, 1, 1, 1) for part in scheduler.get_scalings_for_boundary_condition_discrete(times))

@@ -24,6 +24,7 @@ from demo.autoencoder import train_autoencoder  # noqa: E402
 from demo.families import FAMILIES, SEEN, Family  # noqa: E402
 from demo.generator import Generator, assembled  # noqa: E402
 from demo.oracle import style_of, things  # noqa: E402
+from demo.precision import mixed_precision  # noqa: E402
 from demo.scene import Scene  # noqa: E402
 from demo.text_encoder import new_text_encoder  # noqa: E402
 from demo.vocabulary import new_tokenizer  # noqa: E402
@@ -50,7 +51,7 @@ def load(work: Path) -> tuple[StableDiffusionPipeline, int]:
 def draw_pictures(pipeline: StableDiffusionPipeline, prompts: list[str]) -> np.ndarray:
     """Pictures uint8 [B, 64, 64, 3]."""
     noise = torch.Generator().manual_seed(0)
-    with torch.autocast("cpu", torch.bfloat16):
+    with mixed_precision():
         images = pipeline(prompts, num_inference_steps=25, guidance_scale=7.5, generator=noise, output_type="np").images
     return (images * 255).round().astype(np.uint8)
 

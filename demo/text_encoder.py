@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from demo.families import random_caption
+from demo.precision import mixed_precision
 from demo.scene import BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, STYLES, Scene, training_scenes
 from demo.trainer import TrainingSetup, train
 from demo.vocabulary import LENGTH, token_ids
@@ -100,7 +101,7 @@ def train_text_encoder(tokenizer: CLIPTokenizer, work: Path) -> CLIPTextModel:
         first = (ids == end).int().argmax(dim=1).numpy()
         places = torch.from_numpy(draw.integers(first, LENGTH))
         wanted = torch.tensor([facts(scene) for scene in scenes])
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             logits = reader(ids, places)
         losses = [
             nn.functional.cross_entropy(part.float(), wanted[:, fact])

@@ -11,9 +11,11 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from engines.backends.processor import processor
+from engines.errors import InputError
 from engines.networks import TOKENS
 from engines.records import SourceRecord
-from evaluation.device import checked_device
+from evaluation.device import checked_device, has_bfloat16
 from export.sources.component_rules import whole
 from export.sources.edits import edits_of
 from export.sources.load import load_component
@@ -35,13 +37,18 @@ class Generator:
     by component and name.
 
     Raises:
-        InputError: the model cannot be used, or the device is not there.
+        InputError: the model cannot be used, or the device is not there or has no such precision.
     """
 
     def __init__(
         self, choice: ModelChoice, device: str = "cpu", say: Callable[[str], None] = print, precision: str = "float32"
     ) -> None:
         self.device = checked_device(device)
+        if precision == "bfloat16" and not has_bfloat16(self.device):
+            raise InputError(
+                f"precision: expected a device that multiplies in bfloat16, found {_described(self.device)}; "
+                "train with --precision float32"
+            )
         source = find_model(choice.model, choice.config, choice.vae)
         self.geometry = source.geometry
         self.components: dict[str, Any] = {}
@@ -138,6 +145,10 @@ class Generator:
         """Pictures uint8 [B, height, width, 3] of final latents, decoded one by one."""
         pictures: np.ndarray = torch.cat([self._decoder(latent.unsqueeze(0))[0] for latent in latents]).cpu().numpy()
         return pictures
+
+
+def _described(device: torch.device) -> str:
+    return processor() if device.type == "cpu" else torch.cuda.get_device_name(device)
 
 
 def _in_bfloat16(unet: UNet2DConditionModel, device: torch.device) -> None:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from engines.errors import InputError
 from engines.networks import TOKENS
 from engines.policy import Policy
+from evaluation.device import has_bfloat16
 from evaluation.sampling import RunOptions, sample
 from evaluation.twin import Twin
 from export.build_command import DEMO_MODEL, DEMO_REDIRECTOR
@@ -69,6 +71,7 @@ def test_points_are_the_schedulers_own_samples(generator):
     assert seen[0][1].std() > 10 and len(final) == 1, "in sigma space, before the scaling of model inputs"
 
 
+@pytest.mark.skipif(not has_bfloat16(torch.device("cpu")), reason="the processor would emulate bfloat16")
 @pytest.mark.parametrize("sampler", ["ddim", "euler"])
 def test_in_bfloat16_the_unets_calls_are_rounded_and_nothing_else(sampler):
     finals, dtypes = [], set()
@@ -84,6 +87,12 @@ def test_in_bfloat16_the_unets_calls_are_rounded_and_nothing_else(sampler):
         finals.append(generator.sample(generator.scheduler(sampler), 6, 7.5, (negative, embeds), noise, look))
     error = (finals[0] - finals[1]).norm() / finals[0].norm()
     assert 1e-4 < error < 0.1 and dtypes == {torch.float32} == {final.dtype for final in finals}
+
+
+def test_bfloat16_that_would_be_emulated_is_an_error(monkeypatch):
+    monkeypatch.setattr("training.generator.has_bfloat16", lambda device: False)
+    with pytest.raises(InputError, match="expected a device that multiplies in bfloat16, found .*; train with --precision float32"):
+        Generator(ModelChoice(str(DEMO_MODEL)), precision="bfloat16")
 
 
 @pytest.mark.parametrize("redirected", [False, True])
