@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from engines.backends.processor import cpuinfo
+from engines.backends.processor import cpuinfo, processor
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIBRARIES = (
@@ -35,7 +35,7 @@ def describe() -> dict[str, Any]:
     clock = time.get_clock_info("perf_counter")
     return {
         "processor": cpuinfo("model name") or platform.processor() or platform.machine(),
-        "architecture": platform.machine(),
+        "architecture": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",

@@ -206,8 +206,8 @@ def _provenance(document: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return (
         f"`{document['command']}`, {document['started']['time'][:10]}, commit {(machine['commit'] or 'unknown')[:10]}. "
-        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}; load average "
-        f"{loads[0]} at the start, {loads[1]} at the end. Python {machine['python']}, {versions}."
+        f"{machine['processor']} ({machine['architecture']}), {machine['cores']} cores, {machine['memory_gib']} GiB, "
+        f"{machine['system']}; load average {loads[0]} at the start, {loads[1]} at the end. Python {machine['python']}, {versions}."
     )
 
 
