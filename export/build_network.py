@@ -46,7 +46,7 @@ def build_network(job: NetworkJob, folder: Path, samples: Sequence[Sample] = ())
     path = folder / job.name / ONNX_FILE
     cases = _export(job, path)
     if job.precision == "int8":
-        quantize(path, samples, job.row.kept or (), job.around)
+        quantize(path, samples, job.row.kept or (), job.around, job.backend.half_range)
     figures = _compare(job, path, cases)
     engine = path.with_name(job.backend.engine_file)
     if job.plan is not None:

@@ -29,6 +29,8 @@ class BackendSpec:
     rearranged       whether the model's layers are exported in the forms of `export.rearranged`
     can_optimize     whether `engines.optimize` can write a copy that loads faster
     beside_int8      what computes beside int8: the networks that are not quantised, and the rest of those that are
+    half_range       whether int8 weights are -64 to 64: kernels for processors without VNNI or its like add two products in
+                     16 bits, where full ones overflow
     """
 
     name: str
@@ -43,6 +45,7 @@ class BackendSpec:
     rearranged: bool = False
     can_optimize: bool = False
     beside_int8: str = "float32"
+    half_range: bool = False
 
     @property
     def engine_file(self) -> str:
@@ -93,6 +96,7 @@ BACKENDS = {
             fused_attention=True,
             winograd=True,
             can_optimize=True,
+            half_range=True,
         ),
         BackendSpec(
             "openvino",
@@ -104,6 +108,7 @@ BACKENDS = {
             rearranged=True,
             lowers=True,
             beside_int8="bfloat16",
+            half_range=True,
         ),
         BackendSpec(
             "onnxruntime-cuda",

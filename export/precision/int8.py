@@ -42,10 +42,11 @@ def import_nncf() -> Any:
     return nncf
 
 
-def quantize(path: Path, samples: Sequence[Sample], kept: Sequence[str], around: str) -> None:
+def quantize(path: Path, samples: Sequence[Sample], kept: Sequence[str], around: str, half_range: bool) -> None:
     """Replace a float32 file by its quantised form; what is not int8 computes in the precision `around`.
 
     `samples` are the inputs that ranges are measured on. Nodes whose names have a part that is in `kept` are not quantised.
+    With `half_range` weights take half of int8's range (see `engines.backends.registry.BackendSpec`).
     """
     from export import onnx_file
 
@@ -62,7 +63,9 @@ def quantize(path: Path, samples: Sequence[Sample], kept: Sequence[str], around:
             model_type=nncf.ModelType.TRANSFORMER,
             ignored_scope=nncf.IgnoredScope(patterns=[*patterns, *ATTENTION], validate=False),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
-                disable_bias_correction=True, backend_params={"external_data_dir": str(path.parent.resolve())}
+                disable_bias_correction=True,
+                overflow_fix=nncf.OverflowFix.ENABLE if half_range else None,
+                backend_params={"external_data_dir": str(path.parent.resolve())},
             ),
         )
     weights.unlink(missing_ok=True)

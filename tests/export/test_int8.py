@@ -78,9 +78,9 @@ def int8_file(unet, tmp_path_factory):
     return made(unet, tmp_path_factory.mktemp("int8") / "model.onnx")
 
 
-def made(unet: Unet, path: Path) -> Path:
+def made(unet: Unet, path: Path, half_range: bool = True) -> Path:
     export_network(unet.for_inference(), SPEC, {"D": WIDTH}, path)
-    quantize(path, samples(3), KEPT, "float32")
+    quantize(path, samples(3), KEPT, "float32", half_range)
     return path
 
 
@@ -100,6 +100,14 @@ def test_scales_are_symmetric_and_signed_as_tensorrt_wants_them(int8_file):
     weights = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
     points = [weights[node.input[2]] for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     assert points and all(point.dtype == np.int8 and not point.any() for point in points)
+
+
+@pytest.mark.parametrize("half_range, largest", [(True, 64), (False, 127)])
+def test_weights_of_half_the_range_cannot_overflow_kernels_of_16_bits(unet, tmp_path, half_range, largest):
+    graph = onnx.load(made(unet, tmp_path / "model.onnx", half_range)).graph
+    weights = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
+    quantized = [weights[node.input[0]] for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in weights]
+    assert max(int(np.abs(values.astype(int)).max()) for values in quantized) == largest
 
 
 def check_int8(engine: Engine, backend: Backend, unet: Unet) -> None:
