@@ -238,7 +238,7 @@ def unquantized(demo_engines, monkeypatch):
     def reference(options, folder, *others):
         return shutil.copytree(demo_engines, folder / FLOAT32 / "engines")
 
-    monkeypatch.setattr("export.precision.int8.quantize", lambda *given: None)
+    monkeypatch.setattr("export.precision.int8.quantize", lambda path, samples, kept, around, half_range: None)
     monkeypatch.setattr("export.build._float32_engines", reference)
 
 
