@@ -189,6 +189,7 @@ def _quantized_by(options: BuildRequest, quantization: Quantization, inputs: Inp
     """Calibration and gate run whole pictures: all that these are made from decides."""
     return {
         **quantization.recipe(),
+        "half_range": backend_spec(options.backend).half_range,
         "code": code_digest(*{row.wrapper.split(":")[0] for row in EXPORTED_NETWORKS}),
         "sources": {name: record.sha256 for name, record in inputs.sources.items()},
         "guards": [

@@ -15,7 +15,7 @@ import torch
 from onnx import numpy_helper
 
 from engines.backends.contract import Backend, Engine, run_once
-from engines.backends.registry import backend_spec, open_backend
+from engines.backends.registry import BACKENDS, backend_spec, open_backend
 from engines.backends.tensorrt_module import BUILDERS, import_tensorrt
 from engines.decisions import DecisionRecord
 from engines.errors import BackendError, InputError
@@ -220,6 +220,12 @@ def test_all_that_runs_are_made_from_quantises_again(change, calibration):
     before, after = recipes("--precision", "int8"), recipes("--precision", "int8", change.replace("FILE", str(calibration)))
     assert before["unet"].pop("quantization") != after["unet"].pop("quantization") and before["unet"] == after["unet"]
     assert before["text_encoder"] == after["text_encoder"] and "quantization" not in recipes()["unet"]
+
+
+def test_the_range_of_weights_quantises_again(monkeypatch):
+    before = recipes("--precision", "int8")["unet"]["quantization"]
+    monkeypatch.setitem(BACKENDS, "onnxruntime", replace(BACKENDS["onnxruntime"], half_range=False))
+    assert recipes("--precision", "int8")["unet"]["quantization"] == {**before, "half_range": False} != before
 
 
 def test_what_computes_beside_int8():
