@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Manifest:
     parity         network → output → {"cosine", "max_abs_error"} against PyTorch
     parity_of      what was compared: "engine", or "onnx" or "emulated onnx" (half precision on a CPU) for engines that must still
                    pass on the device that will run them
+    compared_on    network → the device on which its engine was compared: see `engines.store.parity_check`
     recipe         network → all that determines its files, compared field by field to tell what must be built again
     target         what TensorRT engines are tied to
     sizes          of batches and pictures that the engines take
@@ -66,6 +67,7 @@ class Manifest:
     check: str = "auto"
     decisions: DecisionRecord | None = None
     optimized_for: str | None = None
+    compared_on: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
     @classmethod

@@ -53,6 +53,7 @@ def optimize(store: EngineStore, output: Path, command_line: str = "") -> Manife
             parity=parity,
             parity_of="engine",
             optimized_for=backend.device,
+            compared_on=dict.fromkeys(parity, backend.device),
             recipe={name: recipe | {"optimized from": store.digest} for name, recipe in store.manifest.recipe.items()},
             command=command_line,
         )

@@ -67,6 +67,7 @@ def summary(manifest: Manifest, digest: str, signature: str = "none") -> str:
     lines += [
         "",
         f"parity of the {PARITY_OF[manifest.parity_of]}",
+        *(f"compared on {device}" for device in sorted({*manifest.compared_on.values()})),
         f"{'network':<13} {'precision':<9} {'MB':>9}  {'cosine':>9}  {'error':>8}  file",
     ]
     lines += [

@@ -190,7 +190,7 @@ def _keep(job: Job, folder: Path, kept: Previous, manifest: Manifest) -> Built:
     (folder / job.name).mkdir()
     files = manifest.files_of(job.name)
     kept.link(files, folder)
-    return Built(files, manifest.parity.get(job.name), manifest.parity_of == "engine")
+    return Built(files, manifest.parity.get(job.name), manifest.compared_on.get(job.name))
 
 
 def _build(job: Job, folder: Path, stage: str, report: Report, samples: Sequence[Sample]) -> Built:
@@ -199,12 +199,12 @@ def _build(job: Job, folder: Path, stage: str, report: Report, samples: Sequence
     path.mkdir()
     if isinstance(job, TokenizerJob):
         _convert_tokenizer(job, folder)
-        figures, of_engine, text = None, True, "ids equal to CLIPTokenizer's"
+        figures, compared_on, text = None, None, "ids equal to CLIPTokenizer's"
     else:
         parity = build_network(job, folder, samples)
-        figures, of_engine, text = parity.figures, parity.of_engine, str(parity)
+        figures, compared_on, text = parity.figures, parity.device, str(parity)
     report(f"{stage} {time.monotonic() - started:5.1f} s  {text}")
-    return Built({f"{job.name}/{file.name}": FileRecord.of(file) for file in sorted(path.iterdir())}, figures, of_engine)
+    return Built({f"{job.name}/{file.name}": FileRecord.of(file) for file in sorted(path.iterdir())}, figures, compared_on)
 
 
 def _convert_tokenizer(job: TokenizerJob, folder: Path) -> None:

@@ -9,9 +9,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from engines.backends.contract import Backend, Engine
 from engines.backends.registry import ONNX_FILE, open_backend
 from engines.backends.tensorrt_module import BUILDERS, import_tensorrt
-from engines.errors import BackendError
+from engines.errors import BackendError, ParityError
 from engines.parity import Figures, in_words
 from engines.store.recorded_cases import FILE_NAME as RECORDED
 from engines.store.recorded_cases import Case, check_cases, save_cases
@@ -25,13 +26,13 @@ TIMING_CACHE = "timing.cache"
 
 @dataclass(frozen=True)
 class Parity:
-    """Figures of a network, and whether they are the engine's own or its ONNX file's."""
+    """Figures of a network, and the device of its engine; None if they are of its ONNX file."""
 
     figures: Figures
-    of_engine: bool
+    device: str | None
 
     def __str__(self) -> str:
-        return f"parity{'' if self.of_engine else ' of the ONNX file'}: {in_words(self.figures)}"
+        return f"parity{'' if self.device else ' of the ONNX file'}: {in_words(self.figures)}"
 
 
 def build_network(job: NetworkJob, folder: Path, samples: Sequence[Sample] = ()) -> Parity:
@@ -47,12 +48,13 @@ def build_network(job: NetworkJob, folder: Path, samples: Sequence[Sample] = ())
     cases = _export(job, path)
     if job.precision == "int8":
         quantize(path, samples, job.row.kept or (), job.around, job.backend.half_range)
-    figures = _compare(job, path, cases)
+    of_file, device = _compare(job, path, cases)
     engine = path.with_name(job.backend.engine_file)
     if job.plan is not None:
         _compile(job, job.plan, path, engine, folder)
-    own = figures if job.backend.name == "onnxruntime" else _on_device(job, engine, cases)
-    return Parity(figures, of_engine=False) if own is None else Parity(own, of_engine=True)
+    if job.backend.name == "onnxruntime":
+        return Parity(of_file, device)
+    return _on_device(job, engine, cases) or Parity(of_file, None)
 
 
 def _export(job: NetworkJob, path: Path) -> list[Case]:
@@ -73,13 +75,13 @@ def _export(job: NetworkJob, path: Path) -> list[Case]:
     return cases
 
 
-def _compare(job: NetworkJob, path: Path, cases: Sequence[Case]) -> Figures:
-    """Parity figures of the ONNX file, by ONNX Runtime."""
+def _compare(job: NetworkJob, path: Path, cases: Sequence[Case]) -> tuple[Figures, str]:
+    """Parity figures of the ONNX file by ONNX Runtime, and what that runs on."""
     from export.precision.emulation import emulated
 
     cpu = open_backend("onnxruntime")
     with emulated(path, job.around) as runnable:
-        return check_cases(cpu.load(runnable, job.row.spec), cpu, cases, job.precision)
+        return _checked(job, cpu.load(runnable, job.row.spec), cpu, cases), cpu.device
 
 
 def _compile(job: NetworkJob, plan: PlanSettings, path: Path, engine: Path, folder: Path) -> None:
@@ -91,14 +93,24 @@ def _compile(job: NetworkJob, plan: PlanSettings, path: Path, engine: Path, fold
             file.unlink(missing_ok=True)
 
 
-def _on_device(job: NetworkJob, engine: Path, cases: Sequence[Case]) -> Figures | None:
-    """Parity figures of an engine on this machine's device; None where it cannot run here: then its first load compares it."""
+def _on_device(job: NetworkJob, engine: Path, cases: Sequence[Case]) -> Parity | None:
+    """Parity of an engine on this machine's device; None where it cannot run here: then its first load compares it."""
     try:
         backend = open_backend(job.backend.name, job.backend_precision)
         loaded = backend.load(engine, job.row.spec)
     except BackendError:
         return None
-    return check_cases(loaded, backend, cases, job.precision)
+    return Parity(_checked(job, loaded, backend, cases), backend.device)
+
+
+def _checked(job: NetworkJob, engine: Engine, backend: Backend, cases: Sequence[Case]) -> Figures:
+    """Parity figures of a network. Raises ParityError with what may fix it."""
+    try:
+        return check_cases(engine, backend, cases, job.precision)
+    except ParityError as error:
+        if job.precision == "float32":
+            raise
+        raise ParityError(f"{error}; build with --precision float32") from None
 
 
 def _options(job: NetworkJob, plan: PlanSettings, folder: Path) -> PlanOptions:

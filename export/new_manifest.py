@@ -21,11 +21,14 @@ from export.jobs import Job, NetworkJob
 
 @dataclass(frozen=True)
 class Built:
-    """Files of one job, relative to the engine folder, and for a network the figures of its parity."""
+    """Files of one job, relative to the engine folder, for a network the figures of its parity, and the device of its comparison.
+
+    `compared_on` is None where the engine cannot run here, and of the tokenizer, whose figures are None, too.
+    """
 
     files: dict[str, FileRecord]
     figures: Figures | None
-    of_engine: bool
+    compared_on: str | None
 
 
 def wanted_manifest(options: BuildRequest, inputs: Inputs, jobs: Sequence[Job]) -> Manifest:
@@ -74,10 +77,12 @@ def filled(wanted: Manifest, folder: Path, built: Mapping[str, Built]) -> Manife
     if (timings := folder / TIMING_CACHE).is_file():
         files[TIMING_CACHE] = FileRecord.of(timings)
     half = any(recipe.get("precision", "float32") != "float32" for recipe in wanted.recipe.values())
-    passed = all(done.of_engine for done in built.values())
+    compared_on = {name: done.compared_on for name, done in built.items() if done.compared_on is not None}
+    passed = all(name in compared_on for name, done in built.items() if done.figures is not None)
     return dataclasses.replace(
         wanted,
         files=files,
         parity={name: done.figures for name, done in built.items() if done.figures is not None},
         parity_of="engine" if passed else "emulated onnx" if half else "onnx",
+        compared_on=compared_on,
     )

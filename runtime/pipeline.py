@@ -59,7 +59,8 @@ class GuardedPipeline:
         ManifestError: no valid manifest there, or none with a guard.
         DigestError: a file is missing or altered.
         BackendError: the backend is not installed or refuses an engine.
-        ParityError: engines that were built without their device do not compute on it what PyTorch computed.
+        ParityError: engines that were built without their device, or int8 ones on another kind, do not compute on it what PyTorch
+            computed.
         CanaryError: the guard judges a canary wrongly, or not as at its build.
     """
 
@@ -88,8 +89,8 @@ class GuardedPipeline:
         self._tokenizer = PromptTokenizer(self._store.folder / TOKENIZER_FILE, self._store.read(TOKENIZER_FILE))
         backend = open_backend(self.manifest.backend, self.manifest.precision, eager, threads)
         wanted = [name for name, spec in NETWORKS.items() if not (unguarded and spec.of_guard)]
+        ensure_parity(self._store, backend, wanted)
         engines = self._store.load(wanted, backend)
-        ensure_parity(self._store, backend, engines)
         if not unguarded:
             check_canaries(self.manifest, backend, engines, self._tokenizer)
         self._open: Opened | None = Opened(backend, {name: wrap(engine) for name, engine in engines.items()})

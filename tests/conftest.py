@@ -13,6 +13,7 @@ import pytest
 from engines.backends import tensorrt_module as tensorrt_library
 from engines.backends.contract import Backend
 from engines.backends.registry import BACKENDS, open_backend
+from engines.backends.tensorrt_family import TensorRTBackend
 from engines.cuda import device as cuda_module
 from engines.cuda.device import Cuda
 from engines.errors import BackendError
@@ -86,10 +87,12 @@ def diffusers_pipeline():
 
 @pytest.fixture
 def plans(demo_engines, tmp_path):
-    """A folder like the demo's whose plans are ONNX files, which the fake TensorRT can run."""
+    """A folder like the demo's whose plans are ONNX files, which the fake TensorRT can run, and which passed on the fake GPU."""
+    runtime = FakeRuntime()
+    device = TensorRTBackend("tensorrt-rtx", FakeTensorRT(runtime, rtx=True), Cuda(runtime)).device
     folder = shutil.copytree(demo_engines, tmp_path / "demo")
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest |= {"backend": "tensorrt-rtx", "target": TARGET, "sizes": SIZES}
+    manifest |= {"backend": "tensorrt-rtx", "target": TARGET, "sizes": SIZES, "compared_on": dict.fromkeys(NETWORKS, device)}
     for network in NETWORKS:
         (folder / network / "model.onnx").rename(folder / network / "model.plan")
         manifest["files"][f"{network}/model.plan"] = manifest["files"].pop(f"{network}/model.onnx")

@@ -17,6 +17,7 @@ import numpy as np
 from engines.backends.contract import Contents, check_names
 from engines.backends.host_memory import HostMemory, check_arrays
 from engines.backends.mapped_files import release_pages
+from engines.backends.processor import processor
 from engines.errors import BackendError
 from engines.install import install
 from engines.networks import NetworkSpec
@@ -118,7 +119,8 @@ class OpenVinoBackend(HostMemory):
         capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         has_bfloat16 = "BF16" in capabilities
         self._around = ("bfloat16" if has_bfloat16 else "float32") if precision == "int8" else precision
-        self.device = f"OpenVINO {openvino.__version__}, CPU, {precision}" + (f" and {self._around}" if precision == "int8" else "")
+        computes_in = f"{precision} and {self._around}" if precision == "int8" else precision
+        self.device = f"OpenVINO {openvino.__version__}, {computes_in}, CPU {processor()}"
         if precision == "bfloat16" and not has_bfloat16:
             raise BackendError(
                 f"openvino: expected a processor with bfloat16 arithmetic, found {', '.join(capabilities)}; "

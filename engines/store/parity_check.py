@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from engines.backends.contract import Backend, Engine
 from engines.backends.registry import open_backend
+from engines.errors import ParityError
+from engines.manifest import Manifest
 from engines.parity import Figures
 from engines.prompts import PromptTokenizer
 from engines.store.atomic import replacing
@@ -34,14 +36,20 @@ def check_parity(store: EngineStore, backend: Backend, engines: Mapping[str, Eng
     }
 
 
-def ensure_parity(store: EngineStore, backend: Backend, engines: Mapping[str, Engine]) -> None:
-    """Compare engines that were never compared with PyTorch, unless the same have passed on this device before.
+def ensure_parity(store: EngineStore, backend: Backend, networks: Sequence[str]) -> None:
+    """Compare with PyTorch what must pass on this device and has not, be it at the build or at an earlier load.
 
-    What passed is remembered in the user's cache folder by manifest, device and networks; a failure is not remembered.
+    One engine is in memory at a time. What passed is remembered in the user's cache folder by manifest, device and networks; a
+    failure is not remembered.
+
+    Raises:
+        ParityError: an engine does not compute on this device what PyTorch computed.
+        BackendError, DigestError, ManifestError: as `EngineStore.load`.
     """
-    if store.manifest.parity_of == "engine":
+    to_compare = [name for name in networks if _must_pass(store.manifest, name, backend.device)]
+    if not to_compare:
         return
-    passed = {"manifest": store.digest, "device": backend.device, "networks": sorted(engines)}
+    passed = {"manifest": store.digest, "device": backend.device, "networks": sorted(to_compare)}
     text = json.dumps(passed, sort_keys=True)
     name = f"parity-{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
     try:
@@ -50,10 +58,24 @@ def ensure_parity(store: EngineStore, backend: Backend, engines: Mapping[str, En
             return
     except OSError:
         marker = None
-    check_parity(store, backend, engines)
+    try:
+        for name in to_compare:
+            check_parity(store, backend, store.load([name], backend))
+    except ParityError as error:
+        raise ParityError(f"{store.folder}: {error} on {backend.device}; build them there, or with another --precision") from None
     if marker is not None:
         with suppress(OSError), replacing(marker) as temporary:  # a full disk: the next start compares again
             temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _must_pass(manifest: Manifest, network: str, device: str) -> bool:
+    """Whether an engine was never compared as one, or is int8 and was compared on another kind of device.
+
+    Kernels for integers are others on each kind of processor, and some overflow where others do not; with floating point they
+    differ by rounding.
+    """
+    compared_on = manifest.compared_on.get(network)
+    return compared_on is None or (manifest.precision_of(network) == "int8" and compared_on != device)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

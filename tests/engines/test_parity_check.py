@@ -16,6 +16,7 @@ from engines.store.recorded_cases import Case, load_cases, save_cases
 from runtime import GuardedPipeline
 from saferedir.cli import main
 
+OTHER = "ONNX Runtime 1.0, CPU x86_64 with avx"
 PLAIN = "a small red star"
 
 
@@ -23,7 +24,7 @@ PLAIN = "a small red star"
 def pending(plans):
     """Plans of a build that had no GPU."""
     path = plans / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "parity_of": "onnx"}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "parity_of": "onnx", "compared_on": {}}))
     return plans
 
 
@@ -67,7 +68,7 @@ def test_a_failure_refuses_and_is_not_remembered(pending, device, monkeypatch):
 
     monkeypatch.setattr(recorded, "run_once", off)
     for _ in range(2):
-        with pytest.raises(ParityError, match="guard.p_unsafe: expected PyTorch's values"):
+        with pytest.raises(ParityError, match="demo: guard.p_unsafe: expected PyTorch's values .* on .*; build them there"):
             GuardedPipeline(pending)
 
 
@@ -79,10 +80,23 @@ def test_a_recording_must_be_the_one_that_was_built(pending, device):
 
 
 def test_engines_that_passed_at_build_are_not_run_again(demo_engines, checked):
-    assert Manifest.read(demo_engines)[0].parity_of == "engine"
-    with GuardedPipeline(demo_engines):
-        pass
+    manifest = Manifest.read(demo_engines)[0]
+    with GuardedPipeline(demo_engines) as opened:
+        assert manifest.parity_of == "engine" and manifest.compared_on == dict.fromkeys(NETWORKS, opened.device)
     assert checked == []
+
+
+def test_int8_engines_of_another_processor_are_compared_once(demo_engines, tmp_path, checked, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = shutil.copytree(demo_engines, tmp_path / "demo")
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["recipe"]["unet"]["precision"] = "int8"
+    path.write_text(json.dumps({**manifest, "compared_on": dict.fromkeys(NETWORKS, OTHER)}))
+    for _ in range(2):
+        with GuardedPipeline(folder):
+            pass
+    assert checked == ["unet", "unet"]
 
 
 def test_command(demo_engines, capsys, tmp_path):

@@ -20,6 +20,7 @@ import tomllib
 import torch
 from diffusers import StableDiffusionPipeline
 
+from engines.backends.registry import open_backend
 from engines.errors import InputError, ParityError
 from engines.manifest import Manifest
 from engines.networks import GUARD_NETWORKS, NETWORKS
@@ -95,6 +96,15 @@ def test_new_policy_rebuilds_no_network(folder):
     assert "guard" in lines[0] and sum("unchanged, kept" in line for line in lines) == len(NETWORKS) + 1
     assert Manifest.read(folder)[0].guards[0].policy.alpha_scale == 1.5
     assert stamp == ((folder / "unet" / "model.onnx").stat().st_ino, Manifest.read(folder)[0].files["unet/model.onnx"])
+
+
+def test_engines_that_are_kept_were_compared_where_they_were_built(folder):
+    edit(folder / "manifest.json", compared_on=dict.fromkeys(NETWORKS, "another processor"))
+    (folder / "unet" / "model.onnx").unlink()
+    lines = build_with("--engine-dir", str(folder))
+    compared_on = Manifest.read(folder)[0].compared_on
+    assert built_anew(lines) == ["unet"] and compared_on.pop("unet") == open_backend("onnxruntime").device
+    assert {*compared_on.values()} == {"another processor"} and Manifest.read(folder)[0].parity_of == "engine"
 
 
 def test_new_guard_rebuilds_its_networks_alone(folder, tmp_path):
