@@ -162,11 +162,12 @@ def _precision(row: ExportedNetwork, backend: BackendSpec, requested: str, sourc
 
 
 def _decided_by(row: ExportedNetwork, edits: Sequence[Edit], options: BuildRequest, inputs: Inputs) -> Recipe:
+    backend = backend_spec(options.backend)
     decided: Recipe = {
-        "backend": options.backend,
+        "backend": backend.file_fields,
         "versions": dict(inputs.versions),
         "target": None if inputs.target is None else dataclasses.asdict(inputs.target),
-        "sizes": dataclasses.asdict(inputs.sizes) if backend_spec(options.backend).plans else None,
+        "sizes": dataclasses.asdict(inputs.sizes) if backend.plans else None,
     }
     if row.component is not None:
         decided |= inputs.digests(row.component)
@@ -189,7 +190,6 @@ def _quantized_by(options: BuildRequest, quantization: Quantization, inputs: Inp
     """Calibration and gate run whole pictures: all that these are made from decides."""
     return {
         **quantization.recipe(),
-        "half_range": backend_spec(options.backend).half_range,
         "code": code_digest(*{row.wrapper.split(":")[0] for row in EXPORTED_NETWORKS}),
         "sources": {name: record.sha256 for name, record in inputs.sources.items()},
         "guards": [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from engines.backends.contract import Backend
 from engines.errors import BackendError
@@ -11,6 +11,7 @@ from engines.errors import BackendError
 Opener = Callable[[str, bool, int | None], Backend]  # (precision, eager, threads)
 ONNX_FILE, PLAN_FILE = "model.onnx", "model.plan"
 ENGINE_FILES = (ONNX_FILE, PLAN_FILE)
+_BESIDE_FILES = ("open", "precisions", "extra", "libraries", "can_optimize")  # a new field decides files unless it is here
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class BackendSpec:
     @property
     def engine_file(self) -> str:
         return PLAN_FILE if self.plans else ONNX_FILE
+
+    @property
+    def file_fields(self) -> dict[str, str | bool]:
+        """Name and value of all fields that decide what is in a network's file, the backend's name among them."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _BESIDE_FILES}
 
 
 def _onnxruntime(precision: str, eager: bool, threads: int | None) -> Backend:

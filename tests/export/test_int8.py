@@ -222,10 +222,23 @@ def test_all_that_runs_are_made_from_quantises_again(change, calibration):
     assert before["text_encoder"] == after["text_encoder"] and "quantization" not in recipes()["unet"]
 
 
-def test_the_range_of_weights_quantises_again(monkeypatch):
-    before = recipes("--precision", "int8")["unet"]["quantization"]
-    monkeypatch.setitem(BACKENDS, "onnxruntime", replace(BACKENDS["onnxruntime"], half_range=False))
-    assert recipes("--precision", "int8")["unet"]["quantization"] == {**before, "half_range": False} != before
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"plans": True},
+        {"lowers": True},
+        {"fused_attention": False},
+        {"winograd": False},
+        {"rearranged": True},
+        {"beside_int8": "float16"},
+        {"half_range": False},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_a_backend_wants_of_files_builds_them_again(change):
+    spec = BACKENDS["onnxruntime"]
+    assert replace(spec, **change).file_fields == {**spec.file_fields, **change} != spec.file_fields
+    assert recipes("--precision", "int8")["unet"]["backend"] == spec.file_fields
 
 
 def test_what_computes_beside_int8():
