@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from engines.backends.contract import Backend, Engine
+from engines.backends.contract import Backend
 from engines.backends.registry import open_backend
 from engines.errors import ParityError
 from engines.manifest import Manifest
@@ -24,16 +24,16 @@ from engines.store.signature import add_trusted_key_argument
 from engines.store.user_cache import cache_folder
 
 
-def check_parity(store: EngineStore, backend: Backend, engines: Mapping[str, Engine]) -> dict[str, Figures]:
-    """Run each engine on its recorded inputs; network → output → figures.
+def check_parity(store: EngineStore, backend: Backend, network: str) -> Figures:
+    """Load an engine, run it on its recorded inputs, and let it go; output → figures.
 
     Raises:
         ParityError: an output is not PyTorch's.
-        DigestError, ManifestError: a recording is missing or altered.
+        BackendError: the backend refuses the engine.
+        DigestError, ManifestError: a file of it is missing or altered.
     """
-    return {
-        name: check_cases(engine, backend, store.cases(name), store.manifest.precision_of(name)) for name, engine in engines.items()
-    }
+    engine = store.load([network], backend)[network]
+    return check_cases(engine, backend, store.cases(network), store.manifest.precision_of(network))
 
 
 def ensure_parity(store: EngineStore, backend: Backend, networks: Sequence[str]) -> None:
@@ -44,7 +44,7 @@ def ensure_parity(store: EngineStore, backend: Backend, networks: Sequence[str])
 
     Raises:
         ParityError: an engine does not compute on this device what PyTorch computed.
-        BackendError, DigestError, ManifestError: as `EngineStore.load`.
+        BackendError, DigestError, ManifestError: as `check_parity`.
     """
     to_compare = [name for name in networks if _must_pass(store.manifest, name, backend.device)]
     if not to_compare:
@@ -59,8 +59,8 @@ def ensure_parity(store: EngineStore, backend: Backend, networks: Sequence[str])
     except OSError:
         marker = None
     try:
-        for name in to_compare:
-            check_parity(store, backend, store.load([name], backend))
+        for network in to_compare:
+            check_parity(store, backend, network)
     except ParityError as error:
         raise ParityError(f"{store.folder}: {error} on {backend.device}; build them there, or with another --precision") from None
     if marker is not None:
@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     print(f"{store.folder} on {backend.device}\n{'network':<14} {'output':<18} {'cosine':>9}  {'error':>8}")
     for name in store.networks:
-        for output, figures in check_parity(store, backend, store.load([name], backend))[name].items():
+        for output, figures in check_parity(store, backend, name).items():
             print(f"{name:<14} {output:<18} {figures['cosine']:9.6f}  {figures['max_abs_error']:8.1e}")
     if any(guard.canaries for guard in store.manifest.guards):
         tokenizer = PromptTokenizer(store.folder / TOKENIZER_FILE, store.read(TOKENIZER_FILE))

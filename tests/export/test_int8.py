@@ -225,7 +225,6 @@ def test_all_that_runs_are_made_from_quantises_again(change, calibration):
 @pytest.mark.parametrize(
     "change",
     [
-        {"plans": True},
         {"lowers": True},
         {"fused_attention": False},
         {"winograd": False},
@@ -235,10 +234,16 @@ def test_all_that_runs_are_made_from_quantises_again(change, calibration):
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_what_a_backend_wants_of_files_builds_them_again(change):
+def test_what_a_backend_wants_of_files_builds_them_again(change, monkeypatch):
+    spec, before = BACKENDS["onnxruntime"], recipes("--precision", "int8")["unet"]["backend"]
+    monkeypatch.setitem(BACKENDS, "onnxruntime", replace(spec, **change))
+    assert recipes("--precision", "int8")["unet"]["backend"] == {**before, **change} != before
+
+
+def test_whether_a_backend_has_plans_decides_files():
+    """No recipe of plans can be asked for without TensorRT."""
     spec = BACKENDS["onnxruntime"]
-    assert replace(spec, **change).file_fields == {**spec.file_fields, **change} != spec.file_fields
-    assert recipes("--precision", "int8")["unet"]["backend"] == spec.file_fields
+    assert replace(spec, plans=True).file_fields == {**spec.file_fields, "plans": True} != spec.file_fields
 
 
 def test_what_computes_beside_int8():
