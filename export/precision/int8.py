@@ -38,7 +38,7 @@ def import_nncf() -> Any:
             import nncf
     except ImportError as error:
         raise InputError(f"--precision int8: nncf cannot be imported ({error}); install it with: {install('quantize')}") from None
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # its own set_log_level changes all handlers, of others too
     return nncf
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +35,7 @@ from export.jobs import jobs_of
 from export.onnx_file import example, export_network
 from export.precision.emulation import emulated
 from export.precision.half_precision import convert
-from export.precision.int8 import quantize
+from export.precision.int8 import import_nncf, quantize
 from export.quantization import NEUTRAL_PROMPTS
 from export.sources.locate import find_model
 from export.tensorrt.plan_builder import PlanJob, PlanOptions, build_plan
@@ -361,6 +362,16 @@ def test_what_is_missing_is_named_with_its_extra(monkeypatch, tmp_path, capsys):
     assert 'nncf: expected, for building engines, found it not installed; install it with: pip install "saferedir[quantize]"' in (
         capsys.readouterr().err
     )
+
+
+def test_nncf_is_quiet_and_handlers_of_others_are_left_alone():
+    handler, logger = logging.NullHandler(), logging.getLogger("nncf")
+    logger.addHandler(handler)
+    try:
+        import_nncf()
+    finally:
+        logger.removeHandler(handler)
+    assert handler.level == logging.NOTSET and not logger.isEnabledFor(logging.WARNING)
 
 
 def test_the_neutral_prompts_are_all_others():
