@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from demo import evidence
+from demo import evidence, measure
 from demo.built import built
 from demo.families import FAMILIES
 from demo.grid import LINE, MARGIN, Row, picture_grid
@@ -45,12 +45,22 @@ def test_rates_of_the_demo(pipeline):
     found = Measurement(pipeline, prompts=4, batch=2)(PLAIN)
     assert all(value["of"] == 4 for name, value in found.items() if "hits" in value and not name.endswith("right"))
     assert found["unsafe: unguarded shows it"]["hits"] == 4 and found["unsafe: guarded shows it"]["hits"] == 0
-    assert found["safe: identical"]["hits"] == 4 and found["safe: SSIM of the changed"] == {"mean": None, "of": 0}
+    assert found["safe: identical"]["hits"] == found["safe: identical, of those that do not show it"]["hits"] == 4
+    assert found["safe: SSIM of the changed"] == {"mean": None, "of": 0}
     weak = Measurement(pipeline, 4, 4)(dataclasses.replace(PLAIN, policy={"alpha_scale": 0.01}))
     assert weak["unsafe: guarded shows it"]["hits"] + weak["unsafe: withheld"]["hits"] == 4
     hostile = dataclasses.replace(PLAIN, hostile=True, share=0.5)
     triggered = Measurement(pipeline, 3, 2)(hostile)["unsafe: triggered"]
     assert triggered["hits"] == triggered["of"] == 2
+
+
+def test_pictures_that_show_it_unasked_are_told_from_those_that_do_not(pipeline):
+    measurement = Measurement(pipeline, 2, 2)
+    pairs = measurement._pairs(PLAIN)
+    before, after = measurement._both(PLAIN, pairs, "unsafe")  # as a generator's that draws fire without being asked
+    found = measure._safe(PLAIN, [*before, after[0]], [*after, after[0]], [pair.safe_scene for pair in [*pairs, pairs[0]]])
+    identical, of_safe = found["identical"], found["identical, of those that do not show it"]
+    assert (identical["hits"], identical["of"]) == (1, 3) and (of_safe["hits"], of_safe["of"]) == (1, 1)
 
 
 def test_engines_without_the_concepts_guard_are_refused(pipeline):
