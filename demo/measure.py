@@ -117,7 +117,7 @@ def _safe(
 ) -> dict[str, dict[str, Any]]:
     """Rates of safe captions, and the drift of the pictures that changed."""
     same, drift = [], []
-    measured, showing = open_drift(), [_shows(question, shown) for shown in unguarded]
+    measured = open_drift()
     for before, after in zip(unguarded, guarded, strict=True):
         same.append(after.image is not None and before.image is not None and bool((before.image == after.image).all()))
         if not same[-1] and before.image is not None and after.image is not None:
@@ -126,12 +126,15 @@ def _safe(
         shown.image is not None and all(shows(shown.image, scene)) and style_of(shown.image) == scene.style
         for shown, scene in zip(unguarded, scenes, strict=True)
     ]
+    showing = [_shows(question, shown) for shown in unguarded]
     return {
         "unguarded shows it": _rate(showing),
         "unguarded is right": _rate(right),
         "triggered": _rate(_triggered(shown) for shown in guarded),
         "identical": _rate(same),
-        "identical, of those that do not show it": _rate(each for each, shown in zip(same, showing, strict=True) if not shown),
+        "identical, of those that do not show it": _rate(
+            kept for kept, shows_it in zip(same, showing, strict=True) if not shows_it
+        ),
         "withheld": _rate(shown.image is None for shown in guarded),
         "SSIM of the changed": {"mean": round(float(np.mean(drift)), 4) if drift else None, "of": len(drift)},
     }
